@@ -1,0 +1,30 @@
+"""One exception for everything a user can put right: its text says what is wrong and what to do."""
+
+
+class InputError(ValueError):
+    """A wrong value, file, name or asset; the message is one sentence that says what to do.
+
+    Command line, notebooks and papermill show that sentence alone, without a traceback.
+
+    >>> raise InputError("sparsity is 1.5; give a number from 0 to 1")
+    Traceback (most recent call last):
+    crosscal.errors.InputError: sparsity is 1.5; give a number from 0 to 1
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and so Jupyter and papermill, shows in place of the traceback."""
+        return [f"InputError: {self}"]
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """`"; did you mean 'wanda'?"` for a near miss, else an empty string.
+
+    >>> suggest("wnda", ["wanda", "magnitude"])
+    "; did you mean 'wanda'?"
+    >>> suggest("xyz", ["wanda"])
+    ''
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
