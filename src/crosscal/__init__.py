@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 _FRONT = {
     "load_model": "crosscal.models",
     "load_text": "crosscal.text",
-    "compress": "crosscal.compress",
+    "compress": "crosscal.driver",
     "evaluate": "crosscal.metrics.evaluate",
 }
 
-__all__ = ["InputError", "__version__", *_FRONT]
+__all__ = ["InputError", "__version__", "compress", "evaluate", "load_model", "load_text"]
 
 
 def __getattr__(name: str):
