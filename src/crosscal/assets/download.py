@@ -1,0 +1,159 @@
+"""Fetch one pinned package with pip and check its SHA-256. Standard library only.
+
+pip is used, not a bare download, so that its configured index, mirror, proxy and certificates apply.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from crosscal.assets.progress import byte_progress
+from crosscal.assets.registry import Package
+from crosscal.errors import InputError
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+POLL_SECONDS = 0.2
+
+# What pip prints for a file that arrived, but not as it was published.
+_DAMAGED = re.compile(
+    r"DO NOT MATCH THE HASHES|IncompleteRead|incomplete|BadZipFile|invalid wheel|unexpected EOF", re.I
+)
+_DISK_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
+
+
+class DamagedDownloadError(Exception):
+    """A file arrived with other bytes than the pinned ones; fetching it again may help."""
+
+
+def download(package: Package, folder: Path) -> Path:
+    """The package's file, fetched into the empty `folder`; a damaged or cut-off file is fetched a second time.
+
+    Raises `InputError` when it cannot be fetched, stays damaged, pip is missing or the disk is full.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            # A second try leaves pip's own cache aside: the damaged copy could come from there.
+            return _attempt(package, folder, pip_cache=attempt == 1)
+        except DamagedDownloadError as damage:
+            if attempt < ATTEMPTS:
+                log.warning("%s; fetching it again", damage)
+            else:
+                raise InputError(
+                    f"{damage}, also at the second try; something between here and the package index changes or cuts "
+                    "the file, so check the proxy or mirror, or try again later"
+                ) from None
+    raise AssertionError("unreachable")
+
+
+def sha256(path: Path) -> str:
+    """The hex SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _attempt(package: Package, folder: Path, *, pip_cache: bool) -> Path:
+    """One run of pip, then our own check of what lies in the folder."""
+    code, output = _run_pip(package, folder, pip_cache=pip_cache)
+    if code != 0:
+        raise _pip_error(package, folder, output)
+    files = [path for path in folder.iterdir() if path.is_file()]
+    if len(files) != 1:
+        raise DamagedDownloadError(f"the download of {package} left {len(files)} files instead of one")
+    if (found := sha256(files[0])) != package.sha256:
+        raise DamagedDownloadError(
+            f"the download of {package} is damaged ({files[0].stat().st_size} bytes, SHA-256 {found[:12]}..., "
+            f"expected {package.sha256[:12]}...)"
+        )
+    return files[0]
+
+
+def pip_command(package: Package, requirement: Path, folder: Path) -> list[str]:
+    """`pip download` for exactly this file: no dependencies, hash required, on any Python version."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python"]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    if package.sdist:
+        command += ["--no-binary", package.project]
+    return [*command, "-r", str(requirement), "-d", str(folder)]
+
+
+def _run_pip(package: Package, folder: Path, *, pip_cache: bool) -> tuple[int, str]:
+    """Run pip with its temporary files beside `folder`, show their growth, and return exit code and output."""
+    work = folder.with_name(folder.name + ".pip")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    requirement, output = work / "requirement.txt", work / "output.txt"
+    requirement.write_text(package.pin + "\n", encoding="utf-8")
+    command = pip_command(package, requirement, folder) + ([] if pip_cache else ["--no-cache-dir"])
+    try:
+        with open(output, "wb") as sink, byte_progress(f"fetch {package}", package.size) as show:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"TMPDIR": str(work), "PYTHONIOENCODING": "utf-8"},
+            )
+            try:
+                while process.poll() is None:
+                    show(_bytes_under(work, folder))
+                    time.sleep(POLL_SECONDS)
+            finally:
+                process.kill()
+                process.wait()
+            if process.returncode == 0:
+                show(package.size)
+        return process.returncode, output.read_text(encoding="utf-8", errors="replace")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _bytes_under(*folders: Path) -> int:
+    """Bytes of all files below the folders; files that vanish meanwhile do not matter."""
+    total = 0
+    for folder in folders:
+        for path in folder.rglob("*"):
+            try:
+                total += path.stat().st_size if path.is_file() else 0
+            except OSError:
+                continue
+    return total
+
+
+def _pip_error(package: Package, folder: Path, output: str) -> Exception:
+    """What pip's output means, as one sentence."""
+    if "No module named pip" in output:
+        return InputError(
+            f"pip is missing from this Python ({sys.executable}), which fetches {package}; "
+            f"run `{sys.executable} -m ensurepip`, then start again"
+        )
+    if _DISK_FULL.search(output):
+        return disk_full(folder, package.size)
+    if _DAMAGED.search(output):
+        return DamagedDownloadError(f"the download of {package} is damaged (its SHA-256 is not the pinned one)")
+    errors = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")]
+    said = (errors or [line.strip() for line in output.splitlines() if line.strip()] or ["no output"])[-1]
+    return InputError(
+        f"could not fetch {package} (pip: {said}); connect to the internet or point pip to an index that has it "
+        "(PIP_INDEX_URL), then start again"
+    )
+
+
+def disk_full(folder: Path, needed: int) -> InputError:
+    """The sentence for a full disk: where, how much is needed, what to do, and that nothing was lost."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return InputError(
+        f"the disk of {folder} is full: about {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; "
+        "free some space or set CROSSCAL_CACHE to a folder on another disk, then start again (nothing was lost)"
+    )

