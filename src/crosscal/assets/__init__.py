@@ -6,7 +6,7 @@ or run. The cache is `crosscal.paths.cache_dir()` (`$CROSSCAL_CACHE`). Standard 
 
 import logging
 import shutil
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 from crosscal.assets.registry import ARCHIVES, MODEL_ASSETS, Archive, Package, archive_named, describe
