@@ -1,0 +1,75 @@
+"""Calibration is a sum.
+
+With x_t the input of a layer at token t, everything the methods need from text is the Gram matrix
+G = sum_t x_t x_t^T and the number of tokens n. Sums over disjoint texts add; Wanda's input norm is the diagonal,
+the Hessian of SparseGPT and GPTQ is a scaling of G; and cross-calibration is one line for all of them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crosscal.errors import InputError
+
+
+@dataclass(frozen=True)
+class InputStats:
+    """Second moments of a layer's inputs: `gram` = sum_t x_t x_t^T (float32) over `n_tokens` tokens.
+
+    Statistics of disjoint texts add. Raises `InputError` for a Gram matrix that is not square.
+
+    >>> a = InputStats(torch.eye(2), n_tokens=3) + InputStats(torch.eye(2), n_tokens=1)
+    >>> a.n_tokens, a.diagonal.tolist(), a.mean_square.tolist()
+    (4, [2.0, 2.0], [0.5, 0.5])
+    """
+
+    gram: Float[Tensor, "d_in d_in"]
+    n_tokens: int
+
+    def __post_init__(self):
+        if self.gram.ndim != 2 or self.gram.shape[0] != self.gram.shape[1]:
+            raise InputError(f"a Gram matrix is square, this one is {tuple(self.gram.shape)}; give sum_t x_t x_t^T")
+
+    def __add__(self, other: "InputStats") -> "InputStats":
+        return InputStats(self.gram + other.gram, self.n_tokens + other.n_tokens)
+
+    @property
+    def diagonal(self) -> Float[Tensor, "d_in"]:
+        """sum_t x_tj^2 for each input j."""
+        return self.gram.diagonal()
+
+    @property
+    def mean_square(self) -> Float[Tensor, "d_in"]:
+        """mean_t x_tj^2 for each input j."""
+        return self.diagonal / self.n_tokens
+
+
+def mix(stats: Mapping[str, InputStats], weights: Mapping[str, float]) -> InputStats:
+    """Cross-calibration: the weighted average of per-token statistics, sum_s w_s G_s / n_s.
+
+    Each source counts by its weight and not by its length; two sources of equal length at 1/2 each are the same
+    as their pooled text. The result is an average, so its `n_tokens` is 1.
+    Source: Williams et al. 2025 (arXiv 2502.18424), with w the weight of the in-domain part.
+
+    Raises `InputError` unless both mappings name the same sources, weights are >= 0 and sum to 1, and every
+    source with a positive weight has tokens.
+
+    >>> general, domain = InputStats(2 * torch.eye(2), n_tokens=2), InputStats(30 * torch.eye(2), n_tokens=10)
+    >>> mix({"c4": general, "pubmed": domain}, {"c4": 0.5, "pubmed": 0.5}).diagonal.tolist()
+    [2.0, 2.0]
+    """
+    if not stats or set(stats) != set(weights):
+        raise InputError(
+            f"weights are for {sorted(weights)}, statistics for {sorted(stats)}; give one weight for each source"
+        )
+    if min(weights.values()) < 0 or not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
+        raise InputError(f"mix weights {dict(weights)} must be at least 0 and sum to 1")
+    used = {name: part for name, part in stats.items() if weights[name] > 0}
+    for name, part in used.items():
+        if part.n_tokens < 1:
+            raise InputError(f"source '{name}' has no tokens for this layer; give it more text")
+    return InputStats(sum(part.gram * (weights[name] / part.n_tokens) for name, part in used.items()), n_tokens=1)

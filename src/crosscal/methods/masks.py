@@ -1,0 +1,56 @@
+"""Which weights go: exact counts of the smallest scores, ties broken by position so that masks never vary."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from crosscal.errors import InputError
+from crosscal.types import NofM
+
+
+def fraction_count(fraction: float, size: int) -> int:
+    """floor(fraction * size), immune to binary fractions just below a whole number.
+
+    >>> fraction_count(0.29, 100), int(0.29 * 100)
+    (29, 28)
+    """
+    return min(size, math.floor(fraction * size + 1e-6))
+
+
+def smallest_per_row(scores: Float[Tensor, "rows d_in"], count: int) -> Bool[Tensor, "rows d_in"]:
+    """True at exactly `count` smallest scores of each row; of equal scores the leftmost go first.
+
+    >>> smallest_per_row(torch.tensor([[3.0, 1.0, 1.0], [0.0, 2.0, 1.0]]), 1).int().tolist()
+    [[0, 1, 0], [1, 0, 0]]
+    """
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(count, dim=1, keepdim=True).values
+    below, equal = scores < threshold, scores == threshold
+    missing = count - below.sum(dim=1, keepdim=True)
+    return below | (equal & (equal.cumsum(dim=1) <= missing))
+
+
+def smallest_of_groups(scores: Float[Tensor, "rows d_in"], pattern: NofM) -> Bool[Tensor, "rows d_in"]:
+    """True at the m - n smallest scores of every m consecutive inputs.
+
+    >>> smallest_of_groups(torch.tensor([[4.0, 1.0, 3.0, 2.0]]), NofM(2, 4)).int().tolist()
+    [[0, 1, 0, 1]]
+    """
+    rows, d_in = scores.shape
+    check_divides(d_in, pattern)
+    return smallest_per_row(scores.reshape(-1, pattern.m), pattern.m - pattern.n).reshape(rows, d_in)
+
+
+def check_divides(d_in: int, pattern: NofM) -> None:
+    """Raises `InputError` unless the pattern's group size divides the number of inputs."""
+    if d_in % pattern.m:
+        raise InputError(f"groups of {pattern.m} do not divide {d_in} inputs; choose a pattern whose group divides {d_in}")
+
+
+def check_finite(weight: Float[Tensor, "d_out d_in"]) -> None:
+    """Raises `InputError` when a weight is NaN or infinite."""
+    if not torch.isfinite(weight).all():
+        raise InputError("a weight is NaN or infinite; load an undamaged copy of the model")

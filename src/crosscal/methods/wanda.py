@@ -1,0 +1,35 @@
+"""Wanda: weight magnitude times input norm, compared within a row; no weight update."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crosscal.calibration.statistics import InputStats
+from crosscal.methods.masks import check_finite, fraction_count, smallest_of_groups, smallest_per_row
+from crosscal.types import Pattern, Unstructured
+
+VERSION = 1
+
+
+def wanda(
+    weight: Float[Tensor, "d_out d_in"], stats: InputStats, pattern: Pattern
+) -> Float[Tensor, "d_out d_in"]:
+    """Zero the weights with the smallest |W_ij| * ||x_j||_2; rows compete only with themselves.
+
+    The norm is sqrt(mean_t x_tj^2), so the number of tokens does not matter. Exactly floor(sparsity * d_in)
+    weights of each row go. Source: Sun et al. 2024 (arXiv 2306.11695), eq. 1.
+
+    Raises `InputError` for weights that are not finite and for a group that does not divide d_in.
+
+    >>> weight = torch.tensor([[4.0, 1.0], [1.0, 4.0]])
+    >>> loud_second_input = InputStats(torch.diag(torch.tensor([1.0, 100.0])), n_tokens=1)
+    >>> wanda(weight, loud_second_input, Unstructured(0.5)).tolist()
+    [[0.0, 1.0], [0.0, 4.0]]
+    """
+    check_finite(weight)
+    scores = weight.abs().float() * stats.mean_square.clamp(min=0).sqrt()
+    if isinstance(pattern, Unstructured):
+        pruned = smallest_per_row(scores, fraction_count(pattern.sparsity, weight.shape[1]))
+    else:
+        pruned = smallest_of_groups(scores, pattern)
+    return torch.where(pruned, 0, weight)

@@ -1,0 +1,50 @@
+"""Evaluate a model on held-out texts and tasks, alone or against the dense model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from crosscal.metrics.text_scores import DenseReference, TextScores, score_text
+from crosscal.models import LoadedModel
+
+if TYPE_CHECKING:
+    from crosscal.metrics.tasks import TaskResult
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by text source and results by task name."""
+
+    texts: dict[str, TextScores] = field(default_factory=dict)
+    tasks: "dict[str, TaskResult]" = field(default_factory=dict)
+
+
+def evaluate(
+    loaded: LoadedModel,
+    texts: Mapping[str, Int[Tensor, "n_windows length"]] | None = None,
+    *,
+    dense: DenseReference | None = None,
+    tasks: Sequence[str] = (),
+    max_items: int = 200,
+    progress: bool = True,
+) -> Evaluation:
+    """Score a model on token windows by text source, and on tasks by name.
+
+    `texts` maps a source to its windows, or to what `load_text` returns. With `dense`, made by `dense_reference`
+    on the same texts before compression, divergences come too. At most `max_items` items of each task are asked.
+    """
+    scores = {}
+    for name, tokens in tqdm((texts or {}).items(), desc="texts", unit="text", disable=not progress, leave=False):
+        windows = getattr(tokens, "tokens", tokens)
+        against = () if dense is None else (dense.hidden[name], dense.logits)
+        scores[name] = score_text(loaded.model, windows, *against)
+    results = {}
+    if tasks:
+        from crosscal.metrics.tasks import evaluate_tasks  # brings in the evaluation harness
+
+        results = evaluate_tasks(loaded, tasks, max_items=max_items, progress=progress)
+    return Evaluation(scores, results)

@@ -1,0 +1,20 @@
+"""Causal language models: loading them, and finding what is to be compressed, by structure and not by name.
+
+This package is the only place that knows anything about model families.
+"""
+
+from crosscal.models.heads import final_hidden, head_logits
+from crosscal.models.loading import LoadedModel, fast_dtype, load_model, model_fingerprint
+from crosscal.models.structure import LinearLayer, decoder_blocks, linear_layers
+
+__all__ = [
+    "LinearLayer",
+    "LoadedModel",
+    "decoder_blocks",
+    "fast_dtype",
+    "final_hidden",
+    "head_logits",
+    "linear_layers",
+    "load_model",
+    "model_fingerprint",
+]

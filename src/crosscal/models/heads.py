@@ -1,0 +1,51 @@
+"""The language-model head apart from the body, so that logits can be made for a few positions at a time.
+
+A window of 2,048 tokens over a vocabulary of 128,000 is a gigabyte of float32 logits; its final hidden states
+are some megabytes. Metrics therefore keep hidden states and call `head_logits` on slices.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crosscal.errors import InputError
+
+
+def final_hidden(
+    model, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"] | None = None
+) -> Float[Tensor, "batch length hidden"]:
+    """The hidden states that enter the language-model head, final norm included; no cache is kept."""
+    body = model.base_model
+    if body is model:
+        raise InputError(f"{type(model).__name__} has no separate body; load it as a causal language model")
+    return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+
+def head_logits(model, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocab"]:
+    """The model's own logits for these hidden states, logit scaling and soft-capping included.
+
+    Soft-capping is cap * tanh(logits / cap) (Gemma 2, Team 2024, section 2); Cohere multiplies by
+    `logit_scale`, Granite divides by `logits_scaling`.
+    """
+    logits = model.get_output_embeddings()(hidden)
+    config = model.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if scaling := getattr(config, "logits_scaling", None):
+        logits = logits / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+@torch.no_grad()
+def check_head(model) -> None:
+    """Compare `head_logits(final_hidden(...))` with the model's own logits on a few tokens.
+
+    Raises `InputError` when they differ, so that an unusual head cannot silently falsify a metric.
+    """
+    ids = torch.arange(1, 9, device=model.get_input_embeddings().weight.device)[None]
+    own = model(input_ids=ids, use_cache=False).logits.float()
+    ours = head_logits(model, final_hidden(model, ids)).float()
+    if not torch.allclose(own, ours, atol=1e-2 * own.abs().max().item(), rtol=0):
+        raise InputError(f"the head of {type(model).__name__} does more than a linear map; it is not supported yet")
