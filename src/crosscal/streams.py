@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 
@@ -86,7 +85,9 @@ def _stubbed(blocks: nn.ModuleList, inputs: list[Tensor], calls: list) -> Iterat
         calls.append((args[1:], without_cache | ({"use_cache": False} if "use_cache" in kwargs else {})))
         return (hidden,) if as_tuple[0] else hidden
 
-    wrapped = [vars(block).get("forward") for block in blocks]  # some loaders put a forward of their own on the instance
+    wrapped = [
+        vars(block).get("forward") for block in blocks
+    ]  # some loaders put a forward of their own on the instance
     try:
         for block in blocks:
             block.forward = stub

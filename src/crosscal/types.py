@@ -70,7 +70,9 @@ def parse_pattern(text: str) -> Pattern:
     except InputError:
         raise
     except ValueError:
-        raise InputError(f"pattern is '{text}'; give a fraction (0.5), a percentage (50%) or kept:group (2:4)") from None
+        raise InputError(
+            f"pattern is '{text}'; give a fraction (0.5), a percentage (50%) or kept:group (2:4)"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ class GramCapture:
         self.layers = {layer.module: layer for layer in layers}
         self.source = ""
         self._leader: dict[nn.Module, nn.Module] = {}
-        self._live: list[tuple[nn.Module, torch.Tensor]] = []  # inputs of this forward pass; holding them keeps ids unique
+        self._live: list[
+            tuple[nn.Module, torch.Tensor]
+        ] = []  # inputs of this forward pass; holding them keeps ids unique
         self._grams: dict[nn.Module, dict[str, torch.Tensor]] = {}
         self._tokens: dict[nn.Module, dict[str, int]] = {}
         self._hooks: list = []

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,12 +37,12 @@ class InputStats:
         return InputStats(self.gram + other.gram, self.n_tokens + other.n_tokens)
 
     @property
-    def diagonal(self) -> Float[Tensor, "d_in"]:
+    def diagonal(self) -> Float[Tensor, " d_in"]:
         """sum_t x_tj^2 for each input j."""
         return self.gram.diagonal()
 
     @property
-    def mean_square(self) -> Float[Tensor, "d_in"]:
+    def mean_square(self) -> Float[Tensor, " d_in"]:
         """mean_t x_tj^2 for each input j."""
         return self.diagonal / self.n_tokens
 

@@ -14,7 +14,7 @@ class InverseFactor(NamedTuple):
     """`upper` is U with H^-1 = U^T U; `dead` marks inputs that were never active; `damp` is what was needed."""
 
     upper: Float[Tensor, "d_in d_in"]
-    dead: Bool[Tensor, "d_in"]
+    dead: Bool[Tensor, " d_in"]
     damp: float
 
 

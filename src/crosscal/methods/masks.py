@@ -47,7 +47,9 @@ def smallest_of_groups(scores: Float[Tensor, "rows d_in"], pattern: NofM) -> Boo
 def check_divides(d_in: int, pattern: NofM) -> None:
     """Raises `InputError` unless the pattern's group size divides the number of inputs."""
     if d_in % pattern.m:
-        raise InputError(f"groups of {pattern.m} do not divide {d_in} inputs; choose a pattern whose group divides {d_in}")
+        raise InputError(
+            f"groups of {pattern.m} do not divide {d_in} inputs; choose a pattern whose group divides {d_in}"
+        )
 
 
 def check_finite(weight: Float[Tensor, "d_out d_in"]) -> None:

@@ -22,10 +22,12 @@ class Decision(Protocol):
 
     panel: int
 
-    def begin_block(self, start: int, columns: Float[Tensor, "block rows"], scale: Float[Tensor, "block"]) -> None:
+    def begin_block(self, start: int, columns: Float[Tensor, "block rows"], scale: Float[Tensor, " block"]) -> None:
         """See a block of columns, all earlier errors already applied; `scale` is U_jj."""
 
-    def column(self, j: int, panel: Float[Tensor, "left rows"], scale: Float[Tensor, "left"]) -> Float[Tensor, "rows"]:
+    def column(
+        self, j: int, panel: Float[Tensor, "left rows"], scale: Float[Tensor, " left"]
+    ) -> Float[Tensor, " rows"]:
         """The final value of column j = `panel[0]`; the rest of the panel lies to its right."""
 
 

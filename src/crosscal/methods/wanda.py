@@ -11,9 +11,7 @@ from crosscal.types import Pattern, Unstructured
 VERSION = 1
 
 
-def wanda(
-    weight: Float[Tensor, "d_out d_in"], stats: InputStats, pattern: Pattern
-) -> Float[Tensor, "d_out d_in"]:
+def wanda(weight: Float[Tensor, "d_out d_in"], stats: InputStats, pattern: Pattern) -> Float[Tensor, "d_out d_in"]:
     """Zero the weights with the smallest |W_ij| * ||x_j||_2; rows compete only with themselves.
 
     The norm is sqrt(mean_t x_tj^2), so the number of tokens does not matter. Exactly floor(sparsity * d_in)

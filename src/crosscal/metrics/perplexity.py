@@ -37,15 +37,20 @@ def token_nll(
         parts.append(torch.cat(losses).view(len(batch), -1))
     nll = torch.cat(parts).cpu()
     if not torch.isfinite(nll).all():
-        raise InputError("the model's outputs are NaN or infinite on this text; load it in float32 or check its weights")
+        raise InputError(
+            "the model's outputs are NaN or infinite on this text; load it in float32 or check its weights"
+        )
     return nll
 
 
 def perplexity(model, tokens: Int[Tensor, "n_windows length"], micro_batch: int = 2) -> float:
-    """exp of the mean negative log-likelihood per predicted token; lower is better, a uniform guess scores the vocabulary.
+    """exp of the mean negative log-likelihood per predicted token; a uniform guess scores the vocabulary size.
 
     `model` and `tokens` may also be what `load_model` and `load_text` return. Context and stride as in `token_nll`.
     Source: Jelinek et al. 1977.
     """
-    model, tokens = getattr(model, "model", model) if hasattr(model, "tokenizer") else model, getattr(tokens, "tokens", tokens)
+    model, tokens = (
+        getattr(model, "model", model) if hasattr(model, "tokenizer") else model,
+        getattr(tokens, "tokens", tokens),
+    )
     return math.exp(token_nll(model, tokens, micro_batch).double().mean().item())

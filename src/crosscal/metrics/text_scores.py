@@ -81,7 +81,9 @@ def score_text(
     shape = (len(tokens), tokens.shape[1] - 1)
     per_token = {name: torch.cat([part[name] for part in parts]).view(shape) for name in parts[0]}
     if not all(torch.isfinite(values).all() for values in per_token.values()):
-        raise InputError("the model's outputs are NaN or infinite on this text; load it in float32 or check its weights")
+        raise InputError(
+            "the model's outputs are NaN or infinite on this text; load it in float32 or check its weights"
+        )
     return TextScores(per_token)
 
 

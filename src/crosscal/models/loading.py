@@ -58,7 +58,9 @@ def resolve_device(device: str | None) -> torch.device:
         resolved = torch.device(device)
         torch.empty(1, device=resolved)
     except (RuntimeError, AssertionError):
-        raise InputError(f"device '{device}' is not available here; use 'auto', 'cpu' or an existing 'cuda:N'") from None
+        raise InputError(
+            f"device '{device}' is not available here; use 'auto', 'cpu' or an existing 'cuda:N'"
+        ) from None
     return resolved
 
 
@@ -69,7 +71,9 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     name = str(dtype).removeprefix("torch.")
     if name not in known:
-        raise InputError(f"dtype '{dtype}' is unknown; give one of auto, {', '.join(known)}{suggest(name, list(known))}")
+        raise InputError(
+            f"dtype '{dtype}' is unknown; give one of auto, {', '.join(known)}{suggest(name, list(known))}"
+        )
     return known[name]
 
 
@@ -119,20 +123,12 @@ def _read(name: str, options: dict, accept_terms: bool) -> tuple[PreTrainedModel
 def _check_hub_id(name: str) -> None:
     """Raises `InputError` for what can only be a mistyped path or asset."""
     if name.startswith((".", "~", "/")) or name.count("/") > 1 or Path(name).exists():
-        raise InputError(f"no model at {name}; give a folder with config.json and safetensors, a .gguf file or a hub id")
-    if "/" not in name and not _in_hub_cache(name):
-        known = list(assets.MODEL_ASSETS)
         raise InputError(
-            f"unknown model '{name}'{suggest(name, known)}; give one of {', '.join(known)}, a folder, or a hub id such as "
-            "meta-llama/Llama-2-7b-hf"
+            f"no model at {name}; give a folder with config.json and safetensors, a .gguf file or a hub id"
         )
-
-
-def _in_hub_cache(name: str) -> bool:
-    """Old hub models such as gpt2 have no owner in their id; those are taken when the cache holds them."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    known = list(assets.MODEL_ASSETS)
+    if "/" not in name and (meant := suggest(name, known)):
+        raise InputError(f"unknown model '{name}'{meant}; give one of {', '.join(known)}, a folder, or a hub id")
 
 
 def _check_folder(path: Path) -> None:
@@ -154,7 +150,9 @@ def _from_gguf(path: Path, options: dict) -> tuple[PreTrainedModel, PreTrainedTo
     if config is not None:
         options = options | {"quantization_config": config(dequantize=True)}
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, attn_implementation="sdpa", **options)
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, attn_implementation="sdpa", **options
+    )
     # What is left is dense; without these marks `save_pretrained` would refuse it as quantized.
     model.hf_quantizer = None
     for mark in ("quantization_config", "is_quantized", "quantization_method"):
@@ -181,7 +179,7 @@ def _explain(name: str, error: Exception) -> str:
     if "trust_remote_code" in text:
         return f"{name} brings its own code; read it, then pass trust_remote_code=True if you trust it"
     if os.environ.get("HF_HUB_OFFLINE") == "1" or any(word in text for word in ("connect", "offline", "cached files")):
-        return f"{name} is not in the local hub cache and the hub cannot be reached; go online once or give a folder"
+        return f"{name} is neither asset, folder nor in the hub cache, and the hub cannot be reached; go online once"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return f"{name} could not be loaded ({first.rstrip('.')}); check the name, or give a folder that holds the model"
 

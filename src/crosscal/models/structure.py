@@ -50,7 +50,7 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
             best, most = module, count
     if best is None:
         raise InputError(
-            f"{type(model).__name__} has no list of decoder blocks with linear layers; give a decoder-only language model"
+            f"{type(model).__name__} has no list of decoder blocks with linear layers; give a decoder-only model"
         )
     return best
 

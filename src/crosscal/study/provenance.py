@@ -1,0 +1,70 @@
+"""What ran: package versions, machine, threads, commit and time, so that a number can be traced and rerun."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from crosscal import __version__
+from crosscal.paths import checkout
+
+PACKAGES = ("torch", "transformers", "lm-eval", "numpy")
+
+
+def versions() -> str:
+    """`"crosscal 0.1.0, torch 2.13.0, ..."`; a package that is not installed is left out."""
+    found = [f"crosscal {__version__}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def commit() -> str:
+    """The checkout's commit, with "-dirty" when the package differs from it; "unknown" outside a checkout."""
+    root = checkout()
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", "src")
+    except (OSError, subprocess.CalledProcessError, TypeError):
+        return "unknown"
+    return f"{head}-dirty" if changed else head
+
+
+def _git(root: Path | None, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True, timeout=30
+    ).stdout.strip()
+
+
+def device_name(device) -> str:
+    """The GPU's name, or the CPU's with its core count: `"NVIDIA H200"`, `"Intel(R) Xeon(R) Processor, 2 cores"`."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    units = ", bf16 units" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else ""
+    return f"{_cpu_name()}, {torch.get_num_threads()} threads{units}"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance(device) -> dict:
+    """Everything above as one dictionary, with the time in UTC."""
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "device": device_name(device),
+        "commit": commit(),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }

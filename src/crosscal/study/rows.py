@@ -1,0 +1,111 @@
+"""From what a run produced to tidy rows with intervals, and the per-item outcomes behind them."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from crosscal.metrics.tasks import TaskResult
+from crosscal.metrics.text_scores import TextScores
+from crosscal.study.session import Outcome
+from crosscal.study.statistics import area_under_curve, bootstrap_interval, exp_mean
+from crosscal.study.store import RunRecord
+from crosscal.text import domain_of
+from crosscal.types import Row
+
+# metric -> unit, whether higher is better
+DIVERGENCES = {
+    "js_divergence": ("nats per token", False),
+    "kl_divergence": ("nats per token", False),
+    "kl_divergence_reverse": ("nats per token", False),
+    "top1_agreement": ("fraction of tokens", True),
+}
+
+
+def make_record(run_id: str, preset: str, outcome: Outcome, provenance: dict) -> RunRecord:
+    """The run as the store keeps it: one row per metric and evaluation set, items for paired tests."""
+    common = _common(run_id, preset, outcome, provenance)
+    rows = [Row(**common, **cell) for cell in _cells(outcome)]
+    layers = [vars(layer) for layer in outcome.compression.layers]
+    return RunRecord(run_id, outcome.config.to_json(), provenance, rows, layers, _items(outcome))
+
+
+def _common(run_id: str, preset: str, outcome: Outcome, provenance: dict) -> dict:
+    """The columns that all rows of a run share."""
+    config, compression = outcome.config, outcome.compression
+    shares = dict(config.calibration)
+    return {
+        "run_id": run_id,
+        "preset": preset,
+        "model": config.model,
+        "method": config.method,
+        "pattern": str(config.pattern),
+        "sparsity": round(compression.sparsity, 6),
+        "bits": 16 if config.dtype != "float32" else 32,
+        "group": "",
+        "calibration": "+".join(shares),
+        "mix_weight": list(shares.values())[-1] if len(shares) > 1 else 1.0,
+        "n_windows": config.n_windows if shares else 0,
+        "window": config.window if shares else 0,
+        "seed": config.seed,
+        "seconds": round(compression.seconds, 2),
+        "peak_bytes": compression.peak_bytes,
+        "device": provenance["device"],
+        "versions": provenance["versions"],
+        "commit": provenance["commit"],
+    }
+
+
+def _cells(outcome: Outcome) -> Iterator[dict]:
+    """The columns that differ between the rows of a run."""
+    for name, scores in outcome.evaluation.texts.items():
+        yield from _text_cells(name, scores)
+    for name, result in outcome.evaluation.tasks.items():
+        yield _task_cell(name, result)
+
+
+def _text_cells(name: str, scores: TextScores) -> Iterator[dict]:
+    place = {"domain": domain_of(name), "eval_set": name}
+    losses = scores.per_window("nll")
+    interval = bootstrap_interval(losses, exp_mean)
+    yield _cell(place, "perplexity", math.exp(float(np.mean(losses))), interval, len(losses), "per token", False)
+    for metric, (unit, higher) in DIVERGENCES.items():
+        if metric in scores.per_token:
+            means = scores.per_window(metric)
+            yield _cell(place, metric, float(np.mean(means)), bootstrap_interval(means), len(means), unit, higher)
+
+
+def _task_cell(name: str, result: TaskResult) -> dict:
+    place = {"domain": result.domain, "eval_set": name}
+    statistic: Callable[[np.ndarray], np.ndarray] | None = None
+    if result.metric == "auc":
+        units = np.column_stack([result.items["score"], result.items["gold"]])
+        statistic, unit = area_under_curve, "area under the ROC curve"
+    else:
+        units, unit = np.asarray(result.items["correct"], dtype=float), "fraction of items"
+    interval = bootstrap_interval(units, statistic)
+    return _cell(place, result.metric, result.value, interval, result.n, unit, True)
+
+
+def _cell(
+    place: dict, metric: str, value: float, interval: tuple[float, float], n: int, unit: str, higher: bool
+) -> dict:
+    low, high = interval
+    return place | {
+        "metric": metric,
+        "value": float(f"{value:.6g}"),
+        "lo": float(f"{low:.6g}"),
+        "hi": float(f"{high:.6g}"),
+        "n": n,
+        "unit": unit,
+        "higher_is_better": higher,
+    }
+
+
+def _items(outcome: Outcome) -> dict[str, dict[str, list]]:
+    """Per-window means of texts and per-item outcomes of tasks, by evaluation set."""
+    texts = {
+        name: {metric: [float(f"{v:.6g}") for v in scores.per_window(metric)] for metric in scores.per_token}
+        for name, scores in outcome.evaluation.texts.items()
+    }
+    return texts | {name: result.items for name, result in outcome.evaluation.tasks.items()}
