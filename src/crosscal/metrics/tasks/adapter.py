@@ -1,0 +1,189 @@
+"""lm-evaluation-harness on a model that is already in memory, compressed or not.
+
+Log-probabilities are in nats, in float32, from the model's own logits; contexts too long for the model lose
+their first tokens, as in the harness's own adapter (Gao et al., lm-evaluation-harness, Zenodo 10256836).
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
+from tqdm import tqdm
+
+from crosscal.errors import InputError
+from crosscal.metrics.tasks.batching import Batch, Row, group_rows, plan, truncate
+from crosscal.metrics.tasks.generation import generate_greedily
+from crosscal.models import final_hidden, head_logits
+
+LOGITS_AT_ONCE = 2**25
+"""Logits made by one product with the head: 64 MB in bfloat16, whatever the vocabulary."""
+
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
+"""Tokens per forward pass: enough to be fast, few enough for activations and key-value cache to fit."""
+
+DEFAULT_MAX_LENGTH = 2048
+
+
+class InMemoryLM(TemplateLM):
+    """The harness's model interface over `(model, tokenizer)`.
+
+    `token_budget` bounds the tokens of one forward pass and changes results by rounding only; `share` runs the
+    context of an item once for all its options (found out when None: it needs a key-value cache).
+    """
+
+    def __init__(self, model, tokenizer, *, token_budget: int | None = None, progress: bool = True, share=None):
+        super().__init__()
+        if token_budget is not None and token_budget < 1:
+            raise InputError(f"token_budget is {token_budget}; give a whole number of at least 1")
+        self.model, self.tokenizer = model, tokenizer
+        self._device = model.get_input_embeddings().weight.device
+        self.token_budget = token_budget or TOKEN_BUDGET.get(self._device.type, TOKEN_BUDGET["cpu"])
+        self.progress = progress
+        self.share = can_share(model) if share is None else share
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token an empty context is replaced by: beginning of sequence, else end of text."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def max_length(self) -> int:
+        """The longest input in tokens, from the model's configuration, else its tokenizer, else 2,048."""
+        config = self.model.config.get_text_config()
+        for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+            if (value := getattr(config, name, None)) is not None:
+                return int(value)
+        limit = getattr(self.tokenizer, "model_max_length", None)
+        return int(limit) if limit is not None and limit < 10**9 else DEFAULT_MAX_LENGTH
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+        """Token ids; by default with the tokenizer's own special tokens, but never a second beginning-of-sequence."""
+        if add_special_tokens is None:
+            bos = self.tokenizer.decode(self.prefix_token_id)
+            add_special_tokens = not (bos and string.startswith(bos))
+        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+
+    def loglikelihood(self, requests, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """`(log-probability, is it the greedy continuation)` per request; the harness's tokenizing bar is off."""
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
+        """Score `(strings, context ids, target ids)` triples, in any order, and answer in theirs."""
+        longest = max((len(target) for _, _, target in requests), default=0)
+        if longest > self.max_length:
+            raise InputError(
+                f"an answer option has {longest} tokens but the model takes {self.max_length}; use a shorter task"
+            )
+        pairs = [truncate(context, target, self.max_length) for _, context, target in requests]
+        answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
+        with tqdm(total=len(requests), desc="task options", unit="option", disable=not self.progress) as bar:
+            for batch in plan(group_rows(pairs), self.token_budget, self.share):
+                scored = score_batch(self.model, batch)
+                for index, answer in scored.items():
+                    answers[index] = answer
+                bar.update(len(scored))
+        return answers
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        """The log-probability of whole texts, each token predicted once, in windows of `max_length`."""
+        windows, owners = [], []
+        for owner, request in enumerate(requests):
+            tokens = self.tok_encode(request.args[0])
+            for pair in get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, context_len=1):
+                windows.append(((None, None), *make_disjoint_window(pair)))
+                owners.append(owner)
+        totals = [0.0] * len(requests)
+        for owner, (logprob, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += logprob
+        return totals
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuations, each cut at its first stop sequence."""
+        jobs = tqdm(requests, desc="generations", unit="text", disable=not self.progress)
+        return [generate_greedily(self, *request.args) for request in jobs]
+
+
+@torch.no_grad()
+def score_batch(model, batch: Batch) -> dict[int, tuple[float, bool]]:
+    """`{request index: (log-probability of its target in nats, target is what greedy decoding gives)}`."""
+    answers = {}
+    for rows, hidden in _hidden(model, batch):
+        where, tokens, lengths = [], [], []
+        for number, row in enumerate(rows):
+            start = len(row.context) - batch.shared - 1
+            for _, target in row.requests:
+                where += [(number, start + step) for step in range(len(target))]
+                tokens += target
+                lengths.append(len(target))
+        at = torch.tensor(where, device=hidden.device).T
+        logprobs, greedy = _token_logprobs(model, hidden[at[0], at[1]], torch.tensor(tokens, device=hidden.device))
+        indices = [index for row in rows for index, _ in row.requests]
+        parts = zip(indices, logprobs.cpu().split(lengths), greedy.cpu().split(lengths), strict=True)
+        answers |= {index: (float(part.sum()), bool(same.all())) for index, part, same in parts}
+    return answers
+
+
+def _hidden(model, batch: Batch) -> Iterator[tuple[tuple[Row, ...], Tensor]]:
+    """Each piece's rows with their final hidden states [rows, tokens after the shared context, hidden]."""
+    device = model.get_input_embeddings().weight.device
+    if not batch.shared:
+        for rows in batch.pieces:
+            yield rows, final_hidden(model, _padded([row.context + row.suffix for row in rows], device))
+        return
+    heads = torch.tensor([context[: batch.shared] for context in batch.contexts], device=device)
+    first = model.base_model(input_ids=heads, use_cache=True).past_key_values
+    for number, rows in enumerate(batch.pieces):
+        # Running a piece appends to its cache, so every piece but the last works on a copy.
+        cache = copy.deepcopy(first) if number < len(batch.pieces) - 1 else first
+        cache.batch_select_indices(torch.tensor([row.group for row in rows], device=device))
+        ids = _padded([row.context[batch.shared :] + row.suffix for row in rows], device)
+        yield rows, model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+
+
+def _padded(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
+    """Token ids [rows, longest], filled up on the right with each row's last token.
+
+    Filler on the right never reaches earlier positions of a causal model, so no attention mask is needed; a
+    padding token there would make some models warn about the missing mask.
+    """
+    width = max(map(len, rows))
+    return torch.tensor([row + row[-1:] * (width - len(row)) for row in rows], device=device)
+
+
+def _token_logprobs(model, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Per hidden state, one token's log-probability in float32, and whether no token is more likely."""
+    n_vocab = model.get_output_embeddings().weight.shape[0]
+    step = max(1, LOGITS_AT_ONCE // n_vocab)
+    logprobs, greedy = [], []
+    for states, wanted in zip(hidden.split(step), tokens.split(step), strict=True):
+        # The head's product is fastest in large blocks, what follows in blocks that stay in the processor's cache.
+        slices = head_logits(model, states).split(max(1, step // 8)), wanted.split(max(1, step // 8))
+        for logits, token in zip(*slices, strict=True):
+            logits = logits.float()
+            picked = logits.gather(-1, token[:, None])[:, 0]
+            logprobs.append(picked - logits.logsumexp(-1))
+            greedy.append(picked == logits.amax(-1))
+    return torch.cat(logprobs), torch.cat(greedy)
+
+
+@torch.no_grad()
+def can_share(model) -> bool:
+    """Whether a cached context gives the same answers as the whole row: tried out on a few tokens."""
+    context, suffixes = tuple(range(1, 7)), ((7, 8), (9, 10, 11))
+    rows = tuple(group_rows([(context, suffix) for suffix in suffixes])[0])
+    apart = score_batch(model, Batch((), 0, (rows,)))
+    try:
+        together = score_batch(model, Batch((context,), len(context) - 1, tuple((row,) for row in rows)))
+    except (AttributeError, NotImplementedError, TypeError, ValueError, RuntimeError):
+        return False  # no key-value cache, or one that cannot be repeated
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    return all(abs(together[i][0] - apart[i][0]) <= tolerance * max(1.0, abs(apart[i][0])) for i in apart)
