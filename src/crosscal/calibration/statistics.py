@@ -21,6 +21,7 @@ class InputStats:
 
     Statistics of disjoint texts add. Raises `InputError` for a Gram matrix that is not square.
 
+    >>> import torch
     >>> a = InputStats(torch.eye(2), n_tokens=3) + InputStats(torch.eye(2), n_tokens=1)
     >>> a.n_tokens, a.diagonal.tolist(), a.mean_square.tolist()
     (4, [2.0, 2.0], [0.5, 0.5])
@@ -57,6 +58,7 @@ def mix(stats: Mapping[str, InputStats], weights: Mapping[str, float]) -> InputS
     Raises `InputError` unless both mappings name the same sources, weights are >= 0 and sum to 1, and every
     source with a positive weight has tokens.
 
+    >>> import torch
     >>> general, domain = InputStats(2 * torch.eye(2), n_tokens=2), InputStats(30 * torch.eye(2), n_tokens=10)
     >>> mix({"c4": general, "pubmed": domain}, {"c4": 0.5, "pubmed": 0.5}).diagonal.tolist()
     [2.0, 2.0]
@@ -71,4 +73,4 @@ def mix(stats: Mapping[str, InputStats], weights: Mapping[str, float]) -> InputS
     for name, part in used.items():
         if part.n_tokens < 1:
             raise InputError(f"source '{name}' has no tokens for this layer; give it more text")
-    return InputStats(sum(part.gram * (weights[name] / part.n_tokens) for name, part in used.items()), n_tokens=1)
+    return InputStats(sum(weights[name] * (part.gram / part.n_tokens) for name, part in used.items()), n_tokens=1)

@@ -9,7 +9,7 @@ contiguous. And updates are delayed on two levels: single columns only reach the
 panel then updates its block of 128, and a whole block the rest of the matrix, each by one matrix product.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 PANEL = 16
 
 
+@runtime_checkable
 class Decision(Protocol):
     """What a sweep asks of a method: which value each weight of a column takes."""
 

@@ -1,0 +1,7 @@
+"""Every test run also checks every tensor shape and argument type of the numeric core."""
+
+from jaxtyping import install_import_hook
+
+CORE = ("calibration", "methods", "models", "driver", "streams", "metrics.divergence", "metrics.perplexity")
+
+install_import_hook([f"crosscal.{room}" for room in CORE], "beartype.beartype")
