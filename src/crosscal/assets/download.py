@@ -154,6 +154,6 @@ def disk_full(folder: Path, needed: int) -> InputError:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     return InputError(
-        f"the disk of {folder} is full: about {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; "
+        f"the disk of {folder} is too full: about {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; "
         "free some space or set CROSSCAL_CACHE to a folder on another disk, then start again (nothing was lost)"
     )

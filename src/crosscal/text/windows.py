@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from crosscal.errors import InputError, suggest
 from crosscal.text.documents import documents
 from crosscal.text.files import is_path
+from crosscal.text.hub import drawn_within
 from crosscal.text.registry import check_split
 
 Packing = Literal["auto", "packed", "within"]
@@ -62,7 +63,7 @@ def load_text(
       which `n_windows` are drawn; the first windows of a larger draw with the same seed are those of a smaller one;
     * `packing="within"`: each window is cut at a random place from one document longer than the window, a document at
       most once (the custom of the pruning literature for C4, Frantar & Alistarh 2023);
-    * `packing="auto"`: "within" for C4 from the hub, "packed" elsewhere.
+    * `packing="auto"`: "within" for C4 and RedPajama from the hub, "packed" elsewhere.
 
     The text is tokenized without special tokens; where the tokenizer by default starts a text with a
     beginning-of-sequence token, each window starts with it too. Raises `InputError` with what to do instead.
@@ -70,43 +71,52 @@ def load_text(
     _check_request(n_windows, length, seed, packing)
     check_split(split)
     if packing == "auto":
-        packing = "within" if source.startswith("hub:allenai/c4") else "packed"
-    found = _tokenized(source, split, tokenizer)
+        packing = "within" if drawn_within(source) else "packed"
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(found), generator=generator).tolist()
-    shuffled = [found[i] for i in order]
     start = _start_tokens(tokenizer)
-    room = length - len(start)
     draw = _packed if packing == "packed" else _within
-    body = draw(shuffled, n_windows, room, generator, f"{source} {split}", tokenizer.eos_token_id)
-    tokens = torch.cat([torch.tensor(start).expand(n_windows, -1).long(), body.long()], dim=1)
+    body = draw(source, split, tokenizer, n_windows, length - len(start), generator)
+    tokens = torch.cat([torch.tensor(start, dtype=torch.int64).expand(n_windows, -1), body.long()], dim=1)
     return TextWindows(source, split, tokens, seed, _fingerprint(source, split, packing, seed, tokens))
 
 
-def _packed(docs: list[Tensor], n: int, length: int, generator: torch.Generator, name: str, eos: int | None) -> Tensor:
-    """Join all documents, cut every window, draw `n` of them."""
+def _packed(source: str, split: str, tokenizer, n: int, length: int, generator: torch.Generator) -> Tensor:
+    """Join all documents in an order drawn from `generator`, cut every window, draw `n` of them."""
+    found = _tokenized(source, split, tokenizer)
+    order = torch.randperm(len(found), generator=generator).tolist()
+    eos = tokenizer.eos_token_id
     end = torch.tensor([] if eos is None else [eos], dtype=torch.int32)
-    stream = torch.cat([piece for doc in docs for piece in (doc, end)])
+    stream = torch.cat([piece for i in order for piece in (found[i], end)])
     available = len(stream) // length
     if available < n:
         most = f"at most {available} windows of {length}" if available else f"not one window of {length}"
         raise InputError(
-            f"{name} holds {len(stream):,} tokens, {most}; ask for fewer windows than {n}, or for shorter ones"
+            f"{source} {split} holds {len(stream):,} tokens, {most}; ask for fewer windows than {n}, or shorter ones"
         )
     chosen = torch.randperm(available, generator=generator)[:n]
     return stream[: available * length].view(available, length)[chosen]
 
 
-def _within(docs: list[Tensor], n: int, length: int, generator: torch.Generator, name: str, eos: int | None) -> Tensor:
-    """Cut one window at a random place from each of the first `n` documents that are longer than it."""
-    long_enough = [doc for doc in docs if len(doc) > length][:n]
-    if len(long_enough) < n:
-        raise InputError(
-            f"{name} holds {len(long_enough)} documents longer than {length} tokens, and {n} windows need one each; "
-            'ask for fewer or shorter windows, or use packing="packed"'
-        )
-    starts = [int(torch.randint(len(doc) - length, (), generator=generator)) for doc in long_enough]
-    return torch.stack([doc[s : s + length] for doc, s in zip(long_enough, starts, strict=True)])
+def _within(source: str, split: str, tokenizer, n: int, length: int, generator: torch.Generator) -> Tensor:
+    """Cut one window at a random place from each of the first `n` documents that are longer than it.
+
+    Documents are tokenized in the order drawn, and only until enough are found: the web sets are large.
+    """
+    # A token covers at least one character, so a text with fewer characters than a window has tokens is too short.
+    texts = [text for text in documents(source, split) if len(text) > length]
+    order = torch.randperm(len(texts), generator=generator).tolist()
+    windows: list[Tensor] = []
+    for i in range(0, len(order), BATCH):
+        for ids in _token_ids([texts[j] for j in order[i : i + BATCH]], tokenizer):
+            if len(ids) > length and len(windows) < n:
+                first = int(torch.randint(len(ids) - length, (), generator=generator))
+                windows.append(ids[first : first + length])
+        if len(windows) == n:
+            return torch.stack(windows)
+    raise InputError(
+        f"{source} {split} holds {len(windows)} documents longer than {length} tokens, and {n} windows need one each; "
+        'ask for fewer or shorter windows, or use packing="packed"'
+    )
 
 
 def _tokenized(source: str, split: str, tokenizer) -> list[Int[Tensor, " tokens"]]:
@@ -116,16 +126,19 @@ def _tokenized(source: str, split: str, tokenizer) -> list[Int[Tensor, " tokens"
     if key not in kept:
         texts = documents(source, split)
         silent = sum(map(len, texts)) < PROGRESS_FROM
-        ids = []
+        ids: list[Tensor] = []
         for i in tqdm(range(0, len(texts), BATCH), desc=f"tokenize {source}", disable=silent, leave=False):
-            batch = tokenizer(
-                texts[i : i + BATCH], add_special_tokens=False, return_attention_mask=False, verbose=False
-            )
-            ids += [torch.tensor(row, dtype=torch.int32) for row in batch["input_ids"]]
+            ids += _token_ids(texts[i : i + BATCH], tokenizer)
         if not any(len(row) for row in ids):
             raise InputError(f"the {split} part of {source} gives no tokens with this tokenizer; give other text")
         kept[key] = ids
     return kept[key]
+
+
+def _token_ids(texts: list[str], tokenizer) -> list[Int[Tensor, " tokens"]]:
+    """Token ids of each text (int32), without special tokens around it."""
+    batch = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [torch.tensor(row, dtype=torch.int32) for row in batch["input_ids"]]
 
 
 def _start_tokens(tokenizer) -> list[int]:
