@@ -35,19 +35,7 @@ def inputs_of(model, tokens, modules):
 def test_streams_carry_what_the_model_computes(family):
     model, tokens = tiny_model(family), random_windows(5)
     blocks = decoder_blocks(model)
-    seen = {}
-    hooks = [
-        block.register_forward_pre_hook(
-            lambda module, args, kwargs, index=index: seen.update(
-                {index: args[0] if args else kwargs["hidden_states"]}
-            ),
-            with_kwargs=True,
-        )
-        for index, block in enumerate(blocks)
-    ]
-    model(tokens)
-    for hook in hooks:
-        hook.remove()
+    seen = inputs_of(model, tokens, blocks)
     (stream,) = open_stream(model, blocks, {"text": tokens}, micro_batch=2)
     for index, block in enumerate(blocks):
         torch.testing.assert_close(torch.cat([batch.hidden for batch in stream.batches]), seen[block])
