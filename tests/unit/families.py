@@ -1,7 +1,7 @@
 """Tiny random models, one of each family that the driver must take."""
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 VOCAB = 128
 _LLAMA = {
@@ -54,3 +54,20 @@ def tiny_model(family: str, seed: int = 0):
 def random_windows(n_windows: int = 6, length: int = 24, seed: int = 0) -> torch.Tensor:
     """Token windows without special tokens."""
     return torch.randint(3, VOCAB, (n_windows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_tokenizer(vocab: int = VOCAB):
+    """A byte-level tokenizer with as many entries as the tiny models have, and their special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = ["<unk>", "<s>", "</s>", *[c for c in alphabet if c.isalnum() or ord(c) > 127 or c in ".,"]][:vocab]
+    tokenizer = Tokenizer(models.BPE({entry: i for i, entry in enumerate(entries)}, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def save_tiny(folder, family: str = "llama", **options) -> None:
+    """A model folder as people have them: config, safetensors, tokenizer."""
+    tiny_model(family).save_pretrained(folder, **options)
+    tiny_tokenizer().save_pretrained(folder)

@@ -43,14 +43,13 @@ def token_nll(
     return nll
 
 
-def perplexity(model, tokens: Int[Tensor, "n_windows length"], micro_batch: int = 2) -> float:
+def perplexity(model, tokens, micro_batch: int = 2) -> float:
     """exp of the mean negative log-likelihood per predicted token; a uniform guess scores the vocabulary size.
 
-    `model` and `tokens` may also be what `load_model` and `load_text` return. Context and stride as in `token_nll`.
-    Source: Jelinek et al. 1977.
+    `model` is a causal language model, or what `load_model` returns; `tokens` is [n_windows, length], or what
+    `load_text` returns. Context and stride as in `token_nll`. Source: Jelinek et al. 1977.
     """
-    model, tokens = (
-        getattr(model, "model", model) if hasattr(model, "tokenizer") else model,
-        getattr(tokens, "tokens", tokens),
-    )
-    return math.exp(token_nll(model, tokens, micro_batch).double().mean().item())
+    if hasattr(model, "tokenizer"):
+        model = model.model
+    nll = token_nll(model, getattr(tokens, "tokens", tokens), micro_batch)
+    return math.exp(nll.double().mean().item())

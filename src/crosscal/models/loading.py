@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from crosscal import assets
@@ -17,13 +18,13 @@ from crosscal.models.conversion import converted_folder
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its tokenizer; `fingerprint` identifies the weights.
+    """A model with its tokenizer (None for a model used on tokens alone); `fingerprint` identifies the weights.
 
     It unpacks: `model, tokenizer = load_model("smollm2-135m")`.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     name: str
     fingerprint: str
 
@@ -99,6 +100,8 @@ def load_model(
         model, tokenizer = _read(str(name), options, accept_terms)
     except InputError:
         raise
+    except SafetensorError as error:
+        raise InputError(f"a file of {name} is damaged or not a safetensors file ({error}); fetch it again") from error
     except (OSError, ValueError) as error:
         raise InputError(_explain(str(name), error)) from error
     model = model.to(where).eval().requires_grad_(False)
@@ -140,7 +143,11 @@ def _check_folder(path: Path) -> None:
 
 def _from_safetensors(source: str, options: dict) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
-    model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, attn_implementation="sdpa", **options)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True, **options
+    )
+    if missing := sorted(report["missing_keys"]):  # would be left random, with no more than a warning
+        raise InputError(f"{source} lacks weight {missing[0]} ({len(missing)} missing in all); fetch all of its files")
     return model, tokenizer
 
 

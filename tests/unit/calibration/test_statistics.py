@@ -51,7 +51,7 @@ def test_weights_that_make_no_sense_are_refused(weights):
 
 def test_a_gram_matrix_is_square():
     # The tests' shape checker may speak first, with a TypeError.
-    with pytest.raises((InputError, TypeError), match="square|d_in d_in"):
+    with pytest.raises((InputError, TypeError), match=r"square|d_in d_in"):
         InputStats(torch.zeros(2, 3), 1)
 
 

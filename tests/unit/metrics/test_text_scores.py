@@ -1,0 +1,76 @@
+"""Perplexity and divergences over windows: against whole logits, and in bounded memory."""
+
+import math
+
+import pytest
+import torch
+
+from crosscal.driver import compress
+from crosscal.errors import InputError
+from crosscal.metrics import js_divergence, kl_divergence, perplexity, text_scores, token_nll
+from crosscal.metrics.evaluate import evaluate
+from crosscal.metrics.text_scores import dense_reference, score_text
+from crosscal.models import LoadedModel
+from crosscal.types import Unstructured
+from tests.unit.families import FAMILIES, VOCAB, random_windows, tiny_model
+
+
+def test_a_uniform_model_scores_the_vocabulary():
+    model = tiny_model("llama")
+    model.lm_head.weight.zero_()
+    assert perplexity(model, random_windows()) == pytest.approx(VOCAB, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nll_equals_the_models_own_loss(family):
+    model, tokens = tiny_model(family), random_windows()
+    assert token_nll(model, tokens).mean().item() == pytest.approx(model(tokens, labels=tokens).loss.item(), rel=1e-5)
+
+
+def test_divergences_equal_those_of_whole_logits():
+    model, tokens = tiny_model("llama"), random_windows()
+    reference = dense_reference(model, {"text": tokens})
+    dense = model(tokens).logits[:, :-1]
+    compress(model, "magnitude", Unstructured(0.5), progress=False)
+    scores = score_text(model, tokens, reference.hidden["text"], reference.logits).per_token
+    pruned = model(tokens).logits[:, :-1]
+    torch.testing.assert_close(scores["js_divergence"], js_divergence(dense, pruned), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(scores["kl_divergence"], kl_divergence(dense, pruned), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(scores["kl_divergence_reverse"], kl_divergence(pruned, dense), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(scores["nll"], token_nll(model, tokens))
+    assert torch.equal(scores["top1_agreement"], (dense.argmax(-1) == pruned.argmax(-1)).float())
+
+
+def test_the_dense_model_does_not_diverge_from_itself():
+    model, tokens = tiny_model("gpt2"), random_windows()
+    reference = dense_reference(model, {"text": tokens})
+    scores = score_text(model, tokens, reference.hidden["text"], reference.logits)
+    assert max(scores.per_window("js_divergence")) < 1e-7
+    assert scores.per_window("top1_agreement") == [1.0] * len(tokens)
+
+
+def test_logits_never_exist_for_more_than_a_chunk_of_positions(monkeypatch):
+    model, tokens, most = tiny_model("llama"), random_windows(8, 48), []
+    inner = text_scores.head_logits
+    monkeypatch.setattr(text_scores, "head_logits", lambda m, h: most.append(h[..., 0].numel()) or inner(m, h))
+    monkeypatch.setattr(text_scores, "POSITIONS", 32)
+    reference = dense_reference(model, {"text": tokens})
+    score_text(model, tokens, reference.hidden["text"], reference.logits)
+    assert max(most) == 32
+
+
+def test_evaluate_scores_texts_by_name():
+    loaded = LoadedModel(tiny_model("llama"), None, "tiny", "0")
+    tokens = random_windows()
+    found = evaluate(loaded, {"text": tokens}, progress=False)
+    assert math.exp(found.texts["text"].per_token["nll"].mean()) == pytest.approx(perplexity(loaded, tokens), rel=1e-5)
+    assert list(found.texts["text"].per_token) == ["nll"]
+
+
+def test_outputs_that_are_not_finite_get_a_sentence():
+    model = tiny_model("llama")
+    model.lm_head.weight.fill_(float("inf"))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        token_nll(model, random_windows())
+    with pytest.raises(InputError, match="longer windows"):
+        token_nll(model, random_windows(length=1))

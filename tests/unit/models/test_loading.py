@@ -1,0 +1,144 @@
+"""Loading: the asset, a folder, a hub id from a cache laid out as the hub lays it out; and what goes wrong."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from crosscal import load_model
+from crosscal.errors import InputError
+from crosscal.models.loading import fast_dtype, resolve_device, resolve_dtype
+from tests.unit.families import FAMILIES, save_tiny, tiny_model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_loads_with_equal_weights(tmp_path, family):
+    save_tiny(tmp_path, family)
+    loaded = load_model(tmp_path, dtype="float32")
+    for mine, saved in zip(loaded.model.parameters(), tiny_model(family).parameters(), strict=True):
+        assert torch.equal(mine, saved)
+    model, tokenizer = loaded
+    assert model is loaded.model
+    assert tokenizer("ab").input_ids
+
+
+def test_the_fingerprint_is_of_the_weights(tmp_path):
+    save_tiny(tmp_path / "a")
+    save_tiny(tmp_path / "b", max_shard_size="20KB")
+    assert len(list((tmp_path / "b").glob("*.safetensors"))) > 1
+    first = load_model(tmp_path / "a", dtype="float32").fingerprint
+    assert first == load_model(tmp_path / "b", dtype="float32").fingerprint
+    weights = load_file(tmp_path / "a" / "model.safetensors")
+    weights["model.norm.weight"][0] += 1e-3
+    save_file(weights, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    assert first != load_model(tmp_path / "a", dtype="float32").fingerprint
+
+
+def test_nan_weights_are_named(tmp_path):
+    save_tiny(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path):
+    save_tiny(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="only safetensors and GGUF are read"):
+        load_model(tmp_path)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    save_tiny(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="is damaged or not a safetensors file"):
+        load_model(tmp_path)
+
+
+def test_a_missing_weight_is_named(tmp_path):
+    save_tiny(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks weight model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("smollm2-135", "did you mean 'smollm2-135m'"),
+        ("./nowhere", r"no model at \./nowhere"),
+        ("/nowhere/at/all", "no model at"),
+        ("gemma3-270m", "accept_terms=True"),
+    ],
+)
+def test_a_wrong_name_gets_a_sentence(name, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_model(name)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        load_model(tmp_path)
+
+
+def test_unknown_devices_and_dtypes_get_a_sentence():
+    with pytest.raises(InputError, match="device 'gpu9' is not available"):
+        resolve_device("gpu9")
+    with pytest.raises(InputError, match="did you mean 'float32'"):
+        resolve_dtype("flaot32", torch.device("cpu"))
+
+
+def test_the_dtype_is_the_hardwares_fast_one():
+    assert fast_dtype("cpu") in (torch.float32, torch.bfloat16)
+    assert resolve_dtype("auto", torch.device("cpu")) == fast_dtype("cpu")
+
+
+def run_offline(code, cache):
+    """Run code in a process that sees only this hub cache and no network."""
+    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+
+def test_a_hub_id_loads_from_the_hubs_cache_without_a_network(tmp_path):
+    repository = tmp_path / "models--meta-llama--Llama-2-7b-hf"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_tiny(snapshot, max_shard_size="20KB")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    code = "from crosscal import load_model; print(load_model('meta-llama/Llama-2-7b-hf', dtype='float32').fingerprint)"
+    done = run_offline(code, tmp_path)
+    assert done.stdout.strip() == load_model(snapshot, dtype="float32").fingerprint, done.stderr
+
+
+def test_a_hub_id_that_is_nowhere_gets_a_sentence(tmp_path):
+    done = run_offline("from crosscal import load_model; load_model('meta-llama/Llama-2-7b-hf')", tmp_path)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "meta-llama/Llama-2-7b-hf is neither asset, folder nor in the hub cache" in last
+
+
+def test_a_gated_repository_says_what_to_do(monkeypatch):
+    def gated(*_, **__):
+        raise OSError("You are trying to access a gated repo.\n401 Client Error.")
+
+    monkeypatch.setattr("crosscal.models.loading.AutoTokenizer.from_pretrained", gated)
+    with pytest.raises(InputError, match=r"is gated; accept its licence .* HF_TOKEN"):
+        load_model("meta-llama/Llama-2-7b-hf")
+
+
+def test_the_embedded_model_loads_and_can_be_saved_again(tmp_path):
+    loaded = load_model("smollm2-135m")
+    assert loaded.model.config.num_hidden_layers == 30
+    assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    assert load_model(tmp_path).fingerprint == loaded.fingerprint
