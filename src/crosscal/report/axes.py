@@ -1,0 +1,98 @@
+"""Pieces that figures share: the sparsity axis with its N:M columns, lines with intervals, panels."""
+
+from dataclasses import dataclass
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from crosscal.report.style import CHANCE_COLOUR, SETTINGS, STYLES, label_right, style_of
+
+
+@dataclass(frozen=True)
+class SparsityAxis:
+    """Where each pattern stands: percentages to scale, N:M patterns in columns of their own behind them."""
+
+    positions: dict[str, float]
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame) -> "SparsityAxis":
+        """The axis that holds every pattern of some runs."""
+        patterns = runs[["pattern", "sparsity"]].drop_duplicates().sort_values(["sparsity", "pattern"])
+        percent = {p: 100 * s for p, s in patterns.itertuples(index=False) if ":" not in p}
+        groups = sorted((p for p in patterns["pattern"] if ":" in p), key=lambda p: -int(p.split(":")[1]))
+        first = max(percent.values(), default=0) + 9
+        return cls(percent | {p: first + 8 * i for i, p in enumerate(groups)})
+
+    @property
+    def groups(self) -> list[str]:
+        """The N:M patterns."""
+        return [p for p in self.positions if ":" in p]
+
+    def draw(self, axes: Axes) -> None:
+        """Ticks, and a thin rule before the N:M columns."""
+        percent = [p for p in self.positions if ":" not in p]
+        shown = percent if len(percent) <= 6 else percent[::2]
+        ticks = [*shown, *self.groups]
+        axes.set_xticks([self.positions[p] for p in ticks], [p.replace("%", "") for p in ticks])
+        xs = list(self.positions.values())
+        axes.set_xlim(min(xs) - 3, max(xs) + 3)
+        if self.groups and percent:
+            axes.axvline(self.positions[self.groups[0]] - 4.5, color="#bbbbbb", linewidth=0.8)
+
+
+def by_method(frame: pd.DataFrame):
+    """(method, its lines) in the order of `STYLES`, unknown methods last."""
+    order = [*STYLES, *sorted(set(frame["method"]) - set(STYLES))]
+    for method in order:
+        lines = frame[frame["method"] == method]
+        if len(lines):
+            yield method, lines
+
+
+def draw_methods(axes: Axes, axis: SparsityAxis, frame: pd.DataFrame, value: str) -> None:
+    """One line per method over the percentages, open markers for N:M, an interval on every point."""
+    for method, lines in by_method(frame):
+        style = style_of(method)
+        lines = lines.assign(x=lines["pattern"].map(axis.positions)).sort_values("x")
+        for nofm, part in lines.groupby(lines["pattern"].str.contains(":")):
+            axes.errorbar(
+                part["x"],
+                part[value],
+                yerr=[part[value] - part["lo"], part["hi"] - part[value]],
+                color=style.colour,
+                marker=style.marker,
+                linestyle="none" if nofm else "-",
+                markerfacecolor="white" if nofm else style.colour,
+                elinewidth=1,
+                capsize=2,
+            )
+
+
+def name_methods(axes: Axes, axis: SparsityAxis, frame: pd.DataFrame, value: str) -> None:
+    """Direct labels at the right edge, at the height of each method's last point."""
+    last = frame.assign(x=frame["pattern"].map(axis.positions)).sort_values("x").groupby("method")[value].last()
+    label_right(axes, {method: last[method] for method, _ in by_method(frame)})
+
+
+def panels(rows: int, columns: int, width: float, height: float, **shared) -> tuple[Canvas, list[Axes]]:
+    """A figure of equal panels in the house style, `width` x `height` inches, and its axes in reading order."""
+    with matplotlib.rc_context(SETTINGS):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        grid = canvas.subplots(rows, columns, squeeze=False, **shared)
+    return canvas, list(grid.flat)
+
+
+def draw_level(axes: Axes, height: float, text: str, dashed: bool = True) -> None:
+    """A labelled horizontal line: the dense model's score, or what guessing scores."""
+    axes.axhline(height, color=CHANCE_COLOUR, linewidth=1, linestyle="--" if dashed else "-", zorder=1)
+    axes.annotate(
+        text,
+        (0.02, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        color="#555555",
+        fontsize=8,
+    )

@@ -1,0 +1,97 @@
+"""Read a results folder into tables: the only door between stored runs and pages."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from crosscal.errors import InputError
+from crosscal.study.store import load_run, load_runs
+from crosscal.types import ROW_FIELDS
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows and per-item outcomes of some runs of one folder.
+
+    `rows` has one line per (run, evaluation set, metric); `items[run_id][eval_set]` holds equally long lists, one
+    entry per window or task item; `provenance[run_id]` says what ran where.
+    """
+
+    rows: pd.DataFrame
+    items: dict[str, dict[str, dict[str, list]]]
+    provenance: dict[str, dict]
+
+    @property
+    def dense_id(self) -> str:
+        """The run every other run is compared with.
+
+        Raises `InputError` unless there is exactly one dense run.
+        """
+        ids = self.rows.loc[self.rows["method"] == DENSE, "run_id"].unique()
+        if len(ids) != 1:
+            raise InputError(f"these results hold {len(ids)} dense runs; read the runs of one model and one preset")
+        return ids[0]
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs in the order they were asked for."""
+        return list(self.rows["run_id"].unique())
+
+    def only(self, **equal: object) -> pd.DataFrame:
+        """The rows whose columns have these values, such as `only(metric="perplexity", method="wanda")`."""
+        rows = self.rows
+        for column, value in equal.items():
+            rows = rows[rows[column] == value]
+        return rows
+
+    def describe_run(self, run_id: str) -> pd.Series:
+        """The first row of a run, for the columns that are the same in all of them."""
+        return self.rows[self.rows["run_id"] == run_id].iloc[0]
+
+
+def read_results(folder: Path, run_ids: Sequence[str] | None = None) -> Results:
+    """The named runs of a folder, or all of them.
+
+    Raises `InputError` when a run is missing or damaged, or the folder holds none.
+    """
+    records = [load_run(folder, i, with_items=True) for i in run_ids] if run_ids else load_runs(folder, with_items=True)
+    if not records:
+        raise InputError(f"there are no runs in {folder}; run the study first, or name the folder that holds its results")
+    rows = pd.DataFrame([asdict(row) for record in records for row in record.rows], columns=list(ROW_FIELDS))
+    return Results(rows, {r.run_id: r.items for r in records}, {r.run_id: r.provenance for r in records})
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """Every row of every run in a folder, without the per-item outcomes."""
+    return pd.DataFrame([asdict(row) for record in load_runs(folder) for row in record.rows], columns=list(ROW_FIELDS))
+
+
+def model_names(rows: pd.DataFrame) -> str:
+    """The models of some rows, for a sentence.
+
+    >>> model_names(pd.DataFrame({"model": ["a", "b", "a"]}))
+    'a, b'
+    """
+    return ", ".join(sorted(rows["model"].unique()))
+
+
+def version_line(rows: pd.DataFrame) -> str:
+    """The package versions of some rows as readable text, whether stored as JSON or as plain text.
+
+    >>> version_line(pd.DataFrame({"versions": ['{"torch": "2.13.0"}']}))
+    'torch 2.13.0'
+    """
+    texts = []
+    for stored in sorted(rows["versions"].unique()):
+        try:
+            packages = json.loads(stored)
+        except json.JSONDecodeError:
+            texts.append(stored)
+        else:
+            texts.append(", ".join(f"{name} {version}" for name, version in packages.items()))
+    return "; ".join(texts)

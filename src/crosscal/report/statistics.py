@@ -1,0 +1,121 @@
+"""Intervals and tests on per-item outcomes: paired, resampled within each evaluation set, numpy only.
+
+Every function takes *groups*: one array per evaluation set. Groups weigh the same, whatever their size, and items are
+resampled within their group, so a mean over tasks keeps its meaning when one task has more items than another.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, the p-value of "no difference" where one was asked, and the number of items."""
+
+    value: float
+    lo: float
+    hi: float
+    n: int
+    p: float = float("nan")
+
+    def map(self, function) -> "Estimate":
+        """The same estimate on another scale; `function` must be increasing."""
+        return Estimate(function(self.value), function(self.lo), function(self.hi), self.n, self.p)
+
+
+def bootstrap_mean(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Mean over groups of each group's mean, with the percentile bootstrap's 95 % interval.
+
+    For paired differences, pass `compressed - dense` of the same items.
+
+    >>> bootstrap_mean([np.array([1.0, 1.0]), np.array([3.0, 3.0])])
+    Estimate(value=2.0, lo=2.0, hi=2.0, n=4, p=nan)
+    """
+    random = np.random.default_rng(seed)
+    means = np.zeros(draws)
+    for group in groups:
+        picks = random.integers(0, len(group), size=(draws, len(group)))
+        means += np.asarray(group, dtype=float)[picks].mean(axis=1) / len(groups)
+    value = float(np.mean([np.mean(group) for group in groups]))
+    lo, hi = np.percentile(means, [2.5, 97.5])
+    return Estimate(value, float(lo), float(hi), sum(len(group) for group in groups))
+
+
+def sign_flip_p(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> float:
+    """Two-sided p of "the paired differences are as often up as down": random sign flips of every difference.
+
+    The observed assignment counts as one draw, so p is never below 1 / (draws + 1).
+
+    >>> sign_flip_p([np.zeros(5)])
+    1.0
+    """
+    random = np.random.default_rng(seed)
+    weighted = np.concatenate([np.asarray(g, dtype=float) / (len(g) * len(groups)) for g in groups])
+    weighted = weighted[weighted != 0]
+    observed = abs(weighted.sum())
+    flipped = np.abs(random.choice([-1.0, 1.0], size=(draws, len(weighted))) @ weighted)
+    return float((1 + np.count_nonzero(flipped >= observed - 1e-12)) / (1 + draws))
+
+
+def sign_test_p(better: int, worse: int) -> float:
+    """Exact two-sided sign test (McNemar's) on the items that changed.
+
+    >>> sign_test_p(0, 0), sign_test_p(1, 9)
+    (1.0, 0.021484375)
+    """
+    n, least = better + worse, min(better, worse)
+    if n == 0:
+        return 1.0
+    tail = sum(math.comb(n, k) for k in range(least + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction: adjusted p-values in the order given.
+
+    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    result = np.empty_like(p)
+    result[order] = np.minimum(adjusted, 1.0)
+    return result
+
+
+def auc(score: np.ndarray, gold: np.ndarray) -> float:
+    """Area under the ROC curve: how often a positive item scores above a negative one, ties counting half.
+
+    >>> auc(np.array([0.1, 0.9]), np.array([0, 1]))
+    1.0
+    """
+    return float(_wins(np.asarray(score), np.asarray(gold)).mean())
+
+
+def auc_difference(before: np.ndarray, after: np.ndarray, gold: np.ndarray, draws: int = DRAWS) -> Estimate:
+    """AUC of `after` minus AUC of `before` on the same items; positives and negatives are resampled apart.
+
+    The p-value is the bootstrap's: twice the smaller share of draws on either side of no difference.
+    """
+    gain = _wins(np.asarray(after), np.asarray(gold)) - _wins(np.asarray(before), np.asarray(gold))
+    random = np.random.default_rng(0)
+    positives, negatives = gain.shape
+    up = random.multinomial(positives, np.full(positives, 1 / positives), size=draws) / positives
+    down = random.multinomial(negatives, np.full(negatives, 1 / negatives), size=draws) / negatives
+    differences = np.einsum("dn,dn->d", up @ gain, down)
+    lo, hi = np.percentile(differences, [2.5, 97.5])
+    one_side = min(np.count_nonzero(differences >= 0), np.count_nonzero(differences <= 0))
+    p = min(1.0, 2 * (1 + one_side) / (1 + draws))
+    return Estimate(float(gain.mean()), float(lo), float(hi), positives + negatives, float(p))
+
+
+def _wins(score: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """1, 1/2 or 0 for each (positive, negative) pair."""
+    positive, negative = score[gold == 1][:, None], score[gold == 0][None, :]
+    return (positive > negative) + 0.5 * (positive == negative)
