@@ -118,12 +118,12 @@ def _run_pip(package: Package, folder: Path, *, pip_cache: bool) -> tuple[int, s
 
 
 def _bytes_under(*folders: Path) -> int:
-    """Bytes of all files below the folders; files that vanish meanwhile do not matter."""
+    """Bytes of all files below the folders, pip's own notes aside; files that vanish meanwhile do not matter."""
     total = 0
     for folder in folders:
         for path in folder.rglob("*"):
             try:
-                total += path.stat().st_size if path.is_file() else 0
+                total += path.stat().st_size if path.is_file() and path.suffix != ".txt" else 0
             except OSError:
                 continue
     return total

@@ -1,0 +1,165 @@
+"""Hub sources, offline, from a cache folder laid out as the hub's own library lays it out."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from crosscal import load_text
+from crosscal.errors import InputError
+from crosscal.text import documents
+from crosscal.text.hub import KNOWN, _parts
+from crosscal.text.hub_errors import hub_errors_explained
+from crosscal.text.registry import HUB_ROLES
+
+COMMIT = "a" * 40
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty hub cache, offline; returns a function that puts rows into a file of a data set there."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _parts.cache_clear()
+
+    def put(dataset: str, file: str, rows: list[dict]) -> None:
+        base = tmp_path / f"datasets--{dataset.replace('/', '--')}"
+        path = base / "snapshots" / COMMIT / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (base / "refs").mkdir(exist_ok=True)
+        (base / "refs" / "main").write_text(COMMIT)
+        write(path, rows)
+
+    yield put
+    _parts.cache_clear()
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            sheet = csv.DictWriter(file, rows[0])
+            sheet.writeheader()
+            sheet.writerows(rows)
+    else:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def row_of(dataset: str, i: int) -> dict:
+    """Row `i` as that data set has it."""
+    rows = {
+        "tatsu-lab/alpaca": {"instruction": f"do {i}", "input": "", "output": f"done {i}", "text": "x"},
+        "qiaojin/PubMedQA": {"pubid": i, "context": {"contexts": [f"aim {i}", "result"]}},
+        "casehold/casehold": {"": i, "0": f"cite {i} (<HOLDING>)", **{str(k): f"h{k}" for k in range(1, 6)}, "11": 2},
+    }
+    return rows.get(dataset, {"text": f"text {i} of {dataset}", "meta": {"url": "u"}})
+
+
+@pytest.mark.parametrize("dataset", [name for name in KNOWN if name != "Salesforce/wikitext"])
+def test_known_data_sets_are_read_from_the_cache(hub, dataset):
+    known = KNOWN[dataset]
+    for number, file in enumerate((*known.calibration, *known.held_out)):
+        hub(dataset, file, [row_of(dataset, 100 * number + i) for i in range(20)])
+    calibration, held_out = documents(f"hub:{dataset}"), documents(f"hub:{dataset}", "held_out")
+    assert calibration
+    assert held_out
+    assert not set(calibration) & set(held_out)
+    assert len(calibration) + len(held_out) == 20 * len((*known.calibration, *known.held_out))
+    if known.held_out:
+        assert len(held_out) == 20
+
+
+def test_holdings_are_put_into_their_place(hub):
+    for file in ("data/all/train.csv", "data/all/test.csv"):
+        hub("casehold/casehold", file, [row_of("casehold/casehold", 1)])
+    assert documents("hub:casehold/casehold") == ["cite 1 (h3)"]
+
+
+def test_wikitext_lines_become_articles(hub):
+    lines = ["", " = One = \n", " first . \n", " = = Part = = \n", " more . \n", " = Two = \n", " second . \n"]
+    known = KNOWN["Salesforce/wikitext"]
+    hub("Salesforce/wikitext", known.calibration[0], [{"text": line} for line in lines])
+    hub("Salesforce/wikitext", known.held_out[0], [{"text": " = Three = \n"}, {"text": " third . \n"}])
+    found = documents("hub:Salesforce/wikitext")
+    assert found == ["= One = \n first . \n = = Part = = \n more .", "= Two = \n second ."]
+    assert documents("hub:Salesforce/wikitext", "held_out") == ["= Three = \n third ."]
+
+
+def test_web_pages_are_cut_within_documents(hub, tokenizer):
+    known = KNOWN["allenai/c4"]
+    for file, word in ((known.calibration[0], "cal"), (known.held_out[0], "out")):
+        hub("allenai/c4", file, [{"text": f"{i} " + f"{word}{i} " * (5 * i)} for i in range(40)])
+    windows = load_text("hub:allenai/c4", tokenizer, n_windows=10, length=64)
+    assert windows.tokens.shape == (10, 64)
+    assert tokenizer.eos_token_id not in windows.tokens
+
+
+def test_any_other_data_set_by_its_files_and_fields(hub):
+    hub("me/notes", "train.jsonl", [{"id": i, "title": f"t{i}", "body": f"b{i}"} for i in range(9)])
+    hub("me/notes", "test.jsonl", [{"id": i, "title": f"T{i}", "body": f"B{i}"} for i in range(3)])
+    assert documents("hub:me/notes")[:2] == ["t0", "t1"]
+    assert documents("hub:me/notes#body", "held_out") == ["B0", "B1", "B2"]
+    with pytest.raises(InputError, match=r"has no text field 'text'; its fields are id, title, body"):
+        documents("hub:me/notes#text")
+    with pytest.raises(InputError, match=r"needs one of its configurations, as in hub:me/notes:<config>"):
+        documents("hub:me/notes:large")
+
+
+def test_a_data_set_without_parts_is_split_by_document(hub):
+    hub("me/single", "data.jsonl", [{"text": f"text {i}"} for i in range(50)])
+    both = [documents("hub:me/single", part) for part in ("calibration", "held_out")]
+    assert sorted(both[0] + both[1]) == sorted(f"text {i}" for i in range(50))
+    assert len(both[0]) > len(both[1]) > 0
+
+
+@pytest.mark.parametrize("source", ["hub:me/none", "hub:FiscalNote/billsum", "hub:allenai/c4"])
+def test_without_connection_or_copy_one_sentence_says_what_to_do(hub, source):
+    with pytest.raises(
+        InputError, match=r"cannot be reached and its local cache has no copy.*HF_HUB_OFFLINE.*local file"
+    ):
+        documents(source)
+
+
+def test_a_name_that_is_none():
+    for source in ("hub:", "hub:a/b/c"):
+        with pytest.raises(InputError, match=r"is no data set of the hub; write hub:<owner>/<name>"):
+            documents(source)
+
+
+class GatedRepoError(Exception):
+    """As the hub's library names it."""
+
+
+class DatasetNotFoundError(Exception):
+    """As the datasets library names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GatedRepoError("401"), r"accept its terms at https://huggingface.co/datasets/me/x and set HF_TOKEN"),
+        (DatasetNotFoundError("Dataset 'me/x' is a gated dataset on the Hub."), r"set HF_TOKEN to a token"),
+        (DatasetNotFoundError("Dataset 'me/x' doesn't exist"), r"the hub has no data set 'me/x'.*check the name"),
+        (RuntimeError("Dataset scripts are no longer supported, but found x.py"), r"is read by a script"),
+        (ConnectionError("no route"), r"cannot read hub:me/x from the hub .it cannot be reached"),
+        (ImportError("no", name="datasets"), r"needs the package 'datasets'; run pip install 'crosscal\[study\]'"),
+        (ValueError("odd"), r"cannot read hub:me/x from the hub .ValueError: odd"),
+    ],
+)
+def test_what_the_hub_says_becomes_one_sentence(error, sentence):
+    with pytest.raises(InputError, match=sentence), hub_errors_explained("hub:me/x", "me/x"):
+        raise error
+
+
+def test_known_sets_have_roles():
+    assert set(KNOWN) == set(HUB_ROLES)

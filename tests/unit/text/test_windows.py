@@ -1,0 +1,174 @@
+"""Token windows: what a seed decides, what never overlaps, and every sentence for a request that cannot be met."""
+
+import json
+
+import pytest
+import torch
+
+from crosscal import load_text
+from crosscal.errors import InputError
+from crosscal.text import documents
+
+TEXTS = [f"Document number {i} tells a story of its own: " + f"{i * 7919} " * (20 + i % 9) for i in range(60)]
+
+
+@pytest.fixture
+def notes(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    return str(path)
+
+
+def draw(source, tokenizer, **changes):
+    return load_text(source, tokenizer, **({"n_windows": 8, "length": 64, "seed": 3} | changes))
+
+
+@pytest.mark.parametrize("packing", ["packed", "within"])
+def test_the_seed_decides(notes, tokenizer, packing):
+    one, same, other = (draw(notes, tokenizer, seed=s, packing=packing) for s in (3, 3, 4))
+    assert torch.equal(one.tokens, same.tokens)
+    assert one.fingerprint == same.fingerprint
+    assert not torch.equal(one.tokens, other.tokens)
+    assert one.fingerprint != other.fingerprint
+
+
+def test_shape_type_and_fields(notes, tokenizer):
+    windows = draw(notes, tokenizer)
+    assert windows.tokens.shape == (8, 64)
+    assert windows.tokens.dtype == torch.int64
+    assert len(windows) == 8
+    assert (windows.source, windows.split, windows.seed) == (notes, "calibration", 3)
+    assert len(windows.fingerprint) == 16
+
+
+def test_every_choice_changes_the_fingerprint(notes, tokenizer):
+    choices = [{}, {"seed": 4}, {"length": 32}, {"n_windows": 4}, {"split": "held_out"}, {"packing": "within"}]
+    assert len({draw(notes, tokenizer, **choice).fingerprint for choice in choices}) == len(choices)
+
+
+def test_the_fingerprint_is_that_of_the_text_not_of_the_folder(notes, tokenizer, tmp_path):
+    copy = tmp_path / "elsewhere" / "notes.jsonl"
+    copy.parent.mkdir()
+    copy.write_bytes((tmp_path / "notes.jsonl").read_bytes())
+    assert draw(notes, tokenizer).fingerprint == draw(str(copy), tokenizer).fingerprint
+
+
+def test_the_callers_random_state_is_left_alone(notes, tokenizer):
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    draw(notes, tokenizer)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_larger_draw_begins_with_the_smaller_one(notes, tokenizer):
+    assert torch.equal(draw(notes, tokenizer, n_windows=12).tokens[:5], draw(notes, tokenizer, n_windows=5).tokens)
+
+
+def test_all_windows_together_are_the_text_once(notes, tokenizer):
+    total = sum(len(t.encode()) + 1 for t in documents(notes))
+    every = draw(notes, tokenizer, n_windows=total // 64).tokens
+    assert (every == tokenizer.eos_token_id).sum() >= len(documents(notes)) - 1
+    pieces = {tuple(window.tolist()) for window in every}
+    assert len(pieces) == len(every)
+
+
+def test_documents_end_with_the_end_token_and_nothing_else_is_added(notes, tokenizer):
+    joined = "".join(f"{text}</s>" for text in documents(notes))
+    windows = draw(notes, tokenizer, n_windows=50)
+    ends = [piece for w in windows.tokens for piece in tokenizer.decode(w).split("</s>")[:-1]]
+    assert ends
+    assert all(f"{piece}</s>" in joined for piece in ends)
+    assert tokenizer.bos_token_id not in windows.tokens
+
+
+@pytest.mark.parametrize("packing", ["packed", "within"])
+def test_windows_start_as_the_tokenizer_starts_texts(notes, starting_tokenizer, packing):
+    windows = draw(notes, starting_tokenizer, packing=packing)
+    assert windows.tokens.shape == (8, 64)
+    assert (windows.tokens[:, 0] == starting_tokenizer.bos_token_id).all()
+    assert not (windows.tokens[:, 1:] == starting_tokenizer.bos_token_id).any()
+
+
+def test_windows_within_documents_come_from_one_document_each(notes, tokenizer):
+    windows = draw(notes, tokenizer, packing="within", n_windows=20)
+    found = [tokenizer.decode(window) for window in windows.tokens]
+    homes = [[i for i, text in enumerate(TEXTS) if piece in text] for piece in found]
+    assert all(homes)
+    assert tokenizer.eos_token_id not in windows.tokens
+
+
+def test_calibration_and_held_out_windows_never_share_text(notes, tokenizer):
+    a = set(documents(notes, "calibration"))
+    b = set(documents(notes, "held_out"))
+    assert a
+    assert b
+    assert not a & b
+    assert a | b == {t.strip() for t in TEXTS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"n_windows": 0}, r"n_windows is 0; give a whole number of at least 1"),
+        ({"n_windows": 2.5}, r"n_windows is 2.5; give a whole number"),
+        ({"length": 1}, r"length is 1; give a whole number of at least 2"),
+        ({"seed": -1}, r"seed is -1; give a whole number of at least 0"),
+        ({"split": "test"}, r"no split 'test' .use calibration or held_out"),
+        ({"packing": "pack"}, r"no packing 'pack'; did you mean 'packed'\?"),
+        ({"n_windows": 10**6}, r"holds [\d,]+ tokens, at most \d+ windows of 64; ask for fewer windows than 1000000"),
+        ({"length": 10**6}, r"holds [\d,]+ tokens, not one window of 1000000; ask for .*shorter"),
+        ({"length": 10**4, "packing": "within"}, r"holds 0 documents longer than 10000 tokens.*packed"),
+    ],
+)
+def test_requests_that_cannot_be_met(notes, tokenizer, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        draw(notes, tokenizer, **changes)
+
+
+def test_an_unknown_source_and_a_missing_file(tokenizer, tmp_path):
+    with pytest.raises(InputError, match=r"no text source 'wikipeda'; did you mean 'wikipedia'\?"):
+        draw("wikipeda", tokenizer)
+    with pytest.raises(InputError, match=r"there is no file .*none.txt; give the path"):
+        draw(str(tmp_path / "none.txt"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.txt", b"", r"a.txt holds no text"),
+        ("a.txt", b" \n\n \n", r"a.txt holds no text"),
+        ("a.txt", b"\xff\xfe\x00", r"a.txt is not UTF-8 text \(byte 0\); save it as UTF-8"),
+        ("a.csv", b"x,y", r"a.csv is no .txt or .jsonl file"),
+        ("a.jsonl", b'{"text": "x"}\n{"text', r"line 2 of .*a.jsonl is no JSON"),
+        ("a.jsonl", b'{"n": 1}', r"line 1 of .*a.jsonl has no text; give each object a string field"),
+        ("a.txt", b"only one document", r"no document of .*a.txt falls into the (calibration|held_out) part"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, tokenizer, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        [documents(str(tmp_path / name), split) for split in ("calibration", "held_out")]
+
+
+def test_text_files_are_split_at_blank_lines_and_fields_are_found(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}\nsecond line" for i in range(30)))
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"id": i, "body": f"body {i}"}) for i in range(30)))
+    for name, first in (("a.txt", "paragraph 0\nsecond line"), ("b.jsonl", "body 0")):
+        both = documents(str(tmp_path / name), "calibration") + documents(str(tmp_path / name), "held_out")
+        assert len(both) == 30
+        assert first in both
+
+
+def test_the_real_tokenizer_counts_what_the_registry_says():
+    import transformers
+
+    from crosscal.assets import model_gguf
+    from crosscal.text import SOURCES
+
+    gguf = model_gguf("smollm2-135m")
+    real = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    for name in ("c4", "wikipedia", "pubmed", "contracts"):
+        for split, expected in zip(("calibration", "held_out"), SOURCES[name].tokens, strict=True):
+            with pytest.raises(InputError, match=f"{name} {split} holds {expected:,} tokens"):
+                load_text(name, real, n_windows=10**7, split=split)
+    assert load_text("c4", real).tokens.shape == (128, 1024)
