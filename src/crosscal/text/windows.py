@@ -122,7 +122,7 @@ def _within(source: str, split: str, tokenizer, n: int, length: int, generator: 
 def _tokenized(source: str, split: str, tokenizer) -> list[Int[Tensor, " tokens"]]:
     """The token ids of each document (int32), kept in memory for as long as the tokenizer lives."""
     kept = _token_cache.setdefault(tokenizer, {})
-    key = (source, split, Path(source).stat().st_mtime_ns if Path(source).is_file() else 0)
+    key = (source, split, _modified(source))
     if key not in kept:
         texts = documents(source, split)
         silent = sum(map(len, texts)) < PROGRESS_FROM
@@ -135,9 +135,17 @@ def _tokenized(source: str, split: str, tokenizer) -> list[Int[Tensor, " tokens"
     return kept[key]
 
 
+def _modified(source: str) -> int:
+    """When a file was last changed, so that an edited file is read again; 0 for any other source."""
+    path = Path(source).expanduser()
+    return path.stat().st_mtime_ns if is_path(source) and path.is_file() else 0
+
+
 def _token_ids(texts: list[str], tokenizer) -> list[Int[Tensor, " tokens"]]:
-    """Token ids of each text (int32), without special tokens around it."""
-    batch = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    """Token ids of each text (int32): no special tokens around it, and what looks like one inside it is plain text."""
+    batch = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )
     return [torch.tensor(row, dtype=torch.int32) for row in batch["input_ids"]]
 
 

@@ -81,6 +81,22 @@ def test_documents_end_with_the_end_token_and_nothing_else_is_added(notes, token
     assert tokenizer.bos_token_id not in windows.tokens
 
 
+def test_what_looks_like_a_special_token_in_a_text_is_text(tmp_path, tokenizer):
+    path = tmp_path / "tags.txt"
+    path.write_text("\n\n".join(f"{i} <s>struck out</s> and <s>again</s>" for i in range(40)))
+    windows = draw(str(path), tokenizer, n_windows=4)
+    assert tokenizer.bos_token_id not in windows.tokens
+    assert (windows.tokens == tokenizer.eos_token_id).sum() < 12
+
+
+def test_an_edited_file_is_read_again(tmp_path, tokenizer):
+    path = tmp_path / "notes.txt"
+    for word in ("first", "second"):
+        path.write_text("\n\n".join(f"{word} {i} " * 20 for i in range(40)))
+        text = tokenizer.decode(draw(str(path), tokenizer).tokens.flatten())
+        assert word in text
+
+
 @pytest.mark.parametrize("packing", ["packed", "within"])
 def test_windows_start_as_the_tokenizer_starts_texts(notes, starting_tokenizer, packing):
     windows = draw(notes, starting_tokenizer, packing=packing)
@@ -167,8 +183,8 @@ def test_the_real_tokenizer_counts_what_the_registry_says():
 
     gguf = model_gguf("smollm2-135m")
     real = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    for name in ("c4", "wikipedia", "pubmed", "contracts"):
-        for split, expected in zip(("calibration", "held_out"), SOURCES[name].tokens, strict=True):
+    for name, source in SOURCES.items():
+        for split, expected in zip(("calibration", "held_out"), source.tokens, strict=True):
             with pytest.raises(InputError, match=f"{name} {split} holds {expected:,} tokens"):
                 load_text(name, real, n_windows=10**7, split=split)
     assert load_text("c4", real).tokens.shape == (128, 1024)

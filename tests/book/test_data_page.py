@@ -1,0 +1,31 @@
+"""The data page's tables are those of the registries."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from crosscal.assets import ARCHIVES
+from crosscal.report.data_page import sources_table
+from crosscal.text import SOURCES
+
+BOOK = Path(__file__).resolve().parents[2] / "book"
+
+
+def test_the_committed_tables_are_fresh():
+    """To refresh them: python -m crosscal.report.data_page > book/_generated/sources.md"""
+    assert (BOOK / "_generated" / "sources.md").read_text(encoding="utf-8") == sources_table()
+
+
+def test_every_archive_and_source_is_on_the_page_with_its_licence():
+    page = sources_table()
+    for entry in (*ARCHIVES.values(), *SOURCES.values()):
+        assert f"`{entry.name}`" in page
+        assert entry.licence in page
+        assert entry.attribution in page
+    assert "_generated/sources.md" in (BOOK / "data.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_need_no_torch():
+    code = "import sys, crosscal.report.data_page as p; p.sources_table(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
