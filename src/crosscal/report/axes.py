@@ -6,6 +6,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from crosscal.report.style import CHANCE_COLOUR, SETTINGS, STYLES, label_right, style_of
 
@@ -19,9 +20,9 @@ class SparsityAxis:
     @classmethod
     def of(cls, runs: pd.DataFrame) -> "SparsityAxis":
         """The axis that holds every pattern of some runs."""
-        patterns = runs[["pattern", "sparsity"]].drop_duplicates().sort_values(["sparsity", "pattern"])
-        percent = {p: 100 * s for p, s in patterns.itertuples(index=False) if ":" not in p}
-        groups = sorted((p for p in patterns["pattern"] if ":" in p), key=lambda p: -int(p.split(":")[1]))
+        patterns = list(runs["pattern"].unique())
+        percent = {p: float(p.rstrip("%")) for p in sorted(patterns, key=pattern_order) if ":" not in p}
+        groups = sorted((p for p in patterns if ":" in p), key=pattern_order)
         first = max(percent.values(), default=0) + 9
         return cls(percent | {p: first + 8 * i for i, p in enumerate(groups)})
 
@@ -30,16 +31,29 @@ class SparsityAxis:
         """The N:M patterns."""
         return [p for p in self.positions if ":" in p]
 
+    @property
+    def name(self) -> str:
+        """The axis label."""
+        return "sparsity (%)" + (", then N:M patterns (kept:group)" if self.groups else "")
+
     def draw(self, axes: Axes) -> None:
         """Ticks, and a thin rule before the N:M columns."""
         percent = [p for p in self.positions if ":" not in p]
-        shown = percent if len(percent) <= 6 else percent[::2]
-        ticks = [*shown, *self.groups]
+        ticks = [*(percent if len(percent) <= 6 else percent[::2]), *self.groups]
         axes.set_xticks([self.positions[p] for p in ticks], [p.replace("%", "") for p in ticks])
         xs = list(self.positions.values())
         axes.set_xlim(min(xs) - 3, max(xs) + 3)
         if self.groups and percent:
             axes.axvline(self.positions[self.groups[0]] - 4.5, color="#bbbbbb", linewidth=0.8)
+
+
+def pattern_order(pattern: str) -> tuple[float, float]:
+    """Percentages by size, then N:M patterns, the freest (largest group) first.
+
+    >>> sorted(["2:4", "70%", "4:8", "5%"], key=pattern_order)
+    ['5%', '70%', '4:8', '2:4']
+    """
+    return (1.0, -float(pattern.split(":")[1])) if ":" in pattern else (0.0, float(pattern.rstrip("%")))
 
 
 def by_method(frame: pd.DataFrame):
@@ -96,3 +110,9 @@ def draw_level(axes: Axes, height: float, text: str, dashed: bool = True) -> Non
         color="#555555",
         fontsize=8,
     )
+
+
+def ratio_ticks(axis) -> None:
+    """Write the ticks of a logarithmic axis as multiples: 1×, 10×."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,6 +1,7 @@
 """Compressed runs against the dense run, on the same windows and the same items."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ def chance_of(results: Results, eval_set: str, metric: str) -> float:
     return 0.5 if metric == "auc" else math.nan
 
 
+@lru_cache(maxsize=8)
 def text_changes(results: Results) -> pd.DataFrame:
     """Perplexity of every compressed run relative to the dense run, for each text and for all texts together.
 
@@ -45,6 +47,7 @@ def text_changes(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*RUN_COLUMNS, "eval_set", "ratio", "lo", "hi", "n"])
 
 
+@lru_cache(maxsize=8)
 def tasks(results: Results) -> pd.DataFrame:
     """The dense run's tasks: domain, metric, value with interval, chance, and whether a claim may rest on them.
 
@@ -57,6 +60,7 @@ def tasks(results: Results) -> pd.DataFrame:
     return rows[["eval_set", "domain", "metric", "value", "lo", "hi", "n", "chance", "usable"]].reset_index(drop=True)
 
 
+@lru_cache(maxsize=8)
 def task_changes(results: Results) -> pd.DataFrame:
     """Every compressed run's change on every task: `change`, `lo`, `hi` (of 1), `p` of no change, `p_holm`.
 
@@ -79,6 +83,7 @@ def task_changes(results: Results) -> pd.DataFrame:
     return frame
 
 
+@lru_cache(maxsize=8)
 def mean_changes(results: Results) -> pd.DataFrame:
     """Every compressed run's mean accuracy change over the usable accuracy tasks, for each domain and all together.
 
@@ -98,6 +103,7 @@ def mean_changes(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+@lru_cache(maxsize=8)
 def dense_means(results: Results) -> dict[str, Estimate]:
     """The dense run's mean accuracy over the same groups of tasks as `mean_changes`."""
     table, items = accuracy_tasks(results), results.items[results.dense_id]
@@ -138,5 +144,3 @@ def _change(results: Results, run_id: str, task: str, metric: str) -> Estimate:
     estimate = bootstrap_mean([differences])
     p = sign_test_p(int((differences > 0).sum()), int((differences < 0).sum()))
     return Estimate(estimate.value, estimate.lo, estimate.hi, estimate.n, p)
-
-

@@ -14,12 +14,13 @@ from crosscal.types import ROW_FIELDS
 DENSE = "dense"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Results:
     """Rows and per-item outcomes of some runs of one folder.
 
     `rows` has one line per (run, evaluation set, metric); `items[run_id][eval_set]` holds equally long lists, one
-    entry per window or task item; `provenance[run_id]` says what ran where.
+    entry per window or task item; `provenance[run_id]` says what ran where. Equal only to itself, so that comparisons
+    derived from it can be cached.
     """
 
     rows: pd.DataFrame
@@ -61,7 +62,9 @@ def read_results(folder: Path, run_ids: Sequence[str] | None = None) -> Results:
     """
     records = [load_run(folder, i, with_items=True) for i in run_ids] if run_ids else load_runs(folder, with_items=True)
     if not records:
-        raise InputError(f"there are no runs in {folder}; run the study first, or name the folder that holds its results")
+        raise InputError(
+            f"there are no runs in {folder}; run the study first, or name the folder that holds its results"
+        )
     rows = pd.DataFrame([asdict(row) for record in records for row in record.rows], columns=list(ROW_FIELDS))
     return Results(rows, {r.run_id: r.items for r in records}, {r.run_id: r.provenance for r in records})
 

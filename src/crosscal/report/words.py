@@ -38,17 +38,22 @@ def points(change: float) -> str:
     return f"{100 * change:+.1f}".replace("-", "−")
 
 
-def loss_range(change: float) -> str:
+def point_change(change: float) -> str:
     """A change of accuracy for a sentence.
 
-    >>> loss_range(-0.0312)
+    >>> point_change(-0.0312)
     '−3.1 points'
     """
     return f"{points(change)} points"
 
 
-def p_text(p: float, draws: int = 4000) -> str:
-    """A p-value; never smaller than the number of draws allows to say.
+def run_name(run) -> str:
+    """A run's method and pattern, from any line that has both: `SparseGPT 50%`."""
+    return f"{style_of(run['method']).label} {run['pattern']}"
+
+
+def p_text(p: float) -> str:
+    """A p-value for a sentence.
 
     >>> p_text(0.0421), p_text(0.0)
     ('p = 0.042', 'p < 0.001')

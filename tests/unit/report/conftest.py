@@ -53,7 +53,11 @@ def write_study(folder: Path, preset: str = "quick", items: int = 100, windows: 
             rate = chance + (dense - chance) * math.exp(-0.35 * damage)
             if metric == "auc":
                 score = (2 * rate - 1) * 1.2 * gold[task] + np.array(ability[task])
-                outcomes[task] = {"id": list(range(items)), "score": score.round(4).tolist(), "gold": gold[task].tolist()}
+                outcomes[task] = {
+                    "id": list(range(items)),
+                    "score": score.round(4).tolist(),
+                    "gold": gold[task].tolist(),
+                }
                 value = rate
             else:
                 correct = (ability[task] < rate).astype(int)

@@ -1,0 +1,109 @@
+"""Tables for people: Markdown, with an interval beside every number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from crosscal.report.axes import by_method, pattern_order
+from crosscal.report.compare import ALL_TASKS, LEVEL, dense_means, groups_of, mean_changes, task_changes, tasks
+from crosscal.report.rows import DENSE, Results
+from crosscal.report.style import style_of
+from crosscal.report.words import number, points
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as Markdown; shown as such by a notebook."""
+
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+    note: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.head, [":--", *["--:"] * (len(self.head) - 1)], *self.body]
+        text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        return text + (f"\n\n{self.note}" if self.note else "") + "\n"
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def headline_table(results: Results, focus: str) -> Table:
+    """The dense model and every method at one pattern: perplexity per text, mean accuracy per domain, intervals."""
+    texts = list(results.only(run_id=results.dense_id, metric="perplexity")["eval_set"])
+    groups = [group for group in groups_of(tasks(results)) if group in dense_means(results)]
+    names = {group: f"accuracy, {group}" if group != ALL_TASKS else "accuracy, all" for group in groups}
+    head = ["", *[f"perplexity, {text}" for text in texts], *names.values()]
+    runs = results.rows.drop_duplicates("run_id")
+    runs = runs[(runs["method"] == DENSE) | (runs["pattern"] == focus)]
+    body = []
+    for method, lines in by_method(runs):
+        run_id = lines["run_id"].iloc[0]
+        cells = [_perplexity_cell(results, run_id, text) for text in texts]
+        body.append([style_of(method).label, *cells, *[_accuracy_cell(results, run_id, group) for group in groups]])
+    note = (
+        f"Compressed models at {focus}. In brackets: 95 % bootstrap intervals (over windows for perplexity, over items "
+        "for accuracy in %). Compressed models show the accuracy with the interval of its paired difference from the "
+        "dense model. Means are over tasks on which the dense model is above chance."
+    )
+    return Table(head, body, note)
+
+
+def task_table(results: Results, focus: str) -> Table:
+    """Every task at one pattern: the dense score, chance, each method's change with interval; * marks Holm p < 5 %."""
+    changes = task_changes(results)
+    changes = changes[changes["pattern"] == focus]
+    methods = [method for method, _ in by_method(changes)]
+    body = []
+    for task in tasks(results).to_dict("records"):
+        score = f"{100 * task['value']:.1f} [{100 * task['lo']:.1f}, {100 * task['hi']:.1f}]"
+        name = task["eval_set"] + (" (AUC)" if task["metric"] == "auc" else "")
+        cells = [name, task["domain"], str(task["n"]), f"{100 * task['chance']:.0f}", score]
+        for method in methods:
+            part = changes[(changes["eval_set"] == task["eval_set"]) & (changes["method"] == method)]
+            cells.append(_change_cell(part.iloc[0]) if len(part) else "")
+        body.append(cells if task["usable"] else [cells[0] + " †", *cells[1:]])
+    note = (
+        f"Scores in %, changes in points at {focus}, with 95 % intervals of the paired difference; \\* marks a change "
+        f"with Holm-corrected p < {LEVEL} (sign test on the items that changed; for AUC, bootstrap), over the usable "
+        "tasks and methods of this table. † the dense model's interval includes chance: shown, used for no claim."
+    )
+    return Table(["task", "domain", "n", "chance", "dense", *[style_of(m).label for m in methods]], body, note)
+
+
+def perplexity_table(results: Results) -> Table:
+    """Perplexity of every run on every text, with intervals."""
+    rows = results.only(metric="perplexity")
+    texts = list(rows["eval_set"].unique())
+    body = []
+    for method, lines in by_method(rows):
+        runs = lines.drop_duplicates("run_id")[["run_id", "pattern"]].itertuples(index=False)
+        for run_id, pattern in sorted(runs, key=lambda run: pattern_order(run[1])):
+            name = style_of(method).label + ("" if method == DENSE else f" {pattern}")
+            body.append([name, *[_perplexity_cell(results, run_id, text) for text in texts]])
+    n, unit = rows["n"].max(), "windows of held-out text"
+    return Table(["", *texts], body, f"95 % bootstrap intervals over at most {n} {unit}.")
+
+
+def _perplexity_cell(results: Results, run_id: str, text: str) -> str:
+    rows = results.only(run_id=run_id, metric="perplexity", eval_set=text)
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    return f"{number(row['value'])} [{number(row['lo'])}, {number(row['hi'])}]"
+
+
+def _accuracy_cell(results: Results, run_id: str, group: str) -> str:
+    if run_id == results.dense_id:
+        mean = dense_means(results)[group]
+        return f"{100 * mean.value:.1f} [{100 * mean.lo:.1f}, {100 * mean.hi:.1f}]"
+    means = mean_changes(results)
+    line = means[(means["run_id"] == run_id) & (means["group"] == group)].iloc[0]
+    value, low, high = (100 * (line["dense"] + line[part]) for part in ("change", "lo", "hi"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _change_cell(line: pd.Series) -> str:
+    star = r"\*" if line["p_holm"] < LEVEL else ""
+    return f"{points(line['change'])}{star} [{points(line['lo'])}, {points(line['hi'])}]"

@@ -1,0 +1,125 @@
+"""What the rows say, in sentences: every number and every verdict is computed, so the text cannot outlive its data."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from crosscal.report.axes import by_method
+from crosscal.report.compare import ALL_TASKS, ALL_TEXTS, LEVEL, mean_changes, task_changes, tasks, text_changes
+from crosscal.report.rows import Results, model_names
+from crosscal.report.statistics import holm
+from crosscal.report.style import style_of
+from crosscal.report.tradeoff import runs_by_ratio
+from crosscal.report.words import KEPT, listing, p_text, points, run_name, times
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
+MARGIN = 0.01  # a mean loss below one point is called none
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's answer here: `holds`, `does not hold` or `cannot be told`, and the sentence that says why."""
+
+    claim: str
+    answer: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """Markdown that a notebook shows as such."""
+
+    markdown: str
+
+    def __str__(self) -> str:
+        return self.markdown
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown
+
+
+def hidden_loss(results: Results) -> Verdict:
+    """Can a compressed model keep its perplexity and still lose task accuracy?
+
+    Looks at the runs whose perplexity over all texts is at most `KEPT` times the dense model's. The claim holds when
+    one of them loses accuracy with Holm-corrected sign-flip p below `LEVEL`; it does not hold when the intervals of all
+    of them exclude a loss of `MARGIN`; otherwise it cannot be told.
+    """
+    claim = "Perplexity hides task loss: a model that keeps its perplexity can still lose accuracy"
+    kept_within = f"within {100 * (KEPT - 1):.0f} % of the dense model's"
+    runs = runs_by_ratio(results)
+    kept = runs[runs["ratio"] <= KEPT]
+    if kept.empty:
+        nearest = f"{run_name(runs.iloc[0])}, is at {times(runs.iloc[0]['ratio'])}"
+        return Verdict(claim, OPEN, f"no run keeps its perplexity {kept_within}; the nearest, {nearest}")
+    kept = kept.assign(p_holm=holm(kept["p"]))
+    proofs = kept[(kept["p_holm"] < LEVEL) & (kept["change"] < 0)]
+    if len(proofs):
+        worst = proofs.sort_values("change").iloc[0]
+        return Verdict(claim, HOLDS, _effect(worst))
+    if (kept["lo"] > -MARGIN).all():
+        weakest = kept.sort_values("lo").iloc[0]
+        return Verdict(
+            claim, FAILS, f"no run {kept_within} loses a point or more; the nearest to it: {_effect(weakest)}"
+        )
+    widest = kept.sort_values("lo").iloc[0]
+    return Verdict(claim, OPEN, f"no significant loss among {len(kept)} run(s) {kept_within}, but {_effect(widest)}")
+
+
+def takeaway(results: Results, focus: str) -> Text:
+    """The chapter's answer: the verdict, each method at `focus` (a pattern), and which tasks break."""
+    verdict = hidden_loss(results)
+    parts = [
+        f"**Takeaway.** The claim that perplexity hides task loss **{verdict.answer}** here: {verdict.effect}.",
+        f"At {focus} sparsity on {model_names(results.rows)}:\n\n" + "\n".join(_method_lines(results, focus)),
+        _broken_tasks(results, focus),
+    ]
+    return Text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def stamp(results: Results) -> Text:
+    """One line on where the numbers come from: preset, model, machine, commit, versions."""
+    rows = results.rows
+    made = [("Preset", "preset"), ("model", "model"), ("machine", "device"), ("commit", "commit")]
+    parts = [f"{name} {listing(sorted(rows[column].unique()))}" for name, column in made]
+    return Text(f"*{'; '.join(parts)}; {listing(sorted(rows['versions'].unique()))}; {len(results.run_ids)} runs.*\n")
+
+
+def _effect(run: pd.Series) -> str:
+    return (
+        f"{run_name(run)} has {times(run['ratio'])} [{times(run['ratio_lo'])}, {times(run['ratio_hi'])}] the dense "
+        f"perplexity and its mean accuracy over {run['tasks']} tasks changes by {points(run['change'])} points "
+        f"[{points(run['lo'])}, {points(run['hi'])}]" + (f", {p_text(run['p_holm'])}" if "p_holm" in run else "")
+    )
+
+
+def _method_lines(results: Results, focus: str) -> list[str]:
+    ratios, means = text_changes(results), mean_changes(results)
+    ratios = ratios[(ratios["eval_set"] == ALL_TEXTS) & (ratios["pattern"] == focus)]
+    lines = []
+    for method, part in by_method(ratios):
+        ratio = part.iloc[0]
+        text = f"perplexity {times(ratio['ratio'])} [{times(ratio['lo'])}, {times(ratio['hi'])}]"
+        mean = means[(means["run_id"] == ratio["run_id"]) & (means["group"] == ALL_TASKS)]
+        for change in mean.to_dict("records"):
+            text += (
+                f", mean accuracy {points(change['change'])} points [{points(change['lo'])}, {points(change['hi'])}]"
+            )
+            text += f" over {change['tasks']} tasks"
+        lines.append(f"- {style_of(method).label}: {text}")
+    return lines
+
+
+def _broken_tasks(results: Results, focus: str) -> str:
+    changes, table = task_changes(results), tasks(results)
+    at_focus = changes[(changes["pattern"] == focus) & changes["usable"]]
+    lines = []
+    for method, part in by_method(at_focus):
+        fell = part[(part["p_holm"] < LEVEL) & (part["change"] < 0)].sort_values("change")
+        names = listing(list(fell["eval_set"])) if len(fell) else "none"
+        lines.append(f"{style_of(method).label}: {len(fell)} of {len(part)} ({names})")
+    text = f"Tasks that fall significantly at {focus} (Holm-corrected p < {LEVEL}), {'; '.join(lines)}."
+    left_out = table[~table["usable"]]["eval_set"]
+    if len(left_out):
+        text += f" Left out, because the dense model is not above chance: {listing(list(left_out))}."
+    return text
