@@ -77,7 +77,7 @@ class GramCapture:
         leader = self._leader[group[0].module]
         found = {name: InputStats(gram, self._tokens[leader][name]) for name, gram in self._grams[leader].items()}
         for name, part in found.items():
-            if not torch.isfinite(part.gram).all():
+            if not part.gram.sum().isfinite():
                 raise InputError(
                     f"layer {group[0].name} received NaN or infinite inputs on source '{name}'; "
                     "load the model in float32, or check its weights"

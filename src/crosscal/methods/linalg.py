@@ -42,7 +42,7 @@ def inverse_factor(stats: InputStats, damp: float = 0.01, attempts: int = 4) -> 
         lower, info = torch.linalg.cholesky_ex(hessian.flip(0, 1))
         if info.item() == 0:
             upper = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
-            if torch.isfinite(upper).all():
+            if upper.sum().isfinite():
                 return InverseFactor(upper, dead, used)
     raise InputError(
         f"the Hessian is not positive definite even with damping {used:g}; use more calibration text or a larger damp"

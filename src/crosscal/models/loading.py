@@ -199,7 +199,7 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        if not torch.isfinite(parameter).all():
+        if not parameter.sum(dtype=torch.float32).isfinite():
             raise InputError(f"weight {name} holds NaN or infinite values; load an undamaged copy of the model")
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())

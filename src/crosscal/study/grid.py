@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from crosscal.errors import InputError
-from crosscal.study.store import has_run, load_runs, save_run
+from crosscal.study.store import has_run, hash_json, load_runs, save_run
 from crosscal.types import RunConfig
 
 
@@ -52,4 +52,4 @@ def find_stored(configs: Sequence[RunConfig], folder: Path) -> list[str]:
 
 
 def _key(config: dict) -> str:
-    return str(sorted((k, v) for k, v in config.items() if k not in ("device", "dtype")))
+    return hash_json({k: v for k, v in config.items() if k not in ("device", "dtype")})

@@ -26,7 +26,7 @@ def make_record(run_id: str, preset: str, outcome: Outcome, provenance: dict) ->
     """The run as the store keeps it: one row per metric and evaluation set, items for paired tests."""
     common = _common(run_id, preset, outcome, provenance)
     rows = [Row(**common, **cell) for cell in _cells(outcome)]
-    layers = [vars(layer) for layer in outcome.compression.layers]
+    layers = [_short(vars(layer)) for layer in outcome.compression.layers]
     return RunRecord(run_id, outcome.config.to_json(), provenance, rows, layers, _items(outcome))
 
 
@@ -100,6 +100,11 @@ def _cell(
         "unit": unit,
         "higher_is_better": higher,
     }
+
+
+def _short(layer: dict) -> dict:
+    """A layer's report in four digits, what is absent left out: thousands of these go into git."""
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in layer.items() if v is not None}
 
 
 def _items(outcome: Outcome) -> dict[str, dict[str, list]]:
