@@ -1,0 +1,84 @@
+"""Who may import whom: the direction of the package, read from the source of every file."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import crosscal
+
+ROOT = Path(crosscal.__file__).parent
+# Each room may import the rooms it names and everything those may import.
+MAY_IMPORT = {
+    "errors": [],
+    "types": ["errors"],
+    "paths": [],
+    "assets": ["errors", "paths"],
+    "text": ["assets", "errors", "paths"],
+    "models": ["assets", "errors", "paths"],
+    "calibration": ["models", "types"],
+    "methods": ["calibration", "types", "errors"],
+    "memory": [],
+    "streams": [],
+    "driver": ["methods", "calibration", "models", "memory", "streams", "types"],
+    "metrics": ["models", "text", "types"],
+    "study": ["driver", "metrics", "text", "paths", "types"],
+    "report": ["study", "text", "assets", "paths", "types"],
+}
+HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
+
+
+def allowed(room):
+    """A room, what it may import, and so on down."""
+    found = {room}
+    for other in MAY_IMPORT[room]:
+        found |= allowed(other)
+    return found
+
+
+def imports(path, top_level_only=False):
+    """The full names a file imports; with `top_level_only`, only what runs on import."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            if node.module == "crosscal":
+                yield from (f"crosscal.{alias.name}" for alias in node.names)
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_what_lies_below_them(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imports(path):
+        if name and name.startswith("crosscal."):
+            target = name.split(".")[1]
+            if (ROOT / target).exists() or (ROOT / f"{target}.py").exists():
+                assert target in allowed(room), f"{room} may not import {target}"
+
+
+@pytest.mark.parametrize("room", ["errors", "types", "paths", "assets", "text", "report"])
+def test_light_rooms_load_nothing_heavy(room):
+    code = f"import sys; [sys.modules.__setitem__(n, None) for n in {sorted(HEAVY)}]; import crosscal.{room}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_report_never_imports_torch_not_even_inside_functions():
+    for path in (ROOT / "report").rglob("*.py"):
+        assert not HEAVY & {name.split(".")[0] for name in imports(path) if name}, path.name
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, crosscal; sys.exit(bool({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_file_is_long():
+    long = {str(path): n for path in FILES if (n := len(path.read_text().splitlines())) > 300}
+    assert not long
