@@ -50,8 +50,7 @@ def fetch(name: str, *, accept_terms: bool = False) -> Path:
 def asset_file(name: str, member: str, *, accept_terms: bool = False) -> Path:
     """One unpacked file of an archive, by its name in there; its SHA-256 is checked once per process.
 
-    >>> asset_file("llamafactory", "llamafactory-0.9.5/data/c4_demo.jsonl").name  # doctest: +SKIP
-    'c4_demo.jsonl'
+    Raises `InputError` as `fetch` does, and for a member that the archive does not hold.
     """
     folder = fetch(name, accept_terms=accept_terms)
     manifest = read_manifest(folder)
