@@ -1,4 +1,4 @@
-"""The hub's data sets of the two papers: their files, their parts, and how a row becomes text. Standard library only."""
+"""The data sets of the two papers on the hub: files, parts, and how a row becomes text. Standard library only."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
