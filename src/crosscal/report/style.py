@@ -90,7 +90,7 @@ def finish(canvas: Canvas, name: str, caption: str, alt: str) -> Figure:
     title = f'<title id="{name}-title">{_escape(alt)}</title>'
     svg = re.sub(r"(<svg [^>]*)>", rf'\1 role="img" aria-labelledby="{name}-title">' + "\n " + title, svg, count=1)
     svg = re.sub(r' (d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)  # 0.01 pt is plenty
-    return Figure(name, "\n".join(line.rstrip() for line in svg.splitlines()) + "\n", caption, alt)
+    return Figure(name, "\n".join(line.strip() for line in svg.splitlines()) + "\n", caption, alt)
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

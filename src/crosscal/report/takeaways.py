@@ -6,7 +6,7 @@ import pandas as pd
 
 from crosscal.report.axes import by_method
 from crosscal.report.compare import ALL_TASKS, ALL_TEXTS, LEVEL, mean_changes, task_changes, tasks, text_changes
-from crosscal.report.rows import Results, model_names
+from crosscal.report.rows import Results, model_names, version_line
 from crosscal.report.statistics import holm
 from crosscal.report.style import style_of
 from crosscal.report.tradeoff import runs_by_ratio
@@ -77,12 +77,27 @@ def takeaway(results: Results, focus: str) -> Text:
     return Text("\n\n".join(part for part in parts if part) + "\n")
 
 
-def stamp(results: Results) -> Text:
-    """One line on where the numbers come from: preset, model, machine, commit, versions."""
+@dataclass(frozen=True)
+class Stamp:
+    """Where a page's numbers come from: a line for the reader, and the run ids for the freshness check."""
+
+    markdown: str
+    run_ids: list[str]
+
+    def __str__(self) -> str:
+        return self.markdown
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/markdown": self.markdown, "text/plain": self.markdown}, {"crosscal": {"run_ids": self.run_ids}}
+
+
+def stamp(results: Results) -> Stamp:
+    """Preset, model, machine, commit and versions of the runs behind a page, in one line."""
     rows = results.rows
     made = [("Preset", "preset"), ("model", "model"), ("machine", "device"), ("commit", "commit")]
     parts = [f"{name} {listing(sorted(rows[column].unique()))}" for name, column in made]
-    return Text(f"*{'; '.join(parts)}; {listing(sorted(rows['versions'].unique()))}; {len(results.run_ids)} runs.*\n")
+    text = f"*{'; '.join(parts)}; {version_line(rows)}; {len(results.run_ids)} runs.*\n"
+    return Stamp(text, results.run_ids)
 
 
 def _effect(run: pd.Series) -> str:

@@ -1,0 +1,174 @@
+"""Everything on the pages that comes from rows but from no notebook: front page, status, footer line, README, manifest.
+
+python -m crosscal.report.pages                       the committed book, from its executed chapters' runs
+python -m crosscal.report.pages --stage DIR           a copy of the book's sources, to be filled by other runs
+python -m crosscal.report.pages --book DIR            the generated parts of such a copy
+"""
+
+import argparse
+import hashlib
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from crosscal.errors import InputError
+from crosscal.paths import checkout, results_dir
+from crosscal.report.axes import by_method, pattern_order
+from crosscal.report.freshness import read_chapter
+from crosscal.report.rows import Results, read_results, version_line
+from crosscal.report.style import style_of
+from crosscal.report.tables import Table, headline_table
+from crosscal.report.takeaways import hidden_loss, stamp
+from crosscal.report.tradeoff import loss_against_perplexity
+from crosscal.report.words import listing
+from crosscal.study.store import write_atomically
+
+CHAPTER_1 = "01_perplexity_hides_task_loss"
+FOCUS = "50%"
+BEGIN, END = "<!-- made from results by crosscal.report.pages: begin -->", "<!-- end -->"
+LOCAL = ("_build", "_quick", "_extra", "chapters", "__pycache__")
+
+
+def generated(book: Path) -> dict[str, str]:
+    """The generated files of a book, by path inside it, from the runs its executed chapter read."""
+    chapter = read_chapter(book / "chapters" / f"{CHAPTER_1}.ipynb")
+    results = read_results(results_dir(chapter["parameters"]["preset"]), chapter["run_ids"])
+    figure, table = loss_against_perplexity(results), headline_table(results, _focus(results))
+    directive = [
+        "```{figure} /_generated/headline.svg",
+        f":alt: {figure.alt}",
+        ":name: fig-headline",
+        ":class: dark-light",
+    ]
+    return {
+        "_generated/headline.svg": figure.svg,
+        "_generated/headline.md": "\n".join([*directive, "", figure.caption, "```", "", str(table)]),
+        "_generated/answers.md": str(answers_table(results)),
+        "_generated/status.md": f"{status_lines(results)}\n{runs_table(results)}",
+        "_generated/stamp.txt": str(stamp(results)).strip().strip("*") + "\n",
+        "_generated/alt.txt": figure.alt + "\n",
+    }
+
+
+def answers_table(results: Results) -> Table:
+    """Claim, verdict, effect with interval, and where the evidence is."""
+    verdict = hidden_loss(results)
+    effect = verdict.effect[0].upper() + verdict.effect[1:] + "."
+    return Table(
+        ["claim", "here it", "effect", "evidence"],
+        [[verdict.claim, f"**{verdict.answer}**", effect, f"[chapter 1](/chapters/{CHAPTER_1}.ipynb)"]],
+    )
+
+
+def status_lines(results: Results) -> str:
+    """Versions, machines and total time, as a list."""
+    rows = results.rows.drop_duplicates("run_id")
+    lines = [
+        f"- Models: {listing(sorted(rows['model'].unique()))}",
+        f"- Machine: {listing(sorted(rows['device'].unique()))}",
+        f"- Versions: {version_line(rows)}",
+        f"- Commit of the code: {listing(sorted(rows['commit'].unique()))}",
+        f"- {len(rows)} runs; compressing took {rows['seconds'].sum():,.0f} s in all, evaluation not counted",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def runs_table(results: Results) -> Table:
+    """One line per run: when and where it was made, what compressing cost."""
+    body = []
+    for method, lines in by_method(results.rows.drop_duplicates("run_id")):
+        for run in sorted(lines.to_dict("records"), key=lambda run: pattern_order(run["pattern"])):
+            made = results.provenance[run["run_id"]].get("finished", "")
+            cost = [f"{run['seconds']:,.1f}", f"{run['peak_bytes'] / 2**20:,.0f}"]
+            body.append([style_of(method).label, run["pattern"], run["calibration"], *cost, made, f"`{run['run_id']}`"])
+    head = ["method", "pattern", "calibration", "seconds to compress", "peak memory (MiB)", "finished", "run"]
+    return Table(head, body)
+
+
+def readme_part(results_files: dict[str, str]) -> str:
+    """The README's figure and table."""
+    figure = f"![{results_files['_generated/alt.txt'].strip()}](book/_generated/headline.svg)"
+    directive, table = results_files["_generated/headline.md"].split("```\n", 1)
+    caption = directive.strip().splitlines()[-1]
+    return (
+        f"{BEGIN}\n{figure}\n\n{caption}\n\n{table.strip()}\n\n*{results_files['_generated/stamp.txt'].strip()}*\n{END}"
+    )
+
+
+def with_part(readme: str, part: str) -> str:
+    """The README's text with its generated part replaced; raises `InputError` when the markers are gone."""
+    if BEGIN not in readme or END not in readme:
+        raise InputError(f"README.md lacks its markers; put back the lines '{BEGIN}' and '{END}'")
+    return readme[: readme.index(BEGIN)] + part + readme[readme.index(END) + len(END) :]
+
+
+def manifest(folder: Path) -> str:
+    """Hash and name of every stored file, in the form `sha256sum -c SHA256SUMS` checks."""
+    files = sorted(folder.rglob("*.json"), key=lambda path: path.relative_to(folder).as_posix())
+    hashes = [(hashlib.sha256(path.read_bytes()).hexdigest(), path.relative_to(folder).as_posix()) for path in files]
+    return "".join(f"{digest}  {name}\n" for digest, name in hashes)
+
+
+def expected(root: Path) -> dict[Path, str]:
+    """Every generated file of a checkout with the text it should have."""
+    files = generated(root / "book")
+    texts = {root / "book" / name: text for name, text in files.items()}
+    texts[root / "README.md"] = with_part((root / "README.md").read_text(encoding="utf-8"), readme_part(files))
+    texts[root / "results" / "full" / "SHA256SUMS"] = manifest(root / "results" / "full")
+    return texts
+
+
+def stale_pages(root: Path) -> list[str]:
+    """Complaints about generated files that differ from what the results give."""
+    stale = [p for p, text in expected(root).items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    return [f"{path.relative_to(root).as_posix()} is out of date; run: make notebooks" for path in stale]
+
+
+def stage(root: Path, folder: Path) -> None:
+    """Copy the book's sources, without chapters and without builds, so that other runs can fill them."""
+    for entry in sorted((root / "book").iterdir()):
+        if entry.name in LOCAL or entry.name.startswith("."):
+            continue
+        target = folder / entry.name
+        if entry.is_dir():
+            shutil.copytree(entry, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(entry, target)
+    for name in ("_config.yml", "_toc.yml"):  # where symlinks are plain text files, take the real ones
+        shutil.copyfile(root / name, folder / name)
+
+
+def _focus(results: Results) -> str:
+    """50 %, or the chapter's first pattern where that was not run."""
+    patterns = [p for p in results.rows["pattern"].unique() if p != "0%"]
+    return FOCUS if FOCUS in patterns else min(patterns, key=pattern_order)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m crosscal.report.pages", description=__doc__.split("\n")[0])
+    parser.add_argument("--stage", type=Path, metavar="DIR")
+    parser.add_argument("--book", type=Path, metavar="DIR")
+    options = parser.parse_args(arguments)
+    root = checkout()
+    try:
+        if root is None:
+            raise InputError("the book is part of the source; run this in a git checkout of crosscal")
+        if options.stage:
+            stage(root, options.stage)
+        elif options.book:
+            texts = {options.book / name: text for name, text in generated(options.book).items()}
+        else:
+            texts = expected(root)
+        for path, text in ({} if options.stage else texts).items():
+            write_atomically(path, text)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
