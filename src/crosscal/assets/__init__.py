@@ -92,7 +92,8 @@ def clear(name: str | None = None) -> None:
     for archive in archives:
         for pattern in (f"{archive.name}-*", f".{archive.name}-*"):
             for path in (cache_dir() / "assets").glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                if path.is_dir():  # lock files stay: a process that waits on a removed one would not be alone
+                    shutil.rmtree(path)
 
 
 def _require_terms(archive: Archive, accepted: bool) -> None:

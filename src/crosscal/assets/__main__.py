@@ -2,7 +2,8 @@
 
 import sys
 
-from crosscal.assets import ARCHIVES, clear, fetch, is_fetched, verify
+from crosscal.assets import ARCHIVES, fetch, is_fetched, verify
+from crosscal.assets.store import install
 from crosscal.errors import InputError
 
 
@@ -26,8 +27,7 @@ def _fetch_whole(name: str) -> str:
     fetch(name)
     if damaged := verify(name):
         state = f"{damaged[0]} was damaged; fetched again"
-        clear(name)
-        fetch(name)
+        install(ARCHIVES[name], replace=True)
     return state
 
 
