@@ -1,6 +1,8 @@
 """Peak memory of a piece of work: the device allocator's on a GPU, the process's resident set on a CPU."""
 
+import ctypes
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._base = torch.cuda.memory_allocated(self.device)
         else:
+            _return_free_memory()
             self._base = resident_bytes()
             self._stop = threading.Event()
             self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -41,6 +44,14 @@ class PeakMemory:
         else:
             self._stop.set()
             self._sampler.join()
+
+
+def _return_free_memory() -> None:
+    """Give what the C library keeps of freed memory back to the system, so that it is not mistaken for use."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+        if trim is not None:
+            trim(0)
 
 
 def resident_bytes() -> int:
