@@ -58,6 +58,7 @@ def answers_table(results: Results) -> Table:
     return Table(
         ["claim", "here it", "effect", "evidence"],
         [[verdict.claim, f"**{verdict.answer}**", effect, f"[chapter 1](/chapters/{CHAPTER_1}.ipynb)"]],
+        text_columns=4,
     )
 
 
@@ -83,7 +84,7 @@ def runs_table(results: Results) -> Table:
             cost = [f"{run['seconds']:,.1f}", f"{run['peak_bytes'] / 2**20:,.0f}"]
             body.append([style_of(method).label, run["pattern"], run["calibration"], *cost, made, f"`{run['run_id']}`"])
     head = ["method", "pattern", "calibration", "seconds to compress", "peak memory (MiB)", "finished", "run"]
-    return Table(head, body)
+    return Table(head, body, text_columns=3)
 
 
 def readme_part(results_files: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from crosscal.report.axes import by_method, pattern_order
-from crosscal.report.compare import ALL_TASKS, LEVEL, dense_means, groups_of, mean_changes, task_changes, tasks
+from crosscal.report.compare import ALL_TASKS, LEVEL, dense_means, mean_changes, task_changes, tasks
 from crosscal.report.rows import DENSE, Results
 from crosscal.report.style import style_of
 from crosscal.report.words import number, points
@@ -14,14 +14,16 @@ from crosscal.report.words import number, points
 
 @dataclass(frozen=True)
 class Table:
-    """A table as Markdown; shown as such by a notebook."""
+    """A table as Markdown; shown as such by a notebook. All columns but the first `text_columns` hold numbers."""
 
     head: Sequence[str]
     body: Sequence[Sequence[str]]
     note: str = ""
+    text_columns: int = 1
 
     def __str__(self) -> str:
-        lines = [self.head, [":--", *["--:"] * (len(self.head) - 1)], *self.body]
+        rule = [":--" if column < self.text_columns else "--:" for column in range(len(self.head))]
+        lines = [self.head, rule, *self.body]
         text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
         return text + (f"\n\n{self.note}" if self.note else "") + "\n"
 
@@ -30,24 +32,22 @@ class Table:
 
 
 def headline_table(results: Results, focus: str) -> Table:
-    """The dense model and every method at one pattern: perplexity per text, mean accuracy per domain, intervals."""
-    texts = list(results.only(run_id=results.dense_id, metric="perplexity")["eval_set"])
-    groups = [group for group in groups_of(tasks(results)) if group in dense_means(results)]
-    names = {group: f"accuracy, {group}" if group != ALL_TASKS else "accuracy, all" for group in groups}
-    head = ["", *[f"perplexity, {text}" for text in texts], *names.values()]
+    """One line per measure (perplexity of a text, mean accuracy of a domain), one column per model at one pattern."""
     runs = results.rows.drop_duplicates("run_id")
     runs = runs[(runs["method"] == DENSE) | (runs["pattern"] == focus)]
+    columns = {style_of(method).label: lines["run_id"].iloc[0] for method, lines in by_method(runs)}
     body = []
-    for method, lines in by_method(runs):
-        run_id = lines["run_id"].iloc[0]
-        cells = [_perplexity_cell(results, run_id, text) for text in texts]
-        body.append([style_of(method).label, *cells, *[_accuracy_cell(results, run_id, group) for group in groups]])
+    for text in results.only(run_id=results.dense_id, metric="perplexity")["eval_set"]:
+        body.append([f"perplexity, {text}", *[_perplexity_cell(results, run_id, text) for run_id in columns.values()]])
+    for group in dense_means(results):
+        name = "accuracy, all (%)" if group == ALL_TASKS else f"accuracy, {group} (%)"
+        body.append([name, *[_accuracy_cell(results, run_id, group) for run_id in columns.values()]])
     note = (
-        f"Compressed models at {focus}. In brackets: 95 % bootstrap intervals (over windows for perplexity, over items "
-        "for accuracy in %). Compressed models show the accuracy with the interval of its paired difference from the "
-        "dense model. Means are over tasks on which the dense model is above chance."
+        f"Compressed models at {focus}. In brackets: 95 % bootstrap intervals, over windows for perplexity, over items "
+        "for accuracy; a compressed model's accuracy has the interval of its paired difference from the dense model. "
+        "Means are over tasks on which the dense model is above chance."
     )
-    return Table(head, body, note)
+    return Table(["", *columns], body, note)
 
 
 def task_table(results: Results, focus: str) -> Table:
@@ -69,7 +69,7 @@ def task_table(results: Results, focus: str) -> Table:
         f"with Holm-corrected p < {LEVEL} (sign test on the items that changed; for AUC, bootstrap), over the usable "
         "tasks and methods of this table. † the dense model's interval includes chance: shown, used for no claim."
     )
-    return Table(["task", "domain", "n", "chance", "dense", *[style_of(m).label for m in methods]], body, note)
+    return Table(["task", "domain", "n", "chance", "dense", *[style_of(m).label for m in methods]], body, note, 2)
 
 
 def perplexity_table(results: Results) -> Table:
@@ -80,7 +80,7 @@ def perplexity_table(results: Results) -> Table:
     for method, lines in by_method(rows):
         runs = lines.drop_duplicates("run_id")[["run_id", "pattern"]].itertuples(index=False)
         for run_id, pattern in sorted(runs, key=lambda run: pattern_order(run[1])):
-            name = style_of(method).label + ("" if method == DENSE else f" {pattern}")
+            name = style_of(method).label + ("" if method == DENSE else f"\u00a0{pattern}")
             body.append([name, *[_perplexity_cell(results, run_id, text) for text in texts]])
     n, unit = rows["n"].max(), "windows of held-out text"
     return Table(["", *texts], body, f"95 % bootstrap intervals over at most {n} {unit}.")

@@ -1,0 +1,50 @@
+# Real commands, a line or two each. `make setup` makes .venv/, which every other target uses.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+QUICK := book/_quick
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test check notebooks bench serve clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+
+setup: .venv/.ready ## make .venv with the exact versions that were tested together
+
+.venv/.ready: pyproject.toml requirements/constraints.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "crosscal needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c requirements/constraints.txt -e '.[dev]'
+	@touch $@
+
+book: setup ## fetch the data, run the quick study, build its pages (resumable)
+	$(BIN)/python -m crosscal.assets
+	$(BIN)/python -m crosscal.report.pages --stage $(QUICK)
+	$(BIN)/python -m crosscal.report.notebooks --preset quick --into $(QUICK)/chapters
+	$(BIN)/python -m crosscal.report.pages --book $(QUICK)
+	$(BIN)/jupyter-book build -q $(QUICK)
+	@echo "The book is built: open $(CURDIR)/$(QUICK)/_build/html/index.html, or run: make serve"
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, pairing, freshness, and a fresh build of the committed pages with warnings as errors
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m crosscal.report.freshness
+	$(BIN)/jupyter-book build book/ -q -W -n --keep-going --all
+
+notebooks: setup ## execute the chapters with the full preset and remake the generated pages
+	$(BIN)/jupytext --sync notebooks/*.md
+	$(BIN)/python -m crosscal.report.notebooks --preset full
+	$(BIN)/python -m crosscal.report.pages
+
+bench: setup ## time and memory against a plain textbook implementation
+	$(BIN)/python benchmarks/run.py
+
+serve: setup ## show the pages at http://localhost:8000, those of `make book` if there are any
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $$(ls -d $(QUICK)/_build/html book/_build/html 2>/dev/null | head -1)
+
+clean: ## remove built pages and caches, but no results and no downloads
+	rm -rf book/_build $(QUICK) .pytest_cache .ruff_cache build

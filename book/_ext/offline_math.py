@@ -1,0 +1,63 @@
+"""Serve MathJax from the book itself: no page asks another host for anything.
+
+MathJax 3 comes inside the PyPI package sphinx-mathjax-offline (in requirements/book.txt). Only the files that a page
+with equations loads are copied, and only the parts that are needed are loaded: TeX input, HTML output, the hidden
+MathML that screen readers read. Left out are the right-click menu and its speech engine, most of the full bundle.
+"""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils.nodes import math, math_block
+from sphinx.errors import ExtensionError
+
+PACKAGE = "sphinx-mathjax-offline"
+NEEDED = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts",
+    "a11y/assistive-mml.js",
+)
+
+
+def configure(app, config):
+    """Point Sphinx at the copy, and tell MathJax what to load from there."""
+    config.mathjax_path = "mathjax/startup.js"
+    loader = {"load": ["core", "input/tex", "output/chtml", "a11y/assistive-mml"]}
+    config.mathjax3_config = {**(config.mathjax3_config or {}), "loader": loader}
+
+
+def copy_files(app, error):
+    """Copy the needed files into the pages' own static folder."""
+    if error or app.builder.format != "html":
+        return
+    found = find_spec(PACKAGE)
+    if found is None:
+        raise ExtensionError(f"MathJax is missing; run: pip install -r requirements/book.txt (it holds {PACKAGE})")
+    source = Path(found.origin).parent / "static" / "mathjax"
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for name in NEEDED:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source / name, target / name)
+
+
+def leave_out(app, pagename, templatename, context, doctree):
+    """Load MathJax only on pages with equations of their own; Sphinx adds it to pages that list such pages, too."""
+    if doctree is not None and not any(doctree.findall(lambda node: isinstance(node, (math, math_block)))):
+        scripts = context.get("script_files", [])
+        kept = [s for s in scripts if "mathjax" not in f"{s} {getattr(s, 'attributes', '')}".lower()]
+        context["script_files"] = kept
+
+
+def setup(app):
+    app.connect("config-inited", configure)
+    app.connect("html-page-context", leave_out, priority=900)
+    app.connect("build-finished", copy_files)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
