@@ -1,0 +1,38 @@
+import hashlib
+
+import pytest
+
+from crosscal.errors import InputError
+from crosscal.paths import checkout
+from crosscal.report.pages import BEGIN, END, answers_table, manifest, runs_table, stage, with_part
+
+
+def test_the_manifest_is_what_sha256sum_checks(folder):
+    lines = dict(reversed(line.split("  ")) for line in manifest(folder).splitlines())
+    assert lines["dense-0.json"] == hashlib.sha256((folder / "dense-0.json").read_bytes()).hexdigest()
+    assert "items/dense-0.json" in lines
+
+
+def test_only_the_marked_part_of_the_readme_changes():
+    assert with_part(f"before {BEGIN} old {END} after", f"{BEGIN} new {END}") == f"before {BEGIN} new {END} after"
+    with pytest.raises(InputError, match="lacks its markers"):
+        with_part("nothing", "new")
+
+
+def test_the_front_page_answers_with_a_verdict_and_an_interval(results):
+    text = str(answers_table(results))
+    assert "**" in text
+    assert "[" in text
+    assert "chapter 1" in text
+
+
+def test_every_run_has_its_line(results):
+    assert len(runs_table(results).body) == len(results.run_ids)
+
+
+def test_staging_copies_sources_and_real_settings_but_no_chapters(tmp_path):
+    stage(checkout(), tmp_path / "book")
+    assert (tmp_path / "book" / "index.md").exists()
+    assert not (tmp_path / "book" / "chapters").exists()
+    assert not (tmp_path / "book" / "_config.yml").is_symlink()
+    stage(checkout(), tmp_path / "book")  # again, over what is there
