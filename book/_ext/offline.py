@@ -49,11 +49,21 @@ def copy_files(app, error):
 
 
 def leave_out(app, pagename, templatename, context, doctree):
-    """Load MathJax only on pages with equations of their own; Sphinx adds it to pages that list such pages, too."""
+    """Drop scripts that a page has no use for.
+
+    Thebe (running cells on another host's servers) is loaded by the theme's extensions though it is off, twice over.
+    MathJax is added by Sphinx to pages that merely list pages with equations.
+    """
+    unwanted = ["thebe"]
     if doctree is not None and not any(doctree.findall(lambda node: isinstance(node, (math, math_block)))):
-        scripts = context.get("script_files", [])
-        kept = [s for s in scripts if "mathjax" not in f"{s} {getattr(s, 'attributes', '')}".lower()]
-        context["script_files"] = kept
+        unwanted.append("mathjax")
+
+    def wanted(file) -> bool:
+        text = f"{file} {getattr(file, 'attributes', '')}".lower()
+        return not any(word in text for word in unwanted)
+
+    for key in ("script_files", "css_files"):
+        context[key] = [file for file in context.get(key, []) if wanted(file)]
 
 
 def setup(app):
