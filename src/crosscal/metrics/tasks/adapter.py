@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crosscal.errors import InputError
-from crosscal.metrics.tasks.batching import Batch, Row, group_rows, plan, truncate
+from crosscal.metrics.tasks.batching import Batch, Row, fit, group_rows, plan
 from crosscal.metrics.tasks.generation import generate_greedily
 from crosscal.models import final_hidden, head_logits
 
@@ -77,21 +77,24 @@ class InMemoryLM(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
-        """Score `(strings, context ids, target ids)` triples, in any order, and answer in theirs."""
-        longest = max((len(target) for _, _, target in requests), default=0)
-        if longest > self.max_length:
-            raise InputError(
-                f"an answer option has {longest} tokens but the model takes {self.max_length}; use a shorter task"
-            )
-        pairs = [truncate(context, target, self.max_length) for _, context, target in requests]
-        answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        with tqdm(total=len(requests), desc="task options", unit="option", disable=not self.progress) as bar:
-            for batch in plan(group_rows(pairs), self.token_budget, self.share):
+        """Score `(strings, context ids, target ids)` triples, in any order, and answer in theirs.
+
+        A target longer than the model is scored in pieces, each after as much of what precedes it as fits.
+        """
+        pieces, owners = [], []
+        for owner, (_, context, target) in enumerate(requests):
+            for piece in fit(context, target, self.max_length):
+                pieces.append(piece)
+                owners.append(owner)
+        logprobs, greedy = [0.0] * len(requests), [True] * len(requests)
+        with tqdm(total=len(pieces), desc="task options", unit="option", disable=not self.progress) as bar:
+            for batch in plan(group_rows(pieces), self.token_budget, self.share):
                 scored = score_batch(self.model, batch)
-                for index, answer in scored.items():
-                    answers[index] = answer
+                for index, (logprob, is_greedy) in scored.items():
+                    logprobs[owners[index]] += logprob
+                    greedy[owners[index]] &= is_greedy
                 bar.update(len(scored))
-        return answers
+        return list(zip(logprobs, greedy, strict=True))
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """The log-probability of whole texts, each token predicted once, in windows of `max_length`."""

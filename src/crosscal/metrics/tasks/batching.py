@@ -46,14 +46,22 @@ class Batch:
     pieces: tuple[tuple[Row, ...], ...]
 
 
-def truncate(context: list[int], target: list[int], max_length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Drop tokens from the left of the context so that context and target, less its last token, fit the model.
+def fit(context: list[int], target: list[int], max_length: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """`(context, target)` pairs whose inputs, all tokens but the target's last, fit the model.
 
-    >>> truncate([1, 2, 3, 4], [5, 6], max_length=3)
-    ((3, 4), (5, 6))
+    The context loses tokens from the left but keeps one. A target too long even then is cut into pieces, each of which
+    the next has as context.
+
+    >>> list(fit([1, 2, 3, 4], [5, 6], max_length=3))
+    [((3, 4), (5, 6))]
+    >>> list(fit([1], [2, 3, 4], max_length=2))
+    [((1,), (2, 3)), ((2, 3), (4,))]
     """
-    excess = max(len(context) + len(target) - 1 - max_length, 0)
-    return tuple(context[min(excess, len(context) - 1) :]), tuple(target)
+    before = tuple(context)
+    for start in range(0, len(target), max_length):
+        piece = tuple(target[start : start + max_length])
+        yield before[-(max_length + 1 - len(piece)) :], piece
+        before += piece
 
 
 def group_rows(requests: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[Row]]:

@@ -1,5 +1,7 @@
 """Greedy text generation up to a stop sequence, for tasks that compare written answers."""
 
+from collections.abc import Callable
+
 import torch
 
 from crosscal.errors import InputError
@@ -27,14 +29,23 @@ def generate_greedily(lm, context: str, options: dict) -> str:
         attention_mask=torch.ones_like(ids),
         do_sample=False,
         max_new_tokens=n_new,
-        stop_strings=stops or None,
-        tokenizer=lm.tokenizer if stops else None,
+        stopping_criteria=[_stop_at(lm.tokenizer, ids.shape[1], stops)],
         pad_token_id=lm.eot_token_id,
         eos_token_id=lm.eot_token_id,
         use_cache=True,
     )
     text = lm.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
     return cut_at_stop(text, stops)
+
+
+def _stop_at(tokenizer, start: int, stops: list[str]) -> Callable:
+    """Whether each written text holds a stop sequence, asked after every token."""
+
+    def found(ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        texts = tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
+        return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
+
+    return found
 
 
 def _stops(options: dict) -> list[str]:

@@ -1,0 +1,119 @@
+"""What touches lm-evaluation-harness: its tasks by name, its noise, its random state."""
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial
+from unittest import mock
+
+from crosscal.errors import InputError, suggest
+from crosscal.metrics.tasks.build import HARNESS_PREFIX, task_folder
+from crosscal.metrics.tasks.recipes import SEED, generator
+from crosscal.metrics.tasks.registry import TASKS
+
+OWN_PREFIX = "harness:"
+"""Asks for the harness's own task where an embedded one has the same name."""
+
+
+def load_harness_tasks(names: list[str]) -> dict[str, dict[str, object]]:
+    """For each asked name, the harness's task objects by the name to report; a group of the harness gives several.
+
+    Raises `InputError` for an unknown name and for data that cannot be had.
+    """
+    from lm_eval.tasks import TaskManager
+
+    folders = [task_folder(name) for name in names if name in TASKS]
+    own = TaskManager(include_path=folders, include_defaults=False)
+    loaded = {}
+    for name in names:
+        if name in TASKS:
+            loaded[name] = {name: own.load([HARNESS_PREFIX + name])["tasks"][HARNESS_PREFIX + name]}
+        else:
+            loaded[name] = _load_from_harness(name)
+    return loaded
+
+
+def _load_from_harness(name: str) -> dict[str, object]:
+    wanted = name.removeprefix(OWN_PREFIX)
+    manager = _default_manager()
+    if wanted not in manager.task_index:
+        raise InputError(
+            f"there is no task '{name}'{suggest(wanted, [*TASKS, *manager.all_tasks])} (embedded: {', '.join(TASKS)}; "
+            "`lm-eval ls tasks` lists the harness's own, which need the hub)"
+        )
+    try:
+        found = manager.load([wanted])["tasks"]
+    except Exception as error:  # whatever the hub's libraries and a task's own code may raise
+        raise InputError(
+            f"the data of the harness's task '{wanted}' cannot be had ({type(error).__name__}: {_short(error)}); "
+            f"connect to the hub once, or use an embedded task: {', '.join(TASKS)}"
+        ) from error
+    for task in found.values():
+        if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+            raise InputError(f"task '{wanted}' runs generated code or needs images; choose one of text alone")
+    return {(OWN_PREFIX if name != wanted else "") + leaf: task for leaf, task in found.items()}
+
+
+@lru_cache(maxsize=1)
+def _default_manager():
+    """The index of the harness's thousands of tasks: some seconds, once per process."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def prepare(task) -> None:
+    """What the harness's own front does before it evaluates a task: no examples unless the task says so, a seed."""
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=SEED)
+
+
+def chosen(name: str, task, max_items: int) -> list[int]:
+    """Which documents to ask: all, or a random subset that grows with `max_items`; embedded files are shuffled."""
+    n = len(task.eval_docs)
+    order = list(range(n))
+    if name not in TASKS:
+        generator(name, "order").shuffle(order)
+    return sorted(order[:max_items])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no information messages from the harness and its data library; warnings still show."""
+    import datasets
+    import lm_eval.api.task
+
+    with ExitStack() as stack:
+        for logger in map(logging.getLogger, ("lm_eval", "datasets")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(max(logger.level, logging.WARNING))
+        if not datasets.utils.are_progress_bars_disabled():
+            datasets.utils.disable_progress_bars()
+            stack.callback(datasets.utils.enable_progress_bars)
+        silent = partial(lm_eval.api.task.tqdm, disable=True)
+        stack.enter_context(mock.patch.object(lm_eval.api.task, "tqdm", silent))
+        yield
+
+
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """Seeded generators inside, the caller's states untouched: tasks may shuffle with the global ones."""
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(SEED)
+            np.random.seed(SEED)
+            torch.manual_seed(SEED)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -1,0 +1,34 @@
+"""What is known of an embedded task. Standard library only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Form = Literal["options", "contexts", "cloze"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task that needs no connection once its archive is in the cache.
+
+    `metric` is "accuracy" (the option with the greatest log-probability is right), "accuracy_per_char" (greatest
+    log-probability per character) or "auc" (area under the ROC curve of log p(yes) - log p(no)); `chance` is what
+    guessing scores. `form` says what the harness does: score `options` after one context, one text after several
+    `contexts`, or a `cloze`, right when greedy decoding gives the word. `overlaps` names text sources whose
+    calibration part shares text with the task. `digest` begins the SHA-256 of the task's file; a change of its items
+    raises `version`.
+    """
+
+    name: str
+    title: str
+    domain: Literal["general", "biomedical", "legal"]
+    metric: Literal["accuracy", "accuracy_per_char", "auc"]
+    chance: float
+    n_items: int
+    built: str
+    source: str
+    archive: str
+    licence: str
+    digest: str
+    version: int = 1
+    form: Form = "options"
+    overlaps: tuple[str, ...] = ()

@@ -1,0 +1,142 @@
+"""The harness's model interface: the numbers of its own adapter, however requests are batched and shared."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+
+from crosscal.errors import InputError
+from crosscal.metrics.tasks.adapter import InMemoryLM, can_share
+from crosscal.metrics.tasks.generation import generate_greedily
+from tests.unit.families import FAMILIES, VOCAB, tiny_model, tiny_tokenizer
+
+MAX_LENGTH = 128
+
+
+def reference(model, **options):
+    """The harness's own adapter over the same model."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=model, tokenizer=tiny_tokenizer(), batch_size=3, max_length=MAX_LENGTH, **options)
+
+
+def requests(n_contexts: int = 12, longest: int = 40, seed: int = 0) -> list[tuple]:
+    """Token requests as the harness makes them: several options after each context, some of one token."""
+    draw = random.Random(seed)
+
+    def tokens(n):
+        return [draw.randrange(3, VOCAB) for _ in range(n)]
+
+    found = []
+    for _ in range(n_contexts):
+        context = tokens(draw.randint(1, longest))
+        found += [(("", ""), context, tokens(draw.choice([1, 1, 2, 5, 9]))) for _ in range(draw.randint(1, 4))]
+    draw.shuffle(found)
+    return found
+
+
+def text_requests(*pairs) -> list[Instance]:
+    return [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+
+
+def assert_same(ours, theirs):
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    torch.testing.assert_close(
+        torch.tensor([p for p, _ in ours]), torch.tensor([p for p, _ in theirs]), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("share", [True, False])
+def test_it_agrees_with_the_harness(family, share):
+    model, asked = tiny_model(family), requests()
+    theirs = reference(model)._loglikelihood_tokens(asked, disable_tqdm=True)
+    lm = InMemoryLM(model, tiny_tokenizer(), progress=False, share=share)
+    assert_same(lm._loglikelihood_tokens(asked), theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_shares_contexts(family):
+    assert can_share(tiny_model(family))
+
+
+def test_a_model_without_a_cache_runs_whole_rows(monkeypatch):
+    model = tiny_model("llama")
+    plain = InMemoryLM(model, tiny_tokenizer(), progress=False, share=False)._loglikelihood_tokens(requests())
+    forward = model.base_model.forward
+
+    def without_cache(*args, **kwargs):
+        return SimpleNamespace(last_hidden_state=forward(*args, **kwargs).last_hidden_state, past_key_values=None)
+
+    monkeypatch.setattr(model.base_model, "forward", without_cache)
+    lm = InMemoryLM(model, tiny_tokenizer(), progress=False)
+    assert not lm.share
+    assert lm._loglikelihood_tokens(requests()) == plain
+
+
+@pytest.mark.parametrize("budget", [1, 50, 300, 10**6])
+def test_the_budget_changes_rounding_only(budget):
+    model, asked = tiny_model("llama"), requests(30)
+    expected = InMemoryLM(model, tiny_tokenizer(), progress=False, share=False)._loglikelihood_tokens(asked)
+    lm = InMemoryLM(model, tiny_tokenizer(), token_budget=budget, progress=False)
+    assert_same(lm._loglikelihood_tokens(asked), expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_long_contexts_lose_their_beginning_as_in_the_harness(family):
+    model, asked = tiny_model(family), requests(6, longest=200, seed=1)
+    assert max(len(context) for _, context, _ in asked) > MAX_LENGTH
+    theirs = reference(model)._loglikelihood_tokens(asked, disable_tqdm=True)
+    assert_same(InMemoryLM(model, tiny_tokenizer(), progress=False)._loglikelihood_tokens(asked), theirs)
+
+
+def test_an_option_longer_than_the_model_is_scored_in_pieces():
+    model, tokens = tiny_model("llama"), requests(1, longest=1, seed=3)[0][1] + list(range(3, 103)) * 2
+    lm = InMemoryLM(model, tiny_tokenizer(), progress=False)
+    ((whole, _),) = lm._loglikelihood_tokens([(("", ""), tokens[:1], tokens[1:])])
+    first = model(torch.tensor([tokens[:128]])).logits[0].log_softmax(-1)
+    expected = sum(first[i, tokens[i + 1]].item() for i in range(128))
+    start = len(tokens) - 129
+    second = model(torch.tensor([tokens[start:-1]])).logits[0].log_softmax(-1)
+    expected += sum(second[i - start, tokens[i + 1]].item() for i in range(128, len(tokens) - 1))
+    assert whole == pytest.approx(expected, rel=1e-5)
+
+
+def test_text_is_split_as_in_the_harness():
+    model = tiny_model("llama")
+    asked = text_requests(("", "abc"), ("abc", " def"), ("abc ", "def"), ("<s>abc", " d"), ("xyz", " w, v."))
+    ours = InMemoryLM(model, tiny_tokenizer(), progress=False).loglikelihood(asked)
+    assert_same(ours, reference(model).loglikelihood(asked, disable_tqdm=True))
+    assert ours[1] == ours[2]  # a space at the end of a context moves to the option
+
+
+def test_rolling_sums_every_token_once():
+    model = tiny_model("gpt2")
+    draw = random.Random(0)
+    texts = ["abc def", "".join(draw.choices("abcdefghijklmnop ", k=300)), "q"]
+    asked = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    ours = InMemoryLM(model, tiny_tokenizer(), progress=False).loglikelihood_rolling(asked)
+    assert ours == pytest.approx(reference(model).loglikelihood_rolling(asked, disable_tqdm=True), rel=1e-5)
+
+
+def test_greedy_generation_is_the_harness_s():
+    model = tiny_model("llama")
+    options = {"until": ["a"], "max_gen_toks": 12, "do_sample": False}
+    asked = [Instance("generate_until", {}, (text, dict(options)), 0) for text in ("abc", "xyz xyz", "q")]
+    ours = InMemoryLM(model, tiny_tokenizer(), progress=False).generate_until(asked)
+    assert ours == reference(model).generate_until(asked, disable_tqdm=True)
+
+
+def test_sampling_and_too_much_text_are_errors():
+    lm = InMemoryLM(tiny_model("llama"), tiny_tokenizer(), progress=False)
+    with pytest.raises(InputError, match="only greedy"):
+        generate_greedily(lm, "abc", {"do_sample": True, "temperature": 0.7})
+    with pytest.raises(InputError, match="up to 500 tokens"):
+        generate_greedily(lm, "abc", {"max_gen_toks": 500})
+
+
+def test_a_budget_below_one_is_an_error():
+    with pytest.raises(InputError, match="token_budget is 0"):
+        InMemoryLM(tiny_model("llama"), tiny_tokenizer(), token_budget=0)
