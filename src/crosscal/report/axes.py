@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from crosscal.report.style import CHANCE_COLOUR, SETTINGS, STYLES, label_right, style_of
+from crosscal.report.style import CHANCE_COLOUR, SETTINGS, STYLES, Figure, finish, label_right, style_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,15 @@ def draw_level(axes: Axes, height: float, text: str, dashed: bool = True) -> Non
         color="#555555",
         fontsize=8,
     )
+
+
+def nothing_usable(name: str) -> Figure:
+    """The figure that stands where no task can carry a comparison."""
+    words = "The dense model is above chance on no accuracy task, so there is nothing to compare: ask more items."
+    canvas, (axes,) = panels(1, 1, 6.4, 1.0)
+    axes.set_axis_off()
+    axes.text(0, 0.5, words.replace(", so", ",\nso"), va="center")
+    return finish(canvas, name, words, words)
 
 
 def ratio_ticks(axis) -> None:

@@ -15,6 +15,7 @@ ALL_TASKS = "all tasks"
 LEVEL = 0.05
 
 RUN_COLUMNS = ["run_id", "method", "pattern", "sparsity"]
+MEAN_COLUMNS = [*RUN_COLUMNS, "group", "change", "lo", "hi", "n", "p", "tasks", "dense", "chance"]
 
 
 def chance_of(results: Results, eval_set: str, metric: str) -> float:
@@ -100,7 +101,7 @@ def mean_changes(results: Results) -> pd.DataFrame:
             line = {"group": group, "change": estimate.value, "lo": estimate.lo, "hi": estimate.hi, "n": estimate.n}
             line |= {"p": sign_flip_p(differences), "tasks": len(members), "dense": members["value"].mean()}
             lines.append({**run, **line, "chance": members["chance"].mean()})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=MEAN_COLUMNS)
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,15 @@
 """The figures of the study, from results alone. Each states its finding in caption and alternative text."""
 
-from crosscal.report.axes import SparsityAxis, by_method, draw_level, draw_methods, name_methods, panels, ratio_ticks
+from crosscal.report.axes import (
+    SparsityAxis,
+    by_method,
+    draw_level,
+    draw_methods,
+    name_methods,
+    nothing_usable,
+    panels,
+    ratio_ticks,
+)
 from crosscal.report.compare import (
     ALL_TASKS,
     ALL_TEXTS,
@@ -57,6 +66,8 @@ def perplexity_by_sparsity(results: Results, focus: str) -> Figure:
 def accuracy_by_sparsity(results: Results, focus: str) -> Figure:
     """Mean task accuracy against sparsity for each domain, with the dense model's and chance's lines."""
     means, dense = mean_changes(results), dense_means(results)
+    if means.empty:
+        return nothing_usable("fig-accuracy")
     axis, domains = SparsityAxis.of(means), [g for g in groups_of(tasks(results)) if g in dense and g != ALL_TASKS]
     canvas, grid = panels(1, len(domains), 2.4 * len(domains) + 1.0, 3.2, sharex=True, sharey=True)
     for axes, domain in zip(grid, domains, strict=True):

@@ -50,6 +50,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
             dict(parameters),
             kernel_name="python3",
             progress_bar=False,
+            shutdown_kernel="immediate",  # the graceful way makes the kernel complain about being interrupted
             stderr_file=sys.stderr,
             config=config,
         )

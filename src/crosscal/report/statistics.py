@@ -7,6 +7,7 @@ resampled within their group, so a mean over tasks keeps its meaning when one ta
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,14 +37,21 @@ def bootstrap_mean(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int =
     >>> bootstrap_mean([np.array([1.0, 1.0]), np.array([3.0, 3.0])])
     Estimate(value=2.0, lo=2.0, hi=2.0, n=4, p=nan)
     """
-    random = np.random.default_rng(seed)
     means = np.zeros(draws)
-    for group in groups:
-        picks = random.integers(0, len(group), size=(draws, len(group)))
-        means += np.asarray(group, dtype=float)[picks].mean(axis=1) / len(groups)
+    for number, group in enumerate(groups):
+        counts = _resamples(len(group), draws, seed, number)
+        means += counts @ np.asarray(group, dtype=np.float64) / len(group) / len(groups)
     value = float(np.mean([np.mean(group) for group in groups]))
     lo, hi = np.percentile(means, [2.5, 97.5])
     return Estimate(value, float(lo), float(hi), sum(len(group) for group in groups))
+
+
+@lru_cache(maxsize=32)
+def _resamples(size: int, draws: int, seed: int, number: int) -> np.ndarray:
+    """How often each item is in each resample, [draws, size]; kept, because every run is resampled alike."""
+    picks = np.random.default_rng((seed, number)).integers(0, size, size=(draws, size))
+    picks += size * np.arange(draws)[:, None]
+    return np.bincount(picks.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
 
 
 def sign_flip_p(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> float:

@@ -48,6 +48,8 @@ def hidden_loss(results: Results) -> Verdict:
     claim = "Perplexity hides task loss: a model that keeps its perplexity can still lose accuracy"
     kept_within = f"within {100 * (KEPT - 1):.0f} % of the dense model's"
     runs = runs_by_ratio(results)
+    if runs.empty:
+        return Verdict(claim, OPEN, "the dense model is above chance on no accuracy task, so there is nothing to lose")
     kept = runs[runs["ratio"] <= KEPT]
     if kept.empty:
         nearest = f"{run_name(runs.iloc[0])}, is at {times(runs.iloc[0]['ratio'])}"
@@ -133,7 +135,9 @@ def _broken_tasks(results: Results, focus: str) -> str:
         fell = part[(part["p_holm"] < LEVEL) & (part["change"] < 0)].sort_values("change")
         names = listing(list(fell["eval_set"])) if len(fell) else "none"
         lines.append(f"{style_of(method).label}: {len(fell)} of {len(part)} ({names})")
-    text = f"Tasks that fall significantly at {focus} (Holm-corrected p < {LEVEL}), {'; '.join(lines)}."
+    text = (
+        f"Tasks that fall significantly at {focus} (Holm-corrected p < {LEVEL}), {'; '.join(lines)}." if lines else ""
+    )
     left_out = table[~table["usable"]]["eval_set"]
     if len(left_out):
         text += f" Left out, because the dense model is not above chance: {listing(list(left_out))}."

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from crosscal.report.axes import by_method, panels, ratio_ticks
+from crosscal.report.axes import by_method, nothing_usable, panels, ratio_ticks
 from crosscal.report.compare import ALL_TASKS, ALL_TEXTS, mean_changes, text_changes
 from crosscal.report.rows import Results
 from crosscal.report.style import CHANCE_COLOUR, Figure, finish, style_of
@@ -22,6 +22,8 @@ def runs_by_ratio(results: Results) -> pd.DataFrame:
 def loss_against_perplexity(results: Results) -> Figure:
     """Change of mean task accuracy against relative perplexity; the shaded strip is "perplexity looks kept"."""
     runs = runs_by_ratio(results)
+    if runs.empty:
+        return nothing_usable("fig-loss-perplexity")
     canvas, (axes,) = panels(1, 1, 6.4, 4.0)
     axes.set_xscale("log")
     ratio_ticks(axes.xaxis)

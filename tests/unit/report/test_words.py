@@ -3,9 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from crosscal.report.compare import TASK_METRICS
+from crosscal.report.figures import accuracy_by_sparsity, task_small_multiples
 from crosscal.report.rows import Results
 from crosscal.report.tables import headline_table, perplexity_table, task_table
 from crosscal.report.takeaways import FAILS, HOLDS, OPEN, hidden_loss, stamp, takeaway
+from crosscal.report.tradeoff import loss_against_perplexity
 
 
 def _with(results: Results, nll_shift: float, flips: float) -> Results:
@@ -47,6 +50,19 @@ def test_too_few_items_cannot_tell(results):
                     kept["correct"] = [1 - kept["correct"][0], *kept["correct"][1:]]
                 entries[name] = kept
     assert hidden_loss(few).answer == OPEN
+
+
+def test_without_a_usable_task_nothing_is_claimed(results):
+    hopeless = dataclasses.replace(
+        results, rows=results.rows.assign(lo=results.rows["lo"].where(~results.rows["metric"].isin(TASK_METRICS), 0.0))
+    )
+    assert hidden_loss(hopeless).answer == OPEN
+    assert "above chance on no accuracy task" in str(takeaway(hopeless, "50%"))
+    for figure in (loss_against_perplexity(hopeless), accuracy_by_sparsity(hopeless, "50%")):
+        assert "nothing to compare" in figure.caption
+    assert "0 of 0" in task_small_multiples(hopeless, "50%").caption
+    for table in (headline_table(hopeless, "50%"), task_table(hopeless, "50%")):
+        assert "|" in str(table)
 
 
 def test_the_takeaway_names_what_is_left_out(results):
