@@ -49,7 +49,7 @@ def _run(loaded, names: list[str], max_items: int, progress: bool) -> tuple[dict
         results = evaluate(
             lm=InMemoryLM(model, tokenizer, progress=progress),
             task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
-            samples={name: harness.chosen(name, task, max_items) for name, task in tasks.items()},
+            **harness.selection(tasks, max_items),
             bootstrap_iters=0,
             log_samples=True,
         )

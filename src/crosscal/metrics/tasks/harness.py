@@ -74,9 +74,17 @@ def prepare(task) -> None:
     task.set_fewshot_seed(seed=SEED)
 
 
-def chosen(name: str, task, max_items: int) -> list[int]:
-    """Which documents to ask: all, or a random subset that grows with `max_items`; embedded files are shuffled."""
-    n = len(task.eval_docs)
+def selection(tasks: dict, max_items: int) -> dict:
+    """Which documents the harness asks: all, or a random subset of each task that grows with `max_items`.
+
+    Embedded files are shuffled already, so their first documents are such a subset.
+    """
+    if all(name in TASKS for name in tasks):
+        return {"limit": max_items}
+    return {"samples": {name: _subset(name, len(task.eval_docs), max_items) for name, task in tasks.items()}}
+
+
+def _subset(name: str, n: int, max_items: int) -> list[int]:
     order = list(range(n))
     if name not in TASKS:
         generator(name, "order").shuffle(order)
