@@ -37,15 +37,16 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("smoke", 2, 64, 2, 64, 4, (Unstructured(0.5),), ("pubmed", "news"), ("sciq", "contract_clause")),
-        Preset("quick", 16, 512, 4, 512, 60, (Unstructured(0.5), Unstructured(0.7), NofM(2, 4))),
+        Preset("quick", 16, 512, 4, 512, 40, (Unstructured(0.5), Unstructured(0.7), NofM(2, 4))),
         Preset(
             "full",
-            64,
+            32,
             1024,
-            8,
+            6,
             1024,
-            300,
-            (*(Unstructured(s / 10) for s in (3, 4, 5, 6, 7)), NofM(2, 4), NofM(4, 8)),
+            120,
+            # The order is the order of running: what matters most comes first.
+            (Unstructured(0.5), NofM(2, 4), Unstructured(0.6), Unstructured(0.3), Unstructured(0.7), NofM(4, 8)),
         ),
     )
 }
