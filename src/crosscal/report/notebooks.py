@@ -139,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; finished runs are stored, the same command goes on from there\n")
+        return 130
     return 0
 
 
