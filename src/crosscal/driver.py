@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from crosscal.calibration import GramCapture, InputStats, mix
 from crosscal.errors import InputError

@@ -12,7 +12,7 @@ PLAIN_INTERVAL = 5.0  # seconds between lines where there is no tqdm
 def byte_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the bytes done so far; shows a tqdm bar, or a line on stderr every few seconds."""
     try:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
     except ImportError:
         yield _plain_lines(label, total)
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from crosscal.metrics.text_scores import DenseReference, TextScores, score_text
 from crosscal.models import LoadedModel

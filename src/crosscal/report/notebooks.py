@@ -1,6 +1,6 @@
 """Execute the chapter notebooks, and clean what comes out so that two runs give the same bytes.
 
-    python -m crosscal.report.notebooks                    every chapter, from stored full rows, into book/chapters
+    python -m crosscal.report.notebooks -p compute never    every chapter, from stored full rows, into book/chapters
     python -m crosscal.report.notebooks --preset quick --into DIR 01    one chapter, computing what is missing
 
 papermill executes; it only warns about a parameter that a notebook does not have, so this runner stops instead. A

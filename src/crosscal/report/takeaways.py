@@ -73,7 +73,8 @@ def takeaway(results: Results, focus: str) -> Text:
     verdict = hidden_loss(results)
     parts = [
         f"**Takeaway.** The claim that perplexity hides task loss **{verdict.answer}** here: {verdict.effect}.",
-        f"At {focus} sparsity on {model_names(results.rows)}:\n\n" + "\n".join(_method_lines(results, focus)),
+        f"At {focus} sparsity on {model_names(results.rows)}, {_kept_at(results, focus)}:\n\n"
+        + "\n".join(_method_lines(results, focus)),
         _broken_tasks(results, focus),
     ]
     return Text("\n\n".join(part for part in parts if part) + "\n")
@@ -125,6 +126,13 @@ def _method_lines(results: Results, focus: str) -> list[str]:
             text += f" over {change['tasks']} tasks"
         lines.append(f"- {style_of(method).label}: {text}")
     return lines
+
+
+def _kept_at(results: Results, focus: str) -> str:
+    """How many methods keep their perplexity at one pattern."""
+    ratios = text_changes(results)
+    ratios = ratios[(ratios["eval_set"] == ALL_TEXTS) & (ratios["pattern"] == focus)]["ratio"]
+    return f"{int((ratios <= KEPT).sum())} of {len(ratios)} methods keep perplexity within {100 * (KEPT - 1):.0f} %"
 
 
 def _broken_tasks(results: Results, focus: str) -> str:

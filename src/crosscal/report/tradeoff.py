@@ -9,6 +9,9 @@ from crosscal.report.rows import Results
 from crosscal.report.style import CHANCE_COLOUR, Figure, finish, style_of
 from crosscal.report.words import KEPT, points, run_name, times
 
+# Pixels from a point to its label, best place first.
+OFFSETS = [(9, 7), (-9, -7), (9, -7), (-9, 7), (9, 16), (-9, -16)]
+
 
 def runs_by_ratio(results: Results) -> pd.DataFrame:
     """One line per compressed run: `ratio` of perplexity over all texts and mean accuracy `change`, with intervals."""
@@ -31,7 +34,7 @@ def loss_against_perplexity(results: Results) -> Figure:
     axes.axhline(0, color="#333333", linewidth=1)
     for method, lines in by_method(runs):
         _draw_runs(axes, method, lines)
-    floor = 100 * (runs["chance"].iloc[0] - runs["dense"].iloc[0])
+    floor = _floor(runs)
     axes.axhline(floor, color=CHANCE_COLOUR, linewidth=1, linestyle="--")
     axes.text(0.3, floor, "guessing", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
     axes.set_xlim(0.97, runs["ratio_hi"].max() * 1.6)
@@ -45,6 +48,11 @@ def loss_against_perplexity(results: Results) -> Figure:
         f"within {percent} of the dense model's. Bars: 95 % bootstrap intervals, paired with the dense model."
     )
     return finish(canvas, "fig-loss-perplexity", caption, f"Accuracy change against perplexity. {found}")
+
+
+def _floor(runs: pd.DataFrame) -> float:
+    """What guessing on every task would change, in points."""
+    return 100 * (runs["chance"].iloc[0] - runs["dense"].iloc[0])
 
 
 def kept_sentence(runs: pd.DataFrame) -> str:
@@ -76,30 +84,43 @@ def _draw_runs(axes: Axes, method: str, lines: pd.DataFrame) -> None:
 
 
 def _label_runs(axes: Axes, runs: pd.DataFrame) -> None:
-    """Name each method at its last percentage; write the other patterns where they do not cover a point or a label."""
-    taken = [tuple(axes.transData.transform((r["ratio"], 100 * r["change"]))) for r in runs.to_dict("records")]
-    percentages = runs[~runs["pattern"].str.contains(":")]
-    last = set(percentages.groupby("method")["run_id"].last())
-    for run in sorted(runs.to_dict("records"), key=lambda run: run["run_id"] not in last):
-        style, named = style_of(run["method"]), run["run_id"] in last
-        text = run_name(run) if named else run["pattern"]
-        x, y = axes.transData.transform((run["ratio"], 100 * run["change"]))
-        width = 5.2 * len(text)
-        for dx, dy, side in ((7, 6, "left"), (-7, -8, "right"), (7, -8, "left"), (-7, 6, "right")):
-            start = x + dx if side == "left" else x + dx - width
-            box = [(start + part * width, y + dy) for part in (0.0, 0.5, 1.0)]
-            if named or not any(abs(bx - tx) < 12 and abs(by - ty) < 11 for bx, by in box for tx, ty in taken):
-                taken += box
-                weight, size = ("bold", 9) if named else ("normal", 8)
-                axes.annotate(
-                    text,
-                    (run["ratio"], 100 * run["change"]),
-                    xytext=(dx * 0.72, dy * 0.72),
-                    textcoords="offset points",
-                    ha=side,
-                    va="center",
-                    fontsize=size,
-                    fontweight=weight,
-                    color=style.colour,
-                )
-                break
+    """Name each method at its last percentage; write the other patterns where they cover no point and no label."""
+    axes.figure.draw_without_rendering()  # settles limits and layout, so that places in pixels are final
+    records = runs.to_dict("records")
+    places = {r["run_id"]: axes.transData.transform((r["ratio"], 100 * r["change"])) for r in records}
+    taken = {run_id: (x - 6, y - 6, x + 6, y + 6) for run_id, (x, y) in places.items()}
+    left, floor = axes.transAxes.transform((0, 0))[0], axes.transData.transform((1, _floor(runs)))[1]
+    taken |= {"axis": (-1e6, -1e6, left, 1e6), "guessing": (-1e6, floor - 2, 1e6, floor + 2)}
+    last = set(runs[~runs["pattern"].str.contains(":")].groupby("method")["run_id"].last())
+    for run in sorted(records, key=lambda run: run["run_id"] not in last):
+        named = run["run_id"] in last
+        text, size = (run_name(run), 9) if named else (run["pattern"], 8)
+        others = [box for key, box in taken.items() if key != run["run_id"]]
+        boxes = {offset: _box(places[run["run_id"]], offset, text, size) for offset in OFFSETS}
+        free = [offset for offset, box in boxes.items() if not any(_overlap(box, other) for other in others)]
+        if not free and not named:
+            continue
+        dx, dy = free[0] if free else OFFSETS[0]
+        taken[f"label of {run['run_id']}"] = boxes[dx, dy]
+        axes.annotate(
+            text,
+            (run["ratio"], 100 * run["change"]),
+            xytext=(0.72 * dx, 0.72 * dy),  # pixels at 100 dots an inch to points
+            textcoords="offset points",
+            ha="left" if dx > 0 else "right",
+            va="center",
+            fontsize=size,
+            fontweight="bold" if named else "normal",
+            color=style_of(run["method"]).colour,
+        )
+
+
+def _box(place, offset, text: str, size: int) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a label, in pixels at 100 dots an inch."""
+    (x, y), (dx, dy), width = place, offset, 0.95 * size * len(text)
+    left = x + dx if dx > 0 else x + dx - width
+    return left, y + dy - 6, left + width, y + dy + 6
+
+
+def _overlap(one, other) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from crosscal.errors import InputError
 from crosscal.study.store import has_run, hash_json, load_runs, save_run

@@ -139,7 +139,7 @@ def _texts_of(source: str, rows: Iterable[Row], field: str) -> Iterator[str]:
 
 def _up_to(texts: Iterable[str], characters: int) -> Iterator[str]:
     """Texts until their length adds up to `characters`, with a progress bar."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     total = 0
     for text in tqdm(texts, desc="read documents", unit=" documents", leave=False, delay=2):

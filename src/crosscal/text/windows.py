@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from crosscal.errors import InputError, suggest
 from crosscal.text.documents import documents
