@@ -46,7 +46,10 @@ PRESETS = {
             1024,
             120,
             # The order is the order of running: what matters most comes first.
-            (Unstructured(0.5), NofM(2, 4), Unstructured(0.6), Unstructured(0.3), Unstructured(0.7), NofM(4, 8)),
+            (
+                *(Unstructured(0.5), NofM(2, 4), Unstructured(0.6), Unstructured(0.3), Unstructured(0.7)),
+                *(NofM(4, 8), Unstructured(0.2)),
+            ),
         ),
     )
 }
