@@ -35,9 +35,9 @@ check: setup ## lint, pairing, freshness, and a fresh build of the committed pag
 	$(BIN)/python -m crosscal.report.freshness
 	$(BIN)/jupyter-book build book/ -q -W -n --keep-going --all
 
-notebooks: setup ## execute the chapters with the full preset and remake the generated pages
+notebooks: setup ## execute the chapters from the stored full runs and remake the generated pages
 	$(BIN)/jupytext --sync notebooks/*.md
-	$(BIN)/python -m crosscal.report.notebooks --preset full
+	$(BIN)/python -m crosscal.report.notebooks --preset full -p compute never
 	$(BIN)/python -m crosscal.report.pages
 
 bench: setup ## time and memory against a plain textbook implementation

@@ -2,6 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-CORE = ("calibration", "methods", "models", "driver", "streams", "metrics.divergence", "metrics.perplexity")
+CORE = ("calibration", "methods", "models", "driver", "streams", "metrics.divergence", "metrics.likelihood")
 
 install_import_hook([f"crosscal.{room}" for room in CORE], "beartype.beartype")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from crosscal.errors import InputError
 from crosscal.metrics.divergence import divergences
-from crosscal.metrics.perplexity import POSITIONS
+from crosscal.metrics.likelihood import POSITIONS
 from crosscal.models.heads import check_head, final_hidden, head_logits
 
 SLICE = 16  # positions compared at one time: their rows of float32 probabilities stay in a CPU's cache

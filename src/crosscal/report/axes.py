@@ -67,9 +67,10 @@ def by_method(frame: pd.DataFrame):
 
 def draw_methods(axes: Axes, axis: SparsityAxis, frame: pd.DataFrame, value: str) -> None:
     """One line per method over the percentages, open markers for N:M, an interval on every point."""
-    for method, lines in by_method(frame):
-        style = style_of(method)
-        lines = lines.assign(x=lines["pattern"].map(axis.positions)).sort_values("x")
+    methods = list(by_method(frame))
+    for number, (method, lines) in enumerate(methods):
+        style, aside = style_of(method), 0.9 * (number - (len(methods) - 1) / 2)  # so that intervals stand apart
+        lines = lines.assign(x=lines["pattern"].map(axis.positions) + aside).sort_values("x")
         for nofm, part in lines.groupby(lines["pattern"].str.contains(":")):
             axes.errorbar(
                 part["x"],

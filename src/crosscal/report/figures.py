@@ -47,8 +47,8 @@ def perplexity_by_sparsity(results: Results, focus: str) -> Figure:
     for i, text in enumerate(texts):
         if i % 2:
             name_methods(grid[i], axis, changes[changes["eval_set"] == text], "ratio")
-    canvas.supxlabel(axis.name)
-    canvas.supylabel("perplexity / dense perplexity")
+    canvas.supxlabel(axis.name, fontsize=10)
+    canvas.supylabel("perplexity / dense perplexity", fontsize=10)
     at_focus = changes[(changes["pattern"] == focus) & (changes["eval_set"] == ALL_TEXTS)]
     found = method_values(at_focus, "ratio", times)
     windows = changes[changes["eval_set"] != ALL_TEXTS]["n"].max()
@@ -81,7 +81,7 @@ def accuracy_by_sparsity(results: Results, focus: str) -> Figure:
         draw_level(axes, 100 * part["chance"].iloc[0], "chance")
         axes.set_title(f"{PANEL_NAMES.get(domain, domain)} ({part['tasks'].iloc[0]})", loc="left")
     name_methods(grid[-1], axis, part, "accuracy")
-    canvas.supxlabel(axis.name)
+    canvas.supxlabel(axis.name, fontsize=10)
     grid[0].set_ylabel("mean accuracy (%)")
     at_focus = means[(means["pattern"] == focus) & (means["group"] == ALL_TASKS)]
     found = method_values(at_focus, "change", point_change)
@@ -115,8 +115,8 @@ def task_small_multiples(results: Results, focus: str) -> Figure:
             axes.set_facecolor("#ececec")
     for axes in grid[len(table) :]:
         axes.set_visible(False)
-    canvas.supxlabel(axis.name)
-    canvas.supylabel("accuracy, or AUC (%)")
+    canvas.supxlabel(axis.name, fontsize=10)
+    canvas.supylabel("accuracy, or AUC (%)", fontsize=10)
     fell = changes[(changes["pattern"] == focus) & (changes["p_holm"] < LEVEL) & (changes["change"] < 0)]
     tried = changes[(changes["pattern"] == focus) & changes["usable"]]
     found = (

@@ -42,7 +42,6 @@ SETTINGS = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.labelsize": 10,
-    "figure.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -59,17 +59,20 @@ def task_table(results: Results, focus: str) -> Table:
     for task in tasks(results).to_dict("records"):
         score = f"{100 * task['value']:.1f} [{100 * task['lo']:.1f}, {100 * task['hi']:.1f}]"
         name = task["eval_set"] + (" (AUC)" if task["metric"] == "auc" else "")
-        cells = [name, task["domain"], str(task["n"]), f"{100 * task['chance']:.0f}", score]
+        cells = [name, task["domain"], f"{100 * task['chance']:.0f}", score]
         for method in methods:
             part = changes[(changes["eval_set"] == task["eval_set"]) & (changes["method"] == method)]
             cells.append(_change_cell(part.iloc[0]) if len(part) else "")
         body.append(cells if task["usable"] else [cells[0] + " †", *cells[1:]])
+    least, most = tasks(results)["n"].min(), tasks(results)["n"].max()
+    items = f"{most}" if least == most else f"{least} to {most}"
     note = (
-        f"Scores in %, changes in points at {focus}, with 95 % intervals of the paired difference; \\* marks a change "
+        f"Scores in %, changes in points at {focus}, on {items} items a task. In brackets: 95 % bootstrap intervals, "
+        "those of changes paired with the dense model. \\* marks a change "
         f"with Holm-corrected p < {LEVEL} (sign test on the items that changed; for AUC, bootstrap), over the usable "
         "tasks and methods of this table. † the dense model's interval includes chance: shown, used for no claim."
     )
-    return Table(["task", "domain", "n", "chance", "dense", *[style_of(m).label for m in methods]], body, note, 2)
+    return Table(["task", "domain", "chance", "dense", *[style_of(m).label for m in methods]], body, note, 2)
 
 
 def perplexity_table(results: Results) -> Table:

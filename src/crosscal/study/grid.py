@@ -29,8 +29,16 @@ def run_missing(configs: Sequence[RunConfig], folder: Path, preset: str, *, acce
     for run_id, config in bar:
         bar.set_postfix_str(f"{config.method} {config.pattern}")
         outcome = session.run(config)
-        save_run(folder, make_record(run_id, preset, outcome, provenance(loaded.device)))
+        save_run(folder, make_record(run_id, preset, outcome, provenance(loaded.device) | task_facts(config.tasks)))
     return ids
+
+
+def task_facts(names: Sequence[str]) -> dict:
+    """Version and chance level of each task, to be kept with a run; the harness's own tasks have no known chance."""
+    from crosscal.metrics.tasks.registry import TASKS, task_version
+
+    facts = {name: {"version": task_version(name)} for name in names}
+    return {"tasks": {n: fact | ({"chance": TASKS[n].chance} if n in TASKS else {}) for n, fact in facts.items()}}
 
 
 def find_stored(configs: Sequence[RunConfig], folder: Path) -> list[str]:

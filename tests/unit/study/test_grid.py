@@ -74,7 +74,7 @@ def test_rows_are_tidy(stored):
 
 
 def test_the_dense_weights_are_restored_between_runs(stored):
-    """Magnitude does not depend on what ran before it: dense and pruned losses differ, and magnitude is no worse off."""
+    """Each method starts from the dense weights: all losses differ, and sparsity is that of one run, not of two."""
     runs = {run.config["method"]: run for run in load_runs(stored[0])}
     losses = {method: run.rows[0].value for method, run in runs.items()}
     assert len(set(losses.values())) == 4
