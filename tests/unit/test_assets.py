@@ -299,7 +299,7 @@ def test_the_real_archives_hold_what_is_registered():
 def test_without_tqdm_progress_is_plain_lines(monkeypatch, capsys):
     from crosscal.assets.progress import byte_progress
 
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
     with byte_progress("fetch x", 2_000_000) as show:
         show(0)
         show(1_000_000)
