@@ -6,7 +6,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from crosscal.report.style import CHANCE_COLOUR, SETTINGS, STYLES, Figure, finish, label_right, style_of
 
@@ -23,8 +23,8 @@ class SparsityAxis:
         patterns = list(runs["pattern"].unique())
         percent = {p: float(p.rstrip("%")) for p in sorted(patterns, key=pattern_order) if ":" not in p}
         groups = sorted((p for p in patterns if ":" in p), key=pattern_order)
-        first = max(percent.values(), default=0) + 9
-        return cls(percent | {p: first + 8 * i for i, p in enumerate(groups)})
+        first = max(percent.values(), default=0) + 11
+        return cls(percent | {p: first + 11 * i for i, p in enumerate(groups)})
 
     @property
     def groups(self) -> list[str]:
@@ -44,7 +44,7 @@ class SparsityAxis:
         xs = list(self.positions.values())
         axes.set_xlim(min(xs) - 3, max(xs) + 3)
         if self.groups and percent:
-            axes.axvline(self.positions[self.groups[0]] - 4.5, color="#bbbbbb", linewidth=0.8)
+            axes.axvline(self.positions[self.groups[0]] - 5.5, color="#bbbbbb", linewidth=0.8)
 
 
 def pattern_order(pattern: str) -> tuple[float, float]:
@@ -100,14 +100,15 @@ def panels(rows: int, columns: int, width: float, height: float, **shared) -> tu
 
 
 def draw_level(axes: Axes, height: float, text: str, dashed: bool = True) -> None:
-    """A labelled horizontal line: the dense model's score, or what guessing scores."""
+    """A horizontal line: dashed and named at the left for guessing, solid and named at the right for the dense model."""
     axes.axhline(height, color=CHANCE_COLOUR, linewidth=1, linestyle="--" if dashed else "-", zorder=1)
     axes.annotate(
         text,
-        (0.02, height),
+        (0.02 if dashed else 0.99, height),
         xycoords=("axes fraction", "data"),
         xytext=(0, 2),
         textcoords="offset points",
+        ha="left" if dashed else "right",
         color="#555555",
         fontsize=8,
     )
@@ -122,7 +123,8 @@ def nothing_usable(name: str) -> Figure:
     return finish(canvas, name, words, words)
 
 
-def ratio_ticks(axis) -> None:
-    """Write the ticks of a logarithmic axis as multiples: 1×, 10×."""
+def ratio_ticks(axis, steps: tuple[int, ...] = (1,)) -> None:
+    """Write the ticks of a logarithmic axis as multiples: 1×, 10×; `steps` are the ticks of each decade."""
+    axis.set_major_locator(LogLocator(subs=steps, numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axis.set_minor_formatter(NullFormatter())

@@ -26,6 +26,7 @@ from crosscal.report.style import Figure, finish, style_of
 from crosscal.report.words import listing, method_values, point_change, times
 
 MARKER_NAMES = {"s": "(square)", "o": "(circle)", "^": "(triangle)"}
+HIGHEST = 1000.0  # relative perplexity at which the axis is cut
 PANEL_NAMES = {"general": "general tasks", "biomedical": "biomedical tasks", "legal": "legal tasks"}
 
 
@@ -42,6 +43,8 @@ def perplexity_by_sparsity(results: Results, focus: str) -> Figure:
         draw_methods(axes, axis, part, "ratio")
         draw_level(axes, 1.0, "dense", dashed=False)
         axes.set_title(text, loc="left")
+    highest = changes["ratio"].max()
+    grid[0].set_ylim(0.8, min(highest * 1.5, HIGHEST))
     for axes in grid[len(texts) :]:
         axes.set_visible(False)
     for i, text in enumerate(texts):
@@ -55,6 +58,7 @@ def perplexity_by_sparsity(results: Results, focus: str) -> Figure:
     caption = (
         f"Perplexity relative to the dense model on {len(texts)} held-out texts (log scale). At {focus}: {found}. "
         f"Bars: 95 % bootstrap intervals over up to {windows} windows a text, paired with the dense model."
+        + (f" Cut at {HIGHEST:,.0f}×; the highest is {times(highest)}." if highest > HIGHEST else "")
     )
     alt = (
         f"Lines of relative perplexity against sparsity on {listing(texts)}. At {focus} sparsity perplexity is {found} "

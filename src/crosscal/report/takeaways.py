@@ -65,7 +65,9 @@ def hidden_loss(results: Results) -> Verdict:
             claim, FAILS, f"no run {kept_within} loses a point or more; the nearest to it: {_effect(weakest)}"
         )
     widest = kept.sort_values("lo").iloc[0]
-    return Verdict(claim, OPEN, f"no significant loss among {len(kept)} run(s) {kept_within}, but {_effect(widest)}")
+    none = "no run with perplexity" if len(kept) > 1 else "the one run with perplexity"
+    verb = "loses accuracy significantly" if len(kept) > 1 else "does not lose accuracy significantly"
+    return Verdict(claim, OPEN, f"{none} {kept_within} {verb}, but a loss is not excluded: {_effect(widest)}")
 
 
 def takeaway(results: Results, focus: str) -> Text:

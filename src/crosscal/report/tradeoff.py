@@ -7,8 +7,10 @@ from crosscal.report.axes import by_method, nothing_usable, panels, ratio_ticks
 from crosscal.report.compare import ALL_TASKS, ALL_TEXTS, mean_changes, text_changes
 from crosscal.report.rows import Results
 from crosscal.report.style import CHANCE_COLOUR, Figure, finish, style_of
-from crosscal.report.words import KEPT, points, run_name, times
+from crosscal.report.words import KEPT, listing, points, run_name, times
 
+# Runs with a higher relative perplexity are named in the caption: drawn, they would squeeze all others together.
+FAR = 100.0
 # Pixels from a point to its label, best place first.
 OFFSETS = [(9, 7), (-9, -7), (9, -7), (-9, 7), (9, 16), (-9, -16)]
 
@@ -27,25 +29,31 @@ def loss_against_perplexity(results: Results) -> Figure:
     runs = runs_by_ratio(results)
     if runs.empty:
         return nothing_usable("fig-loss-perplexity")
+    shown, far = runs[runs["ratio"] <= FAR], runs[runs["ratio"] > FAR]
     canvas, (axes,) = panels(1, 1, 6.4, 4.0)
     axes.set_xscale("log")
-    ratio_ticks(axes.xaxis)
+    ratio_ticks(axes.xaxis, (1, 2, 5))
     axes.axvspan(1.0, KEPT, color="#d9c36a", alpha=0.4, linewidth=0)
     axes.axhline(0, color="#333333", linewidth=1)
-    for method, lines in by_method(runs):
+    for method, lines in by_method(shown):
         _draw_runs(axes, method, lines)
     floor = _floor(runs)
     axes.axhline(floor, color=CHANCE_COLOUR, linewidth=1, linestyle="--")
     axes.text(0.3, floor, "guessing", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
-    axes.set_xlim(0.97, runs["ratio_hi"].max() * 1.6)
+    axes.set_xlim(0.97, shown["ratio_hi"].max() * 1.6)
     axes.set_xlabel("perplexity / dense perplexity, geometric mean over texts")
     axes.set_ylabel("change of mean accuracy (points)")
-    _label_runs(axes, runs)
+    _label_runs(axes, shown)
     found = kept_sentence(runs)
     percent = f"{100 * (KEPT - 1):.0f} %"
     caption = (
         f"Task loss against perplexity, one point per compressed model (open markers: N:M). {found} Shaded: perplexity "
         f"within {percent} of the dense model's. Bars: 95 % bootstrap intervals, paired with the dense model."
+        + (
+            f" Beyond {FAR:g}× and not drawn: {listing([run_name(run) for run in far.to_dict('records')])}."
+            if len(far)
+            else ""
+        )
     )
     return finish(canvas, "fig-loss-perplexity", caption, f"Accuracy change against perplexity. {found}")
 
@@ -64,7 +72,10 @@ def kept_sentence(runs: pd.DataFrame) -> str:
         return f"No run keeps perplexity within {percent}; the nearest, {place}."
     least, most = points(kept["change"].max()), points(kept["change"].min())
     change = f"{least} points" if least == most else f"between {most} and {least} points"
-    return f"{len(kept)} of {len(runs)} runs keep perplexity within {percent}; their mean accuracy changes by {change}."
+    verb = "keeps" if len(kept) == 1 else "keep"
+    return (
+        f"{len(kept)} of {len(runs)} runs {verb} perplexity within {percent}; mean accuracy there changes by {change}."
+    )
 
 
 def _draw_runs(axes: Axes, method: str, lines: pd.DataFrame) -> None:
