@@ -100,7 +100,7 @@ def panels(rows: int, columns: int, width: float, height: float, **shared) -> tu
 
 
 def draw_level(axes: Axes, height: float, text: str, dashed: bool = True) -> None:
-    """A horizontal line: dashed and named at the left for guessing, solid and named at the right for the dense model."""
+    """A horizontal line: dashed, named at the left (guessing), or solid, named at the right (the dense model)."""
     axes.axhline(height, color=CHANCE_COLOUR, linewidth=1, linestyle="--" if dashed else "-", zorder=1)
     axes.annotate(
         text,
