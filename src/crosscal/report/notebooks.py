@@ -76,6 +76,7 @@ def scrub(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["tags"] = [*cell.metadata["tags"], "remove-cell"]
+            cell.source = cell.source.rstrip()
         if cell.cell_type == "code":
             cell.outputs = [_plain(out) for out in cell.outputs if out.get("name") != "stderr"]
             _adopt_words(notebook, cell)
