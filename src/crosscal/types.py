@@ -79,6 +79,9 @@ def parse_pattern(text: str) -> Pattern:
 class PerRow:
     """One scale (and zero point) for each output row of a weight."""
 
+    def __str__(self) -> str:
+        return "per row"
+
 
 @dataclass(frozen=True)
 class PerGroup:
@@ -90,12 +93,18 @@ class PerGroup:
         if not isinstance(self.size, int) or self.size < 1:
             raise InputError(f"group size is {self.size!r}; give a whole number of inputs, such as 64 or 128")
 
+    def __str__(self) -> str:
+        return f"g{self.size}"
+
 
 @dataclass(frozen=True)
 class Grid:
     """A quantization grid: 2**bits levels, evenly spaced between the least and greatest weight of a group.
 
     Raises `InputError` unless bits is a whole number from 1 to 16.
+
+    >>> str(Grid(4, PerGroup(64))), str(Grid(3, symmetric=True))
+    ('4 bits g64', '3 bits per row symmetric')
     """
 
     bits: int
@@ -105,6 +114,53 @@ class Grid:
     def __post_init__(self):
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
             raise InputError(f"bits is {self.bits!r}; give a whole number from 1 to 16")
+
+    def __str__(self) -> str:
+        plural = "s" if self.bits > 1 else ""
+        return f"{self.bits} bit{plural} {self.group}{' symmetric' if self.symmetric else ''}"
+
+
+@dataclass(frozen=True)
+class SparseGrid:
+    """Prune and quantize in one sweep: the weights that `pattern` keeps take values of `grid`, the others are zero.
+
+    >>> str(SparseGrid(NofM(2, 4), Grid(4, PerGroup(128))))
+    '2:4 + 4 bits g128'
+    """
+
+    pattern: Pattern
+    grid: Grid
+
+    def __str__(self) -> str:
+        return f"{self.pattern} + {self.grid}"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Replace each weight by a product of two thin matrices that together hold `ratio` of its numbers.
+
+    Raises `InputError` unless 0 < ratio <= 1.
+
+    >>> LowRank(0.5).rank(576, 1536), str(LowRank(0.5))
+    (209, 'low rank 50%')
+    """
+
+    ratio: float
+
+    def __post_init__(self):
+        if not isinstance(self.ratio, (int, float)) or not 0.0 < self.ratio <= 1.0:
+            raise InputError(f"the low-rank ratio is {self.ratio!r}; give a number above 0 and at most 1")
+
+    def rank(self, d_out: int, d_in: int) -> int:
+        """The largest rank whose factors, rank * (d_out + d_in) numbers, fit the ratio; at least 1."""
+        return max(1, math.floor(self.ratio * d_out * d_in / (d_out + d_in)))
+
+    def __str__(self) -> str:
+        return f"low rank {100 * self.ratio:g}%"
+
+
+Target = Unstructured | NofM | Grid | SparseGrid | LowRank
+"""What a model can be compressed to."""
 
 
 @dataclass(frozen=True)
