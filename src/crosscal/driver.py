@@ -1,141 +1,262 @@
 """The one loop over a model: gather a block's input statistics, compress it, pass its new outputs on.
 
-Block by block, in the order of the forward pass, so that every block is calibrated on what the already compressed
-blocks before it really put out. Only linear layers inside the decoder blocks change; embeddings and head stay.
+Block by block, in the order of the forward pass, so that memory is bounded by a block and its inputs. Only linear
+layers inside the decoder blocks change; embeddings and head stay.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from crosscal.calibration import GramCapture, InputStats, mix
+from crosscal.blockwork import BlockWork, Job
+from crosscal.calibration.capture import find_groups
+from crosscal.calibration.gradients import WeightGradient, gather_gradients, mix_gradients
+from crosscal.calibration.statistics import check_weights
 from crosscal.errors import InputError
+from crosscal.gather import ModelStatistics, gather_statistics
 from crosscal.memory import PeakMemory
-from crosscal.methods.registry import Method, find_method
+from crosscal.methods.allocation import Owl, allocate, block_outliers
+from crosscal.methods.linalg import ATTEMPTS, DAMP_STEP
+from crosscal.methods.registry import Method, check_request, find_method
 from crosscal.models import LinearLayer, decoder_blocks, linear_layers
-from crosscal.streams import Stream, open_stream
-from crosscal.types import Pattern
+from crosscal.reports import CompressionReport, LayerReport
+from crosscal.schedules import Schedule, find_schedule
+from crosscal.streams import MicroBatch, open_probe, open_streams
+from crosscal.types import SparseGrid, Target, Unstructured
 
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What happened to one layer.
-
-    `relative_error` is tr(dW G dW^T) / tr(W G W^T), the squared output error on the mixed calibration text as a
-    fraction of the output, or None for a data-free method; `damp` is the damping that a second-order solver needed.
-    """
-
-    name: str
-    sparsity: float
-    relative_error: float | None = None
-    damp: float | None = None
-
-
-@dataclass
-class CompressionReport:
-    """The layers in order, the seconds it took and the highest memory use above the start, in bytes."""
-
-    layers: list[LayerReport] = field(default_factory=list)
-    seconds: float = 0.0
-    peak_bytes: int = 0
-
-    @property
-    def sparsity(self) -> float:
-        """Mean sparsity over layers, unweighted."""
-        return sum(layer.sparsity for layer in self.layers) / max(1, len(self.layers))
+__all__ = ["CompressionReport", "LayerReport", "compress"]
 
 
 @torch.no_grad()
 def compress(
     model: nn.Module,
     method: str,
-    pattern: Pattern,
+    target: Target,
     *,
     calibration: Mapping[str, Int[Tensor, "n_windows length"]] | None = None,
     weights: Mapping[str, float] | None = None,
-    micro_batch: int = 4,
+    statistics: ModelStatistics | None = None,
+    schedule: str = "sublayer",
+    allocation: Owl | None = None,
+    damp: float = 0.01,
+    measure_loss: bool = True,
+    micro_batch: int | None = None,
     progress: bool = True,
+    **options: object,
 ) -> CompressionReport:
     """Compress a causal language model in place and report on every layer.
 
-    `calibration` maps each text source to its token windows (or to what `load_text` returns) and `weights` gives
-    each source's share (equal shares when left out): the statistics of the sources are combined by `mix`.
-    `micro_batch` windows run at a time. `model` may also be what `load_model` returns.
+    `target` says to what: `Unstructured`, `NofM`, `Grid`, `SparseGrid` or `LowRank`. `calibration` maps each text
+    source to its token windows (or to what `load_text` returns) and `weights` gives each source's share (equal
+    shares when left out): the statistics of the sources are combined by `mix`. `statistics` of the dense model, from
+    `gather_statistics`, take the place of both text and schedule. `schedule` is "sublayer", "block" or "parallel"
+    (see `crosscal.schedules`). `allocation=Owl()` gives blocks different sparsities. `damp` is the damping of
+    second-order methods, raised tenfold up to three times where a factorization fails. With `measure_loss` every
+    layer's loss on every source is reported, by data-free methods too if they are given text. `micro_batch` windows
+    run at a time. Further `options` go to the method: `act_order`, `block`, `strength`. `model` may also be what
+    `load_model` returns.
 
-    Raises `InputError` for an unknown method, a method that needs text and gets none, weights that do not fit the
-    sources, a pattern whose group does not divide a layer's inputs, or values that are not finite.
+    Raises `InputError`, with the model as it was, for an unknown method, schedule or option, a target the method
+    does not know, a method that needs text and gets none, weights that do not fit the sources, a pattern whose group
+    does not divide a layer's inputs, and weights that are not finite; later, naming the layer, for activations that
+    are not finite and a factorization that no damping saves.
     """
     model = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
-    solver = find_method(method)
-    sources = {name: getattr(text, "tokens", text) for name, text in (calibration or {}).items()}
-    if solver.needs_text and not sources:
-        raise InputError(f"{method} needs calibration text; pass calibration={{'c4': load_text('c4', tokenizer)}}")
-    shares = dict(weights) if weights is not None else {name: 1.0 / len(sources) for name in sources}
-    if solver.needs_text:
-        _check_shares(sources, shares)
-    report, started = CompressionReport(), time.perf_counter()
+    solver, run = find_method(method), find_schedule(schedule)
     blocks = decoder_blocks(model)
+    layers = [layer for block in blocks for layer in linear_layers(block)]
+    check_request(solver, target, list(options), [layer.weight.shape[1] for layer in layers])
+    sources = {name: getattr(text, "tokens", text) for name, text in (calibration or {}).items()}
+    names = list(sources) if statistics is None else statistics.sources
+    shares = dict(weights) if weights is not None else {name: 1.0 / len(names) for name in names}
+    _check_text(solver, sources, names, shares, statistics)
+    _check_finite_weights(layers)
+    report, started = CompressionReport(), time.perf_counter()
     with PeakMemory(next(model.parameters()).device) as memory:
-        streams = open_stream(model, blocks, sources, micro_batch) if solver.needs_text else []
-        for index, block in enumerate(tqdm(blocks, desc=f"{method} {pattern}", unit="block", disable=not progress)):
-            report.layers += _compress_block(index, block, solver, pattern, streams, shares)
-            if index + 1 < len(blocks):
-                for stream in streams:
-                    stream.advance(index, block)
+        gradients = _gradients(model, solver, sources, shares, progress)
+        job = Job(solver, _statistics_shares(solver, shares), measure_loss, damp, options, gradients)
+        targets = _allocated(model, target, allocation, sources, statistics, job.shares, micro_batch, progress)
+        bar = tqdm(blocks, desc=f"{method} {target}", unit="block", disable=not progress)
+        if statistics is not None:
+            report.layers = _from_statistics(bar, targets, job, statistics)
+        elif names and (solver.reads != "nothing" or measure_loss):
+            report.layers = _from_text(
+                model, blocks, bar, targets, job, run, open_streams(model, blocks, sources, micro_batch)
+            )
+        else:
+            report.layers = _without_text(model, blocks, bar, targets, job)
     report.seconds, report.peak_bytes = time.perf_counter() - started, memory.peak_bytes
     return report
 
 
-def _check_shares(sources: Mapping[str, Tensor], shares: Mapping[str, float]) -> None:
-    """Let `mix` judge the weights before any work is done."""
-    mix({name: InputStats(torch.zeros(1, 1), tokens.numel()) for name, tokens in sources.items()}, shares)
+def _check_text(
+    solver: Method, sources: Mapping, names: Sequence[str], shares: Mapping, statistics: ModelStatistics | None
+) -> None:
+    """Let everything about text and weights be judged before any work is done."""
+    if solver.needs_text and not names:
+        raise InputError(f"{solver.name} needs calibration text; pass calibration={{'c4': load_text('c4', tokenizer)}}")
+    if solver.gradients and not sources:
+        raise InputError(f"{solver.name} needs gradients, which statistics do not hold; pass calibration text")
+    if statistics is not None and sources and not solver.gradients:
+        raise InputError("both text and statistics were given; leave one of them out")
+    if statistics is not None and statistics.diagonal_only and solver.reads == "gram":
+        raise InputError(f"{solver.name} needs Gram matrices; gather statistics without diagonal_only")
+    if names:
+        check_weights(names, shares)
 
 
-def _compress_block(
-    index: int, block: nn.Module, solver: Method, pattern: Pattern, streams: list[Stream], shares: Mapping[str, float]
+def _check_finite_weights(layers: Sequence[LinearLayer]) -> None:
+    """One pass and one wait for the device: a sum is finite only if every term is."""
+    finite = torch.stack([layer.weight.sum(dtype=torch.float32).isfinite() for layer in layers]).tolist()
+    if not all(finite):
+        raise InputError(
+            f"a weight of layer {layers[finite.index(False)].name} is NaN or infinite; "
+            "load an undamaged copy of the model"
+        )
+
+
+def _statistics_shares(solver: Method, shares: Mapping[str, float]) -> dict[str, float]:
+    """The shares of the sources in the mixed statistics; D-Pruner's come from all sources but the domain's."""
+    if not solver.domain_last or len(shares) < 2:
+        return dict(shares)
+    *general, domain = shares
+    total = sum(shares[name] for name in general)
+    if total == 0:
+        raise InputError(
+            f"{solver.name} needs general text beside the domain's; give a source before the last a weight"
+        )
+    return {name: shares[name] / total for name in general} | {domain: 0.0}
+
+
+def _gradients(
+    model: nn.Module, solver: Method, sources: Mapping[str, Tensor], shares: Mapping[str, float], progress: bool
+) -> dict[nn.Module, WeightGradient] | None:
+    """The mixed gradients of every layer on the dense model, or of the last source alone where that is the domain."""
+    if not solver.gradients:
+        return None
+    if solver.domain_last:
+        domain = list(sources)[-1]
+        sources, shares = {domain: sources[domain]}, {domain: 1.0}
+    found = gather_gradients(model, sources, progress=progress)
+    return {module: mix_gradients(parts, shares) for module, parts in found.items()}
+
+
+def _allocated(model, target, allocation, sources, statistics, shares, micro_batch, progress) -> list[Target]:
+    """The target of each block: the same for all, or by outliers in the dense model's scores."""
+    blocks = decoder_blocks(model)
+    if allocation is None:
+        return [target] * len(blocks)
+    pattern = target.pattern if isinstance(target, SparseGrid) else target
+    if not isinstance(pattern, Unstructured):
+        raise InputError(f"allocation gives blocks different sparsities, which {target} cannot have; use Unstructured")
+    if statistics is None:
+        if not sources:
+            raise InputError("allocation counts outliers on text; pass calibration text")
+        statistics = gather_statistics(model, sources, diagonal_only=True, micro_batch=micro_batch, progress=progress)
+    outliers, sizes = [], []
+    for index, block in enumerate(blocks):
+        by_name = {layer.name: layer.weight for layer in linear_layers(block)}
+        parts = [(by_name[name], found) for names, found in statistics.groups(index, shares) for name in names]
+        weights, found = zip(*parts, strict=True)
+        outliers.append(block_outliers(weights, [part.mean_square for part in found], allocation.outlier))
+        sizes.append(sum(weight.numel() for weight in by_name.values()))
+    sparsities = allocate(torch.stack(outliers).tolist(), sizes, pattern.sparsity, allocation)
+    patterns = [Unstructured(sparsity) for sparsity in sparsities]
+    return [replace(target, pattern=p) for p in patterns] if isinstance(target, SparseGrid) else patterns
+
+
+def _from_text(
+    model: nn.Module,
+    blocks: nn.ModuleList,
+    bar: tqdm,
+    targets: Sequence[Target],
+    job: Job,
+    run: Schedule,
+    batches: list[MicroBatch],
 ) -> list[LayerReport]:
-    """Compress every linear layer of one block from statistics of the block as it stood."""
-    layers = linear_layers(block)
-    if not solver.needs_text:
-        return [report for layer in layers for report in _compress_group(index, [layer], solver, pattern, None)]
-    with GramCapture(layers) as capture:
-        for stream in streams:
-            capture.source = stream.source
-            stream.run(index, block, after_each=capture.end_pass)
-    reports = []
-    for group in capture.groups:
-        found = capture.stats(group)
-        reports += _compress_group(index, group, solver, pattern, mix(found, {name: shares[name] for name in found}))
+    """The usual way: windows flow through the blocks as these are compressed."""
+    probe, reports = open_probe(model, blocks), []
+    for index, block in enumerate(bar):
+        groups = _groups(index, block, probe)
+        last = index + 1 == len(blocks)
+        outputs, found = _settled(
+            index,
+            groups,
+            targets[index],
+            job,
+            lambda work: run(index, block, batches, work, last),  # noqa: B023
+        )
+        for batch, output in zip(batches, outputs, strict=not last):
+            batch.hidden = output
+        reports += found
     return reports
 
 
-def _compress_group(
-    index: int, group: list[LinearLayer], solver: Method, pattern: Pattern, stats: InputStats | None
-) -> list[LayerReport]:
-    """Solve the layers that share one input, write the weights back and measure what the layers lost."""
-    old = [layer.weight.clone() for layer in group]
-    new, facts = solver.solve(old, stats, pattern)
+def _from_statistics(bar: tqdm, targets: Sequence[Target], job: Job, statistics: ModelStatistics) -> list[LayerReport]:
+    """The short way: statistics of the dense model are at hand, no text runs."""
     reports = []
-    for layer, before, after in zip(group, old, new, strict=True):
-        layer.write(after)
-        written = layer.weight
-        error = None if stats is None else relative_error(before, written, stats)
-        zeros = 1.0 - torch.count_nonzero(written).item() / written.numel()
-        reports.append(LayerReport(f"{index}.{layer.name}", zeros, error, facts.get("damp")))
+    for index, block in enumerate(bar):
+        by_name = {layer.name: layer for layer in linear_layers(block)}
+        stored = statistics.block(index, next(iter(by_name.values())).weight.device)
+        groups = [[by_name[name] for name in names] for names, _ in stored]
+
+        def solve(work: BlockWork) -> None:
+            for group, (_, stats) in enumerate(stored):  # noqa: B023
+                work.solve(group, stats)
+
+        reports += _settled(index, groups, targets[index], job, solve)[1]
     return reports
 
 
-def relative_error(before: Tensor, after: Tensor, stats: InputStats) -> float:
-    """tr(dW G dW^T) / tr(W G W^T): squared output error as a fraction of the squared output; 0 for a silent layer."""
-    before, after = before.float(), after.float()
+def _without_text(
+    model: nn.Module, blocks: nn.ModuleList, bar: tqdm, targets: Sequence[Target], job: Job
+) -> list[LayerReport]:
+    """Data-free methods; which layers belong together is seen on a few arbitrary tokens."""
+    probe = open_probe(model, blocks) if job.method.linked else None
+    reports = []
+    for index, block in enumerate(bar):
+        groups = [[layer] for layer in linear_layers(block)] if probe is None else _groups(index, block, probe)
 
-    def energy(matrix: Tensor) -> float:
-        return ((matrix @ stats.gram) * matrix).sum().item()
+        def solve(work: BlockWork) -> None:
+            for group in range(len(work.groups)):
+                work.solve(group, {})
 
-    output = energy(before)
-    return energy(before - after) / output if output > 0 else 0.0
+        reports += _settled(index, groups, targets[index], job, solve)[1]
+    return reports
+
+
+def _groups(index: int, block: nn.Module, probe: MicroBatch) -> list[list[LinearLayer]]:
+    """The input groups of a block; the probe moves on to the next one."""
+
+    def run() -> None:
+        probe.hidden = probe.run(index, block)
+
+    return find_groups(linear_layers(block), run)
+
+
+def _settled(index: int, groups, target: Target, job: Job, run) -> tuple[list, list[LayerReport]]:
+    """Compress one block, and again with more damping where a factorization failed.
+
+    Whether one did is only asked when the block is done, so that a GPU never waits inside of it; failures are rare.
+    """
+    damps: dict[int, float] = {}
+    for _ in range(ATTEMPTS * len(groups)):
+        work = BlockWork(index, groups, target, job, damps)
+        outputs = run(work)
+        reports, failed = work.settle()
+        if not failed:
+            return outputs or [], reports
+        work.restore()
+        for group in failed:
+            damps[group] = work.damp(group) * DAMP_STEP
+            if damps[group] > job.damp * DAMP_STEP ** (ATTEMPTS - 0.5):
+                raise InputError(
+                    f"the Hessian of layer {index}.{groups[group][0].name} is not positive definite even with damping "
+                    f"{work.damp(group):g}; use more calibration text or a larger damp"
+                )
+    raise AssertionError("each failure raises a damping that has a limit")

@@ -5,65 +5,61 @@ for its sliding layers. So nothing is assumed: the model itself is run once for 
 stubbed out, and what it hands to each block is kept.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+
+# Tokens of a micro-batch: enough to keep the device busy, little enough to keep the activations small.
+CPU_TOKENS, CUDA_TOKENS = 4096, 16384
 
 
 @dataclass
-class _MicroBatch:
-    """The hidden states that enter the next block, and the other arguments of every block's call."""
+class MicroBatch:
+    """Some windows of one source: the hidden states that enter the next block, and the other arguments of each call."""
 
+    source: str
     hidden: Tensor
     calls: list[tuple[tuple, dict]]
 
-
-class Stream:
-    """One text source's hidden states at the current block."""
-
-    def __init__(self, source: str, batches: list[_MicroBatch]):
-        self.source = source
-        self.batches = batches
-
-    def run(self, index: int, block: nn.Module, after_each: Callable[[], None]) -> None:
-        """Run the block on every micro-batch for the sake of hooks; outputs are dropped."""
-        for batch in self.batches:
-            _call(block, batch, index)
-            after_each()
-
-    def advance(self, index: int, block: nn.Module) -> None:
-        """Replace every micro-batch by the block's output."""
-        for batch in self.batches:
-            batch.hidden = _call(block, batch, index)
+    def run(self, index: int, block: nn.Module) -> Tensor:
+        """The output of the block for these hidden states, which stay as they are."""
+        args, kwargs = self.calls[index]
+        output = block(self.hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
 
 
-def _call(block: nn.Module, batch: _MicroBatch, index: int) -> Tensor:
-    args, kwargs = batch.calls[index]
-    output = block(batch.hidden, *args, **kwargs)
-    return output[0] if isinstance(output, tuple) else output
+def open_streams(
+    model: nn.Module, blocks: nn.ModuleList, sources: Mapping[str, Tensor], micro_batch: int | None = None
+) -> list[MicroBatch]:
+    """The windows of every source, [n_windows, length] tokens each, standing before the first block.
 
-
-def open_stream(
-    model: nn.Module, blocks: nn.ModuleList, sources: Mapping[str, Tensor], micro_batch: int
-) -> list[Stream]:
-    """One stream per source, standing before the first block; token windows are [n_windows, length]."""
+    `micro_batch` windows run at a time; by default as many as make 4,096 tokens, on CUDA 16,384.
+    """
     device = next(model.parameters()).device
-    streams = []
-    for source, tokens in sources.items():
-        batches = [_enter(model, blocks, part.to(device)) for part in tokens.split(micro_batch)]
-        streams.append(Stream(source, batches))
-    return streams
+    enough = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
+    return [
+        _enter(model, blocks, source, part.to(device))
+        for source, tokens in sources.items()
+        for part in tokens.split(micro_batch or max(1, enough // tokens.shape[1]))
+    ]
 
 
-def _enter(model: nn.Module, blocks: nn.ModuleList, tokens: Tensor) -> _MicroBatch:
+def open_probe(model: nn.Module, blocks: nn.ModuleList, length: int = 8) -> MicroBatch:
+    """One short window of arbitrary tokens, to see which layers of a block share an input."""
+    device = next(model.parameters()).device
+    return _enter(model, blocks, "probe", torch.arange(length, device=device)[None])
+
+
+def _enter(model: nn.Module, blocks: nn.ModuleList, source: str, tokens: Tensor) -> MicroBatch:
     """Embed one micro-batch and record how the model calls each of its blocks."""
     inputs: list[Tensor] = []
     calls: list[tuple[tuple, dict]] = []
     with _stubbed(blocks, inputs, calls):
         model.base_model(input_ids=tokens, use_cache=False)
-    return _MicroBatch(inputs[0], calls)
+    return MicroBatch(source, inputs[0], calls)
 
 
 @contextmanager

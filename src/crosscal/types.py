@@ -101,7 +101,8 @@ class PerGroup:
 class Grid:
     """A quantization grid: 2**bits levels, evenly spaced between the least and greatest weight of a group.
 
-    Raises `InputError` unless bits is a whole number from 1 to 16.
+    Raises `InputError` unless bits is a whole number from 1 to 16, and for one bit on a symmetric grid, whose two
+    levels round every weight to 0.
 
     >>> str(Grid(4, PerGroup(64))), str(Grid(3, symmetric=True))
     ('4 bits g64', '3 bits per row symmetric')
@@ -114,6 +115,8 @@ class Grid:
     def __post_init__(self):
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
             raise InputError(f"bits is {self.bits!r}; give a whole number from 1 to 16")
+        if self.symmetric and self.bits == 1:
+            raise InputError("a symmetric grid of 1 bit rounds every weight to 0; use symmetric=False or more bits")
 
     def __str__(self) -> str:
         plural = "s" if self.bits > 1 else ""
@@ -153,7 +156,7 @@ class LowRank:
 
     def rank(self, d_out: int, d_in: int) -> int:
         """The largest rank whose factors, rank * (d_out + d_in) numbers, fit the ratio; at least 1."""
-        return max(1, math.floor(self.ratio * d_out * d_in / (d_out + d_in)))
+        return max(1, math.floor(self.ratio * d_out * d_in / (d_out + d_in) + 1e-6))
 
     def __str__(self) -> str:
         return f"low rank {100 * self.ratio:g}%"

@@ -10,8 +10,8 @@ from crosscal.driver import compress
 from crosscal.errors import InputError
 from crosscal.methods import wanda
 from crosscal.models import decoder_blocks, linear_layers
-from crosscal.streams import open_stream
-from crosscal.types import NofM, Unstructured
+from crosscal.streams import open_streams
+from crosscal.types import Grid, NofM, Unstructured
 from tests.unit.families import FAMILIES, random_windows, tiny_model
 
 QUIET = {"progress": False}
@@ -36,10 +36,11 @@ def test_streams_carry_what_the_model_computes(family):
     model, tokens = tiny_model(family), random_windows(5)
     blocks = decoder_blocks(model)
     seen = inputs_of(model, tokens, blocks)
-    (stream,) = open_stream(model, blocks, {"text": tokens}, micro_batch=2)
+    batches = open_streams(model, blocks, {"text": tokens}, micro_batch=2)
     for index, block in enumerate(blocks):
-        torch.testing.assert_close(torch.cat([batch.hidden for batch in stream.batches]), seen[block])
-        stream.advance(index, block)
+        torch.testing.assert_close(torch.cat([batch.hidden for batch in batches]), seen[block])
+        for batch in batches:
+            batch.hidden = batch.run(index, block)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,7 +63,7 @@ def test_each_block_sees_the_compressed_output_of_the_block_before():
     """Against a plain loop: run the model itself, catch one layer's inputs, prune, go on to the next block."""
     tokens, pattern = random_windows(), Unstructured(0.5)
     fast, slow = tiny_model("llama"), tiny_model("llama")
-    compress(fast, "wanda", pattern, calibration={"text": tokens}, **QUIET)
+    compress(fast, "wanda", pattern, calibration={"text": tokens}, schedule="block", **QUIET)
     for block in decoder_blocks(slow):
         layers = linear_layers(block)
         seen = inputs_of(slow, tokens, [layer.module for layer in layers])
@@ -120,6 +121,8 @@ def test_bad_input_is_refused_before_anything_changes():
         (("wanda", NofM(2, 5), text), "do not divide"),
         (("wanda", Unstructured(0.5), text, {"a": 0.7}), "sum to 1"),
         (("wanda", Unstructured(0.5), text, {"b": 1.0}), "one weight for each source"),
+        (("wanda", Grid(4), text), r"does not compress to 4 bits per row; give Unstructured\(0.5\) or NofM"),
+        (("gptq", NofM(2, 4), text), r"give Grid\(bits=4\)"),
     ]:
         method, pattern, *rest = arguments
         options = dict(zip(("calibration", "weights"), rest, strict=False))

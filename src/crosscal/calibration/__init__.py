@@ -1,6 +1,5 @@
 """What a layer's inputs look like on calibration text: sums that add, mix and serve every method."""
 
-from crosscal.calibration.capture import GramCapture
-from crosscal.calibration.statistics import InputStats, mix
+from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
 
-__all__ = ["GramCapture", "InputStats", "mix"]
+__all__ = ["DiagonalStats", "InputStats", "mix"]

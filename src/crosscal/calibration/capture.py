@@ -1,85 +1,76 @@
-"""Gather the input statistics of a block's linear layers while it runs, one Gram matrix for each distinct input.
+"""The input statistics of a block's linear layers, one sum for each distinct input and each text source.
 
 Query, key and value projections read the same tensor, and so do gate and up projections. Which layers share is
 seen at run time, by the identity of the tensor that enters them, so no architecture is known here by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
-from crosscal.calibration.gram import add_gram
-from crosscal.calibration.statistics import InputStats
-from crosscal.errors import InputError
+from crosscal.calibration.gram import GramSum
+from crosscal.calibration.statistics import DiagonalStats, InputStats
 from crosscal.models.structure import LinearLayer
 
 
-class GramCapture:
-    """A context manager that sums x x^T for the layers of one block, separately for each text source.
+@contextmanager
+def hooked(modules: Sequence[nn.Module], hook: Callable[[nn.Module, tuple], None]) -> Iterator[None]:
+    """Have `hook(module, args)` called before each of the modules runs."""
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
-    Set `source` before running the block on that source's text. `groups` lists the layers that share an input;
-    `stats(group_leader)` gives `{source: InputStats}` for such a group.
-    """
 
-    def __init__(self, layers: Sequence[LinearLayer]):
-        self.layers = {layer.module: layer for layer in layers}
-        self.source = ""
-        self._leader: dict[nn.Module, nn.Module] = {}
-        self._live: list[
-            tuple[nn.Module, torch.Tensor]
-        ] = []  # inputs of this forward pass; holding them keeps ids unique
-        self._grams: dict[nn.Module, dict[str, torch.Tensor]] = {}
-        self._tokens: dict[nn.Module, dict[str, int]] = {}
-        self._hooks: list = []
+def find_groups(layers: Sequence[LinearLayer], run: Callable[[], object]) -> list[list[LinearLayer]]:
+    """The layers that `run` reaches, those that read the same tensor together, in the order of the forward pass."""
+    seen: list[tuple[Tensor, list[nn.Module]]] = []  # holding the tensors keeps their identities apart
 
-    def __enter__(self) -> "GramCapture":
-        self._hooks = [module.register_forward_pre_hook(self._on_input) for module in self.layers]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._live.clear()
-
-    def end_pass(self) -> None:
-        """Forget the tensors of the forward pass that just ended."""
-        self._live.clear()
-
-    def _on_input(self, module: nn.Module, args: tuple) -> None:
-        inputs = args[0]
-        if module not in self._leader:
-            same = next((first for first, tensor in self._live if tensor is inputs), module)
-            self._leader[module] = same
-        if self._leader[module] is not module:
+    def note(module: nn.Module, args: tuple) -> None:
+        if any(module in members for _, members in seen):
             return
-        self._live.append((module, inputs))
+        same = next((members for tensor, members in seen if tensor is args[0]), None)
+        if same is None:
+            seen.append((args[0], [module]))
+        else:
+            same.append(module)
+
+    by_module = {layer.module: layer for layer in layers}
+    with hooked(list(by_module), note):
+        run()
+    return [[by_module[module] for module in members] for _, members in seen]
+
+
+class InputSums:
+    """Sums over the shared input of one group of layers, by source; the diagonal alone where that is all one needs."""
+
+    def __init__(self, diagonal_only: bool, scratch: dict[int, Tensor]):
+        self.diagonal_only, self.scratch = diagonal_only, scratch
+        self._sums: dict[str, GramSum | Tensor] = {}
+        self._tokens: dict[str, int] = {}
+
+    def add(self, source: str, inputs: Tensor) -> None:
+        """Add a micro-batch of a source's inputs, [..., d_in]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
-        grams = self._grams.setdefault(module, {})
-        if self.source not in grams:
-            grams[self.source] = torch.zeros(flat.shape[1], flat.shape[1], device=flat.device)
-        add_gram(grams[self.source], flat)
-        tokens = self._tokens.setdefault(module, {})
-        tokens[self.source] = tokens.get(self.source, 0) + flat.shape[0]
+        self._tokens[source] = self._tokens.get(source, 0) + len(flat)
+        if self.diagonal_only:
+            squares = torch.linalg.vector_norm(flat, dim=0, dtype=torch.float32).square_()
+            self._sums[source] = squares.add_(self._sums[source]) if source in self._sums else squares
+        else:
+            self._sums.setdefault(source, GramSum(self.scratch)).add(flat)
 
-    @property
-    def groups(self) -> list[list[LinearLayer]]:
-        """The layers that ran, grouped by shared input, in the order in which inputs were first seen."""
-        return [
-            [self.layers[module] for module in self._leader if self._leader[module] is leader] for leader in self._grams
-        ]
+    def stats(self) -> dict[str, InputStats] | dict[str, DiagonalStats]:
+        """The statistics of each source."""
+        if self.diagonal_only:
+            return {name: DiagonalStats(part, self._tokens[name]) for name, part in self._sums.items()}
+        return {name: InputStats(part.mirror(), self._tokens[name]) for name, part in self._sums.items()}
 
-    def stats(self, group: Sequence[LinearLayer]) -> dict[str, InputStats]:
-        """The statistics of a group's shared input, by source.
 
-        Raises `InputError` naming the layer when an activation was not finite.
-        """
-        leader = self._leader[group[0].module]
-        found = {name: InputStats(gram, self._tokens[leader][name]) for name, gram in self._grams[leader].items()}
-        for name, part in found.items():
-            if not part.gram.sum().isfinite():
-                raise InputError(
-                    f"layer {group[0].name} received NaN or infinite inputs on source '{name}'; "
-                    "load the model in float32, or check its weights"
-                )
-        return found
+def all_finite(stats: Mapping[str, InputStats | DiagonalStats]) -> dict[str, Bool[Tensor, ""]]:
+    """Whether each source's sums are finite, as tensors, so that asking does not wait for a GPU."""
+    return {name: part.diagonal.sum().isfinite() for name, part in stats.items()}

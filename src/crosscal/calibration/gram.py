@@ -1,13 +1,21 @@
-"""The one hot line of calibration, G += X^T X, in bfloat16 products and float32 sums where hardware has them."""
+"""The one hot line of calibration, G += X^T X: bfloat16 products where hardware has them, float32 sums everywhere.
+
+G is symmetric. Where that pays only the blocks on and above its diagonal are summed, and `mirror` fills the rest in.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from crosscal.models.loading import fast_dtype
+
+# Widths of the column panels of a half sum. Narrower panels leave out more and multiply less well: measured on a CPU
+# with bfloat16 units, 4 panels of 384 take three quarters of the time of one product, panels of 144 take longer.
+CPU_PANEL, CUDA_PANEL = 384, 2048
 
 
 @contextmanager
@@ -29,15 +37,52 @@ def bf16_products() -> Iterator[None]:
         settings.fp32_precision = before
 
 
-def add_gram(gram: Float[Tensor, "d_in d_in"], inputs: Float[Tensor, "tokens d_in"]) -> None:
-    """gram += inputs^T inputs, in place, summed in float32 whatever the inputs' dtype."""
-    if inputs.is_cuda and inputs.dtype in (torch.bfloat16, torch.float16):
-        torch.addmm(gram, inputs.T, inputs, out_dtype=torch.float32, out=gram)
-        return
-    if inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu" and fast_dtype("cpu") == torch.bfloat16:
-        exact = inputs.float()
-        with bf16_products():
-            gram.addmm_(exact.T, exact)
-        return
-    wide = inputs.to(gram.dtype)
-    gram.addmm_(wide.T, wide)
+class GramSum:
+    """A running sum of x x^T; `scratch` keeps one float32 buffer per input width, shared by all sums of a block."""
+
+    def __init__(self, scratch: dict[int, Tensor]):
+        self.gram: Float[Tensor, "d_in d_in"] | None = None
+        self.scratch = scratch
+
+    def add(self, inputs: Float[Tensor, "tokens d_in"]) -> None:
+        """gram += inputs^T inputs, summed in float32 whatever the inputs' dtype."""
+        if self.gram is None:
+            self.gram = torch.zeros(inputs.shape[1], inputs.shape[1], device=inputs.device)
+        if inputs.is_cuda and inputs.dtype in (torch.bfloat16, torch.float16):
+            for left, right in panels(inputs.shape[1], CUDA_PANEL):
+                part = self.gram[left:right, left:]
+                part += torch.mm(inputs[:, left:right].T, inputs[:, left:], out_dtype=torch.float32)
+        elif inputs.dtype == torch.bfloat16 and fast_dtype(inputs.device.type) == torch.bfloat16:
+            with bf16_products():
+                self._add_wide(self._widen(inputs))
+        else:
+            self._add_wide(inputs if inputs.dtype == torch.float32 else self._widen(inputs))
+
+    def _add_wide(self, inputs: Float[Tensor, "tokens d_in"]) -> None:
+        for left, right in panels(inputs.shape[1], CPU_PANEL):
+            self.gram[left:right, left:].addmm_(inputs[:, left:right].T, inputs[:, left:])
+
+    def _widen(self, inputs: Tensor) -> Tensor:
+        """A float32 copy in the shared buffer: fresh memory of this size would cost more than the copy."""
+        tokens, width = inputs.shape
+        if width not in self.scratch or len(self.scratch[width]) < tokens:
+            self.scratch[width] = torch.empty(tokens, width, device=inputs.device)
+        return self.scratch[width][:tokens].copy_(inputs)
+
+    def mirror(self) -> Float[Tensor, "d_in d_in"]:
+        """The whole symmetric sum."""
+        width = CUDA_PANEL if self.gram.is_cuda else CPU_PANEL
+        for left, right in panels(len(self.gram), width):
+            self.gram[right:, left:right] = self.gram[left:right, right:].T
+        return self.gram
+
+
+def panels(size: int, width: int) -> list[tuple[int, int]]:
+    """Cut 0..size into near-equal panels of about `width`, or into one if there would not be three.
+
+    >>> panels(1536, 384), panels(576, 384)
+    ([(0, 384), (384, 768), (768, 1152), (1152, 1536)], [(0, 576)])
+    """
+    count = size // width if size >= 3 * width else 1
+    edges = [size * i // count for i in range(count + 1)]
+    return list(pairwise(edges))

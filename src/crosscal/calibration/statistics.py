@@ -6,8 +6,9 @@ the Hessian of SparseGPT and GPTQ is a scaling of G; and cross-calibration is on
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -47,9 +48,43 @@ class InputStats:
         """mean_t x_tj^2 for each input j."""
         return self.diagonal / self.n_tokens
 
+    def averaged(self, weight: float) -> "InputStats":
+        """`weight` times the per-token average, as statistics of one token."""
+        return InputStats(weight * (self.gram / self.n_tokens), n_tokens=1)
 
-def mix(stats: Mapping[str, InputStats], weights: Mapping[str, float]) -> InputStats:
-    """Cross-calibration: the weighted average of per-token statistics, sum_s w_s G_s / n_s.
+
+@dataclass(frozen=True)
+class DiagonalStats:
+    """The diagonal of the Gram matrix alone, sum_t x_tj^2 over `n_tokens` tokens: all that Wanda looks at.
+
+    It adds and mixes as `InputStats` does, at a fraction of the cost.
+
+    >>> import torch
+    >>> (DiagonalStats(torch.ones(2), n_tokens=1) + DiagonalStats(torch.ones(2), n_tokens=3)).mean_square.tolist()
+    [0.5, 0.5]
+    """
+
+    diagonal: Float[Tensor, " d_in"]
+    n_tokens: int
+
+    def __add__(self, other: "DiagonalStats") -> "DiagonalStats":
+        return DiagonalStats(self.diagonal + other.diagonal, self.n_tokens + other.n_tokens)
+
+    @property
+    def mean_square(self) -> Float[Tensor, " d_in"]:
+        """mean_t x_tj^2 for each input j."""
+        return self.diagonal / self.n_tokens
+
+    def averaged(self, weight: float) -> "DiagonalStats":
+        """`weight` times the per-token average, as statistics of one token."""
+        return DiagonalStats(weight * (self.diagonal / self.n_tokens), n_tokens=1)
+
+
+Stats = TypeVar("Stats", InputStats, DiagonalStats)
+
+
+def mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats:
+    """Cross-calibration: the weighted average of per-token statistics, sum_s w_s G_s / n_s, of any number of sources.
 
     Each source counts by its weight and not by its length; two sources of equal length at 1/2 each are the same
     as their pooled text. The result is an average, so its `n_tokens` is 1.
@@ -63,14 +98,21 @@ def mix(stats: Mapping[str, InputStats], weights: Mapping[str, float]) -> InputS
     >>> mix({"c4": general, "pubmed": domain}, {"c4": 0.5, "pubmed": 0.5}).diagonal.tolist()
     [2.0, 2.0]
     """
-    if not stats or set(stats) != set(weights):
+    check_weights(stats, weights)
+    parts = []
+    for name, part in stats.items():
+        if weights[name] > 0:
+            if part.n_tokens < 1:
+                raise InputError(f"source '{name}' has no tokens for this layer; give it more text")
+            parts.append(part.averaged(weights[name]))
+    return replace(sum(parts[1:], start=parts[0]), n_tokens=1)
+
+
+def check_weights(sources: Collection[str], weights: Mapping[str, float]) -> None:
+    """Raises `InputError` unless there is one weight for each source, all are >= 0 and they sum to 1."""
+    if not sources or set(sources) != set(weights):
         raise InputError(
-            f"weights are for {sorted(weights)}, statistics for {sorted(stats)}; give one weight for each source"
+            f"weights are for {sorted(weights)}, statistics for {sorted(sources)}; give one weight for each source"
         )
     if min(weights.values()) < 0 or not math.isclose(sum(weights.values()), 1.0, abs_tol=1e-6):
         raise InputError(f"mix weights {dict(weights)} must be at least 0 and sum to 1")
-    used = {name: part for name, part in stats.items() if weights[name] > 0}
-    for name, part in used.items():
-        if part.n_tokens < 1:
-            raise InputError(f"source '{name}' has no tokens for this layer; give it more text")
-    return InputStats(sum(weights[name] * (part.gram / part.n_tokens) for name, part in used.items()), n_tokens=1)

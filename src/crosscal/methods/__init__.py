@@ -1,8 +1,13 @@
 """Compression methods: pure functions from a weight and its input statistics to a new weight."""
 
+from crosscal.methods.awq import awq
+from crosscal.methods.dpruner import dpruner
+from crosscal.methods.gptq import gptq
+from crosscal.methods.joint_rank import joint_rank
+from crosscal.methods.lowrank import asvd, fwsvd, svd
 from crosscal.methods.magnitude import magnitude
-from crosscal.methods.registry import METHODS, Method, find_method
+from crosscal.methods.rtn import rtn
 from crosscal.methods.sparsegpt import sparsegpt
 from crosscal.methods.wanda import wanda
 
-__all__ = ["METHODS", "Method", "find_method", "magnitude", "sparsegpt", "wanda"]
+__all__ = ["asvd", "awq", "dpruner", "fwsvd", "gptq", "joint_rank", "magnitude", "rtn", "sparsegpt", "svd", "wanda"]

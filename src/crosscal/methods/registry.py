@@ -1,49 +1,165 @@
-"""The methods a study can name, each with the version of its numbers."""
+"""The methods a study can name: what each compresses to, what it reads, and the version of its numbers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from crosscal.calibration.statistics import InputStats
+from crosscal.calibration.gradients import WeightGradient
+from crosscal.calibration.statistics import DiagonalStats, InputStats
 from crosscal.errors import InputError, suggest
+from crosscal.methods.awq import VERSION as AWQ_VERSION
+from crosscal.methods.awq import awq_group
+from crosscal.methods.dpruner import VERSION as DPRUNER_VERSION
+from crosscal.methods.dpruner import dpruner_group
+from crosscal.methods.gptq import VERSION as GPTQ_VERSION
+from crosscal.methods.gptq import gptq_group
+from crosscal.methods.joint_rank import VERSION as JOINT_RANK_VERSION
+from crosscal.methods.joint_rank import joint_rank_group
+from crosscal.methods.lowrank import VERSION as LOWRANK_VERSION
+from crosscal.methods.lowrank import asvd, fwsvd, svd
 from crosscal.methods.magnitude import VERSION as MAGNITUDE_VERSION
 from crosscal.methods.magnitude import magnitude
+from crosscal.methods.masks import check_divides
+from crosscal.methods.rtn import VERSION as RTN_VERSION
+from crosscal.methods.rtn import rtn
 from crosscal.methods.sparsegpt import VERSION as SPARSEGPT_VERSION
-from crosscal.methods.sparsegpt import sparsegpt_group
+from crosscal.methods.sparsegpt import check_blocks, sparsegpt_group
 from crosscal.methods.wanda import VERSION as WANDA_VERSION
 from crosscal.methods.wanda import wanda
-from crosscal.types import Pattern
+from crosscal.types import Grid, LowRank, NofM, SparseGrid, Target, Unstructured
 
-Solver = Callable[[Sequence[Tensor], InputStats | None, Pattern], tuple[list[Tensor], dict]]
+
+class Evidence(NamedTuple):
+    """What calibration text tells about the layers of a group: statistics of their input, a gradient for each."""
+
+    stats: InputStats | DiagonalStats | None
+    gradients: Sequence[WeightGradient] | None
+
+
+Solver = Callable[..., tuple[list[Tensor], dict]]
+"""(weights that share an input, evidence, target, **options) -> new weights, facts for the layer report."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How the driver calls a method: on all weights that share an input, with that input's statistics.
+    """How the driver calls a method.
 
-    `solve` returns the new weights and a dictionary of facts for the layer report. `version` is raised by hand when
-    a method's numbers change, so that stored runs of the old version are not taken for new ones.
+    `reads` is what it needs of the Gram matrix and `gradients` whether it needs gradients too; `linked` methods
+    compress layers that share an input together. `damped` methods factorize a Hessian: they take `damp`, and tell in
+    the fact `failed` whether that sufficed. `domain_last` methods take statistics from all sources but the last, and
+    gradients from the last. `options` names what else a caller may set. `version` is raised by hand when a method's
+    numbers change, so that stored runs of the old version are not taken for new ones.
     """
 
     name: str
     version: int
-    needs_text: bool
+    targets: tuple[type, ...]
     solve: Solver
+    reads: Literal["nothing", "diagonal", "gram"] = "nothing"
+    gradients: bool = False
+    linked: bool = False
+    damped: bool = False
+    domain_last: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it can do nothing without calibration text."""
+        return self.reads != "nothing" or self.gradients
 
 
-def _each(function: Callable[[Tensor, InputStats | None, Pattern], Tensor]) -> Solver:
-    """A group solver out of a function of one weight."""
-    return lambda weights, stats, pattern: ([function(weight, stats, pattern) for weight in weights], {})
+PRUNING = (Unstructured, NofM)
 
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("magnitude", MAGNITUDE_VERSION, False, _each(lambda weight, _, pattern: magnitude(weight, pattern))),
-        Method("wanda", WANDA_VERSION, True, _each(wanda)),
-        Method("sparsegpt", SPARSEGPT_VERSION, True, sparsegpt_group),
-    )
+def _each(function: Callable[..., Tensor]) -> Solver:
+    """A group solver out of `function(weight, evidence, target)`."""
+    return lambda weights, evidence, target: ([function(weight, evidence, target) for weight in weights], {})
+
+
+def _sparsegpt(weights, evidence, target, **options):
+    pattern, grid = (target.pattern, target.grid) if isinstance(target, SparseGrid) else (target, None)
+    return sparsegpt_group(weights, evidence.stats, pattern, grid=grid, **options)
+
+
+def _fwsvd(weights, evidence, target):
+    pairs = zip(weights, evidence.gradients, strict=True)
+    return [fwsvd(weight, gradient.square, target) for weight, gradient in pairs], {}
+
+
+_ALL = (
+    Method("magnitude", MAGNITUDE_VERSION, PRUNING, _each(lambda weight, _, target: magnitude(weight, target))),
+    Method(
+        "wanda",
+        WANDA_VERSION,
+        PRUNING,
+        _each(lambda weight, evidence, target: wanda(weight, evidence.stats, target)),
+        reads="diagonal",
+    ),
+    Method(
+        "sparsegpt",
+        SPARSEGPT_VERSION,
+        (*PRUNING, SparseGrid),
+        _sparsegpt,
+        reads="gram",
+        damped=True,
+        options=("block",),
+    ),
+    Method(
+        "dpruner",
+        DPRUNER_VERSION,
+        PRUNING,
+        lambda weights, evidence, target, **o: dpruner_group(weights, *evidence, target, **o),
+        reads="gram",
+        gradients=True,
+        damped=True,
+        domain_last=True,
+        options=("strength",),
+    ),
+    Method("rtn", RTN_VERSION, (Grid,), _each(lambda weight, _, target: rtn(weight, target))),
+    Method(
+        "gptq",
+        GPTQ_VERSION,
+        (Grid,),
+        lambda weights, evidence, target, **o: gptq_group(weights, evidence.stats, target, **o),
+        reads="gram",
+        damped=True,
+        options=("act_order", "block"),
+    ),
+    Method(
+        "awq",
+        AWQ_VERSION,
+        (Grid,),
+        lambda weights, evidence, target: awq_group(weights, evidence.stats, target),
+        reads="gram",
+        linked=True,
+    ),
+    Method("svd", LOWRANK_VERSION, (LowRank,), _each(lambda weight, _, target: svd(weight, target))),
+    Method("fwsvd", LOWRANK_VERSION, (LowRank,), _fwsvd, gradients=True),
+    Method(
+        "asvd",
+        LOWRANK_VERSION,
+        (LowRank,),
+        _each(lambda weight, evidence, target: asvd(weight, evidence.stats, target)),
+        reads="gram",
+    ),
+    Method(
+        "joint_rank",
+        JOINT_RANK_VERSION,
+        (LowRank,),
+        lambda weights, _, target: (joint_rank_group(weights, target), {}),
+        linked=True,
+    ),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+
+_EXAMPLES = {
+    Unstructured: "Unstructured(0.5)",
+    NofM: "NofM(2, 4)",
+    Grid: "Grid(bits=4)",
+    SparseGrid: "SparseGrid(NofM(2, 4), Grid(bits=4))",
+    LowRank: "LowRank(0.5)",
 }
 
 
@@ -52,3 +168,22 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise InputError(f"unknown method '{name}'{suggest(name, list(METHODS))}; give one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def check_request(method: Method, target: Target, options: Sequence[str], widths: Sequence[int]) -> None:
+    """Raises `InputError` for a target or option that the method does not know, or that layers of these widths refuse.
+
+    `widths` are the numbers of inputs of the layers to be compressed.
+    """
+    if not isinstance(target, method.targets):
+        examples = " or ".join(_EXAMPLES[kind] for kind in method.targets)
+        raise InputError(f"{method.name} does not compress to {target}; give {examples}")
+    for option in options:
+        if option not in method.options:
+            known = ", ".join(method.options) or "none"
+            raise InputError(f"{method.name} has no option '{option}'{suggest(option, list(method.options))} ({known})")
+    pattern, grid = (target.pattern, target.grid) if isinstance(target, SparseGrid) else (target, None)
+    for width in set(widths) if isinstance(pattern, NofM) else ():
+        check_divides(width, pattern)
+        if method.name == "sparsegpt":
+            check_blocks(width, pattern, grid, 128)

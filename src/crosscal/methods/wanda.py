@@ -4,14 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscal.calibration.statistics import InputStats
+from crosscal.calibration.statistics import DiagonalStats, InputStats
 from crosscal.methods.masks import check_finite, fraction_count, smallest_of_groups, smallest_per_row
 from crosscal.types import Pattern, Unstructured
 
 VERSION = 1
 
 
-def wanda(weight: Float[Tensor, "d_out d_in"], stats: InputStats, pattern: Pattern) -> Float[Tensor, "d_out d_in"]:
+def wanda(
+    weight: Float[Tensor, "d_out d_in"], stats: InputStats | DiagonalStats, pattern: Pattern
+) -> Float[Tensor, "d_out d_in"]:
     """Zero the weights with the smallest |W_ij| * ||x_j||_2; rows compete only with themselves.
 
     The norm is sqrt(mean_t x_tj^2), so the number of tokens does not matter. Exactly floor(sparsity * d_in)

@@ -104,7 +104,9 @@ def _cell(
 
 def _short(layer: dict) -> dict:
     """A layer's report in four digits, what is absent left out: thousands of these go into git."""
-    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in layer.items() if v is not None}
+    flat = {k: v for k, v in layer.items() if k not in ("losses", "facts")} | layer["facts"]
+    flat |= {f"loss {source}": loss for source, loss in layer["losses"].items()}
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in flat.items() if v is not None}
 
 
 def _items(outcome: Outcome) -> dict[str, dict[str, list]]:

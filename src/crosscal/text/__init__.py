@@ -1,17 +1,31 @@
 """Named text sources -> documents in two parts that never share one -> token windows with a seed and a fingerprint.
 
-`documents`, `SOURCES` and `domain_of` need the standard library only; `load_text` and `TextWindows` load torch.
+`documents`, `SOURCES` and `domain_of` need the standard library only; `load_text` and `TextWindows` load torch, and
+`write_text`, which lets a model write its calibration text itself, loads transformers.
 """
 
-from crosscal.text.documents import documents
-from crosscal.text.registry import SOURCES, SPLITS, Source, describe, domain_of
+from importlib import import_module
 
-__all__ = ["SOURCES", "SPLITS", "Source", "TextWindows", "describe", "documents", "domain_of", "load_text"]
+from crosscal.text.documents import documents
+from crosscal.text.registry import SELF, SOURCES, SPLITS, Source, describe, domain_of
+
+__all__ = [
+    "SELF",
+    "SOURCES",
+    "SPLITS",
+    "Source",
+    "TextWindows",
+    "describe",
+    "documents",
+    "domain_of",
+    "load_text",
+    "write_text",
+]
+
+_LAZY = {"load_text": "windows", "TextWindows": "windows", "write_text": "written"}
 
 
 def __getattr__(name: str):
-    if name not in ("load_text", "TextWindows"):
+    if name not in _LAZY:
         raise AttributeError(f"module 'crosscal.text' has no attribute '{name}'")
-    from crosscal.text import windows
-
-    return getattr(windows, name)
+    return getattr(import_module(f"crosscal.text.{_LAZY[name]}"), name)

@@ -7,6 +7,8 @@ from crosscal.errors import InputError, suggest
 
 Split = Literal["calibration", "held_out"]
 SPLITS: tuple[str, ...] = ("calibration", "held_out")
+SELF = "self"
+"""The source of text that the model wrote itself (`crosscal.text.write_text`)."""
 
 
 @dataclass(frozen=True)
@@ -203,13 +205,16 @@ def check_split(split: str) -> None:
 
 
 def domain_of(source: str) -> str:
-    """The role of a source: "general", "instruction", "biomedical", "legal", "science", or "own" for your own text.
+    """The role of a source: "general", "instruction", "biomedical", "legal", "science", "self-written" for
+    text that the model wrote, or "own" for yours.
 
-    >>> domain_of("news"), domain_of("hub:FiscalNote/billsum"), domain_of("notes.jsonl")
-    ('general', 'legal', 'own')
+    >>> domain_of("news"), domain_of("hub:FiscalNote/billsum"), domain_of("self"), domain_of("notes.jsonl")
+    ('general', 'legal', 'self-written', 'own')
     """
     if source in SOURCES:
         return SOURCES[source].role
+    if source == SELF:
+        return "self-written"
     dataset = source.removeprefix("hub:").split("#")[0].split(":")[0]
     return HUB_ROLES.get(dataset, "own") if source.startswith("hub:") else "own"
 

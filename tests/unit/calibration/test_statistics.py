@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from crosscal.calibration import GramCapture, InputStats, mix
-from crosscal.calibration.gram import add_gram, bf16_products
+from crosscal.calibration import DiagonalStats, InputStats, mix
+from crosscal.calibration.capture import InputSums, find_groups
+from crosscal.calibration.gram import CPU_PANEL, GramSum, bf16_products
 from crosscal.errors import InputError
 from crosscal.models import linear_layers
 
@@ -64,35 +65,61 @@ class Attention(nn.Module):
         return self.o(self.q(x)) + self.k(x).sum()
 
 
-def test_layers_that_read_one_tensor_share_one_gram():
+def test_layers_that_read_one_tensor_share_one_group():
     block = Attention()
-    with GramCapture(linear_layers(block)) as capture:
-        for source, tokens, seed in (("a", 5, 0), ("b", 7, 1), ("a", 3, 2)):
-            capture.source = source
-            block(random_inputs(tokens, seed=seed)[None])
-            capture.end_pass()
-    assert [[layer.name for layer in group] for group in capture.groups] == [["q", "k"], ["o"]]
-    found = capture.stats(capture.groups[0])
-    assert (found["a"].n_tokens, found["b"].n_tokens) == (8, 7)
-    together = torch.cat([random_inputs(5), random_inputs(3, seed=2)])
-    torch.testing.assert_close(found["a"].gram, together.T @ together)
+    groups = find_groups(linear_layers(block), lambda: block(random_inputs(5)[None]))
+    assert [[layer.name for layer in group] for group in groups] == [["q", "k"], ["o"]]
     assert not block.q._forward_pre_hooks
 
 
-def test_activations_that_are_not_finite_name_the_layer():
+def test_a_layer_that_does_not_run_belongs_to_no_group():
     block = Attention()
-    with GramCapture(linear_layers(block)) as capture:
-        capture.source = "a"
-        block(torch.full((1, 2, 6), float("inf")))
-    with pytest.raises(InputError, match=r"layer q .* source 'a'"):
-        capture.stats(capture.groups[0])
+    groups = find_groups(linear_layers(block), lambda: block.q(random_inputs(5)))
+    assert [[layer.name for layer in group] for group in groups] == [["q"]]
+
+
+@pytest.mark.parametrize("diagonal_only", [False, True])
+def test_sources_are_summed_apart(diagonal_only):
+    sums = InputSums(diagonal_only, {})
+    for source, tokens, seed in (("a", 5, 0), ("b", 7, 1), ("a", 3, 2)):
+        sums.add(source, random_inputs(tokens, seed=seed)[None])
+    found = sums.stats()
+    assert (found["a"].n_tokens, found["b"].n_tokens) == (8, 7)
+    together = torch.cat([random_inputs(5), random_inputs(3, seed=2)])
+    torch.testing.assert_close(found["a"].diagonal, (together.T @ together).diagonal())
+    if not diagonal_only:
+        torch.testing.assert_close(found["a"].gram, together.T @ together)
+
+
+def test_the_half_sum_of_a_wide_input_is_mirrored():
+    inputs = random_inputs(300, 3 * CPU_PANEL + 5)
+    total = GramSum({})
+    for part in inputs.split(100):
+        total.add(part)
+    torch.testing.assert_close(total.mirror(), inputs.T @ inputs, rtol=1e-4, atol=1e-3)
+    assert torch.equal(total.gram, total.gram.T)
+
+
+def test_diagonals_mix_as_gram_matrices_do():
+    a, b = stats_of(random_inputs(30)), stats_of(random_inputs(50, seed=1))
+    thin = {"a": DiagonalStats(a.diagonal, 30), "b": DiagonalStats(b.diagonal, 50)}
+    weights = {"a": 0.3, "b": 0.7}
+    torch.testing.assert_close(mix(thin, weights).mean_square, mix({"a": a, "b": b}, weights).mean_square)
+
+
+def test_three_sources_mix_by_their_weights():
+    parts = {name: stats_of(random_inputs(30 + seed, seed=seed)) for seed, name in enumerate("abc")}
+    weights = {"a": 0.5, "b": 0.3, "c": 0.2}
+    expected = sum(weights[name] * part.gram / part.n_tokens for name, part in parts.items())
+    torch.testing.assert_close(mix(parts, weights).gram, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_gram_is_summed_in_float32(dtype):
     inputs = random_inputs(4096, 32).to(dtype)
-    gram = torch.zeros(32, 32)
-    add_gram(gram, inputs)
+    total = GramSum({})
+    total.add(inputs)
+    gram = total.mirror()
     exact = inputs.double().T @ inputs.double()
     assert ((gram - exact).abs().max() / exact.abs().max()).item() < 2e-6
 

@@ -1,0 +1,146 @@
+"""D-Pruner without training: gradients on domain text, made steeper where general text needs a weight too."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from crosscal.calibration.gradients import WeightGradient
+from crosscal.calibration.statistics import InputStats
+from crosscal.errors import InputError
+from crosscal.methods.linalg import InverseFactor, inverse_factor
+from crosscal.methods.masks import check_finite, fraction_count, smallest_of_groups, smallest_per_row
+from crosscal.types import Pattern, Unstructured
+
+VERSION = 1
+
+
+def dpruner(
+    weight: Float[Tensor, "d_out d_in"],
+    stats: InputStats,
+    gradient: WeightGradient,
+    pattern: Pattern,
+    *,
+    strength: float = 0.1,
+    damp: float = 0.01,
+) -> Float[Tensor, "d_out d_in"]:
+    """Zero the weights whose removal should change the regularized domain loss least (`dpruner_scores`); no update.
+
+    `stats` are of general text and `gradient` of domain text. Unstructured: weights compete across the whole matrix
+    and exactly floor(sparsity * size) go. N:M: within each group of M inputs of a row.
+    Source: Zhang et al. 2024 (arXiv 2405.06275), its pruning only, without the training that goes with it there.
+
+    Raises `InputError` for weights that are not finite, a gradient of another shape than its weight, a negative
+    strength, a group that does not divide d_in, or a Hessian that no damping makes positive definite.
+
+    >>> weight, general = torch.tensor([[1.0, 1.0, 1.0, 1.0]]), InputStats(torch.eye(4), n_tokens=1)
+    >>> slope = torch.tensor([[0.3, -0.1, 0.2, 0.0]])
+    >>> dpruner(weight, general, WeightGradient(slope, slope.square(), n_windows=1), Unstructured(0.5)).tolist()
+    [[1.0, 0.0, 1.0, 0.0]]
+    """
+    check_finite(weight)
+    pruned, _ = dpruner_group([weight], stats, [gradient], pattern, strength=strength, damp=damp)
+    return pruned[0]
+
+
+def dpruner_group(
+    weights: Sequence[Float[Tensor, "_ d_in"]],
+    stats: InputStats,
+    gradients: Sequence[WeightGradient],
+    pattern: Pattern,
+    *,
+    strength: float = 0.1,
+    damp: float = 0.01,
+) -> tuple[list[Tensor], dict]:
+    """`dpruner` for several weights that share one input: one factorization for all of them.
+
+    `gradients` come in the order of `weights`. Returns the new weights and `{"damp": the damping that was needed}`.
+    """
+    factor = inverse_factor(stats, damp)
+    new = []
+    for weight, gradient in zip(weights, gradients, strict=True):
+        scores = _scores(weight, factor, stats.n_tokens, gradient, strength)
+        new.append(torch.where(_smallest(scores, pattern), 0, weight))
+    return new, {"damp": factor.damp}
+
+
+def dpruner_scores(
+    weight: Float[Tensor, "d_out d_in"],
+    stats: InputStats,
+    gradient: WeightGradient,
+    *,
+    strength: float = 0.1,
+    damp: float = 0.01,
+) -> Float[Tensor, "d_out d_in"]:
+    """|L(W) - L(W with W_m = 0)| in nats for each weight m, to second order, with L the regularized domain loss.
+
+    For weight m, at row i and input j, g_m is the mean over windows of domain text of dL_next/dW_m, F_m of its square.
+
+    1. General importance, by optimal brain surgeon (Hassibi et al. 1993): G_m = W_m^2 / [H^-1]_jj, the least mean
+       squared output error per token with which the rest of the row can do without W_m. H = 2 E[x x^T] and the
+       factor 1/2 of that expansion cancel, so H here is E[x x^T] plus damping. 0 for inputs never active.
+    2. Regularized loss: L = L_next + strength * sum_m G_m (W'_m - W_m)^2, with W' = W - alpha * g one gradient step
+       away, so the second term is strength * alpha^2 * sum_m G_m g_m^2. With G constant and the second derivative
+       dg_m/dW_m taken as the diagonal Fisher information F_m, its gradient is 2 strength alpha^2 G_m F_m g_m: the
+       domain's gradient, c_m times as steep, with c_m = 1 + 2 strength alpha^2 G_m F_m.
+    3. Score: the Taylor expansion |c_m g_m W_m - c_m^2 F_m W_m^2 / 2|, with c_m^2 F_m, the mean square over windows
+       of the regularized gradient, for the second derivative.
+
+    `alpha` is such that sum_m G_m E[(alpha dL/dW_m)^2] averages 1 per weight of the matrix. `strength` is thus free
+    of units: gradients grow by a fraction 2 * strength on average, whatever the scale of inputs, weights or loss.
+    At strength 0 the general text has no say, and the score is that of LLM-Pruner for single weights (Ma et al.
+    2023, arXiv 2305.11627).
+
+    Where this differs from the paper (arXiv 2405.06275) and the code released with it, and why:
+    - The code takes G while SparseGPT prunes, w^2 / U_jj^2: on updated weights, with only the inputs to the right to
+      make up for the loss, summed over a window. Here it is the formula, on the weights as they are, per token.
+    - Its alpha is the learning rate of training, 0.03 by default, and it adds 2 strength alpha^2 G g^2 / 1000 to g:
+      even in g, so slopes of either sign fare differently, and 1.8e-7 G |g| of g, which leaves general text next to
+      no say. Here the term is odd in g, as a derivative of g^2 must be, and alpha needs no training.
+    - The second-order term there is +(g W)^2 / 2 (in the code / 2000), from the same gradient. The expansion at
+      W_m = 0 has a minus, and the Fisher information is a mean of squares and not the square of a mean.
+    - The code adds W^3 inside the absolute value, where the expansion only leaves a rest of that order. Not here.
+    - It sums the scores of batches while training moves the weights. Here both moments are of the fixed weights.
+
+    F is of window gradients; token by token it would be larger, so the second-order term is on the low side.
+    The product form is the paper's: a weight without domain gradient scores 0 however much general text needs it.
+
+    Raises `InputError` as `dpruner` does.
+    """
+    return _scores(weight, inverse_factor(stats, damp), stats.n_tokens, gradient, strength)
+
+
+def _scores(
+    weight: Float[Tensor, "d_out d_in"], factor: InverseFactor, n_tokens: int, gradient: WeightGradient, strength: float
+) -> Float[Tensor, "d_out d_in"]:
+    if gradient.mean.shape != weight.shape:
+        shapes = f"{tuple(gradient.mean.shape)} and the weight {tuple(weight.shape)}"
+        raise InputError(f"the gradient is {shapes}; give each weight its own gradient, as [d_out, d_in]")
+    if strength < 0:
+        raise InputError(f"strength is {strength:g}; give 0 (domain text alone) or more")
+    weight = weight.float()
+    general = _relative(_general_importance(weight, factor, n_tokens))
+    slope = 1 + 2 * strength * _relative(general * _relative(gradient.square))
+    return (slope * gradient.mean * weight - (slope * weight).square() * gradient.square / 2).abs()
+
+
+def _general_importance(
+    weight: Float[Tensor, "d_out d_in"], factor: InverseFactor, n_tokens: int
+) -> Float[Tensor, "d_out d_in"]:
+    """W_ij^2 / [H^-1]_jj per token; with H^-1 = U^T U, its diagonal is the sum of squares of each column of U."""
+    inverse_diagonal = factor.upper.square().sum(dim=0) * n_tokens
+    return torch.where(factor.dead, 0, weight.square() / inverse_diagonal)
+
+
+def _relative(values: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+    """Non-negative values over their mean; all 0 stays 0."""
+    mean = values.mean()
+    return values / torch.where(mean > 0, mean, 1)
+
+
+def _smallest(scores: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Bool[Tensor, "d_out d_in"]:
+    if isinstance(pattern, Unstructured):
+        count = fraction_count(pattern.sparsity, scores.numel())
+        return smallest_per_row(scores.reshape(1, -1), count).reshape(scores.shape)
+    return smallest_of_groups(scores, pattern)

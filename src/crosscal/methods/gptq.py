@@ -1,0 +1,111 @@
+"""GPTQ: round column by column, and let the columns still to come make up for the error."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crosscal.calibration.statistics import InputStats
+from crosscal.methods.grids import Levels, fit_levels, group_edges
+from crosscal.methods.linalg import InverseFactor, inverse_factor, try_factor
+from crosscal.methods.masks import check_finite
+from crosscal.methods.rule import BlockRule
+from crosscal.methods.sweep import RuleOf, block_edges, sweep_stacked
+from crosscal.types import Grid, PerGroup
+
+VERSION = 1
+
+
+def gptq(
+    weight: Float[Tensor, "d_out d_in"],
+    stats: InputStats,
+    grid: Grid,
+    *,
+    act_order: bool = False,
+    damp: float = 0.01,
+    block: int = 128,
+) -> Float[Tensor, "d_out d_in"]:
+    """Quantize to `grid`, each column's rounding error sent to the columns on its right.
+
+    H = G + damp * mean(diag G) * I, U the upper Cholesky factor of H^-1; dead inputs lose their weights. Levels per
+    row are fitted once, on the weights as given; levels of a group on the weights as they stand when the sweep
+    reaches it, all earlier errors applied, also where groups are smaller than `block` or do not divide it.
+    `act_order` takes the columns by falling diag(G) and keeps the groups of the original order, with levels fitted
+    on the weights as given ("static groups"). The last group of a row may be shorter.
+    Source: Frantar et al. 2023 (arXiv 2210.17323), algorithm 1.
+
+    Raises `InputError` for weights that are not finite, or a Hessian that no damping makes positive definite.
+
+    >>> weight, stats = torch.tensor([[0.0, 0.4, 3.0]]), InputStats(torch.eye(3), n_tokens=3)
+    >>> gptq(weight, stats, Grid(bits=2), damp=0.0).tolist()
+    [[0.0, 0.0, 3.0]]
+    """
+    check_finite(weight)
+    factor = inverse_factor(_ordered(stats, _order(stats, act_order)), damp)
+    return _quantize([weight], stats, factor, grid, act_order, block)[0]
+
+
+def gptq_group(
+    weights: Sequence[Float[Tensor, "_ d_in"]],
+    stats: InputStats,
+    grid: Grid,
+    *,
+    act_order: bool = False,
+    damp: float = 0.01,
+    block: int = 128,
+) -> tuple[list[Tensor], dict]:
+    """`gptq` for weights that share one input: one factorization, one sweep; facts tell whether it `failed`."""
+    factor = try_factor(_ordered(stats, _order(stats, act_order)), damp)
+    return _quantize(weights, stats, factor, grid, act_order, block), {"failed": factor.failed, "damp": damp}
+
+
+def _order(stats: InputStats, act_order: bool) -> Int[Tensor, " d_in"] | None:
+    return stats.diagonal.argsort(descending=True, stable=True) if act_order else None
+
+
+def _ordered(stats: InputStats, order: Tensor | None) -> InputStats:
+    return stats if order is None else InputStats(stats.gram[order][:, order], stats.n_tokens)
+
+
+def _quantize(weights, stats: InputStats, factor: InverseFactor, grid: Grid, act_order: bool, block: int) -> list:
+    d_in = weights[0].shape[1]
+    order = _order(stats, act_order)
+    if order is None:
+        edges = block_edges(d_in, block, grid)
+        return sweep_stacked(weights, factor, edges, lambda _: FittedLevels(grid, d_in, block))
+    permuted = [weight[:, order] for weight in weights]
+    edges = block_edges(d_in, block)
+    found = sweep_stacked(permuted, factor, edges, lambda columns: static_levels(grid, columns, order))
+    back = order.argsort()
+    return [weight[:, back] for weight in found]
+
+
+class FittedLevels:
+    """The grid part of a sweep's rules, levels fitted as the sweep goes; `edges` must come from `block_edges`."""
+
+    def __init__(self, grid: Grid, d_in: int, block: int):
+        self.grid = grid
+        self.size = grid.group.size if isinstance(grid.group, PerGroup) else d_in
+        self.inside = isinstance(grid.group, PerGroup) and self.size < block
+
+    def __call__(self, start: int, end: int, columns: Tensor, scale: Tensor) -> BlockRule:
+        """The rule of the block that begins at `start`; `columns` are it and all to its right."""
+        if self.inside:
+            return BlockRule(grid=self.grid, fit_size=self.size)
+        if start % self.size == 0:
+            found = fit_levels(columns[: self.size].T, self.grid)
+            self.levels = Levels(found.scale.T, found.zero.T, found.top)
+        only = torch.zeros(end - start, dtype=torch.long, device=columns.device)
+        return BlockRule(grid=self.grid, levels=self.levels, group_of=only)
+
+
+def static_levels(grid: Grid, columns: Float[Tensor, "d_in rows"], order: Int[Tensor, " d_in"]) -> RuleOf:
+    """A rule with all levels fitted beforehand, on groups of the original order; `columns` are in the new order."""
+    original = columns[order.argsort()]
+    edges = group_edges(len(columns), grid)
+    found = [fit_levels(part.T, grid) for part in original.split([b - a for a, b in pairwise(edges)])]
+    levels = Levels(*(torch.cat([getattr(f, name).T for f in found]) for name in ("scale", "zero")), found[0].top)
+    group_of = order // (edges[1] - edges[0])
+    return lambda start, end, *_: BlockRule(grid=grid, levels=levels, group_of=group_of[start:end].contiguous())

@@ -1,0 +1,130 @@
+"""A block of a sweep as one kernel launch: the launcher, and what the kernel can do.
+
+In place of a launch for each column's few operations there is one for 128 columns (arithmetic as in the torch loop,
+sums in another order). Triton comes with CUDA builds of torch and is imported when the first block is swept.
+"""
+
+import os
+import warnings
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crosscal.methods.rule import BlockRule
+
+PANEL, ROWS = 16, 32
+"""Columns of a register tile; rows of a program."""
+
+
+def supports(rule: BlockRule, block: int) -> bool:
+    """Whether the kernel can apply `rule` to a block of `block` columns; the torch loop can do the rest.
+
+    N:M groups must fill panels of 16 columns and the block. Groups that are fitted inside must begin with a panel.
+
+    >>> from crosscal.types import Grid, NofM
+    >>> supports(BlockRule(nofm=NofM(2, 4)), 128), supports(BlockRule(nofm=NofM(1, 3)), 128)
+    (True, False)
+    >>> supports(BlockRule(grid=Grid(4), fit_size=48), 96), supports(BlockRule(grid=Grid(4), fit_size=24), 96)
+    (True, False)
+    """
+    if rule.keep is None and rule.nofm is not None and (PANEL % rule.nofm.m or block % rule.nofm.m):
+        return False
+    if rule.levels is not None:
+        return rule.fit_size is None and (rule.group_of is not None or len(rule.levels.scale) == 1)
+    if rule.fit_size is not None:
+        return rule.grid is not None and (rule.fit_size % PANEL == 0 or rule.fit_size >= block)
+    return rule.grid is None
+
+
+def available(device: torch.device, interpreted: bool = False) -> bool:
+    """Whether kernels can run on `device`: a CUDA device with a triton that can compile for it.
+
+    `interpreted` also accepts a CPU when Triton's interpreter is on (TRITON_INTERPRET=1 before triton's first
+    import): far slower than the torch loop, for tests of the kernel's logic only. The first call for a CUDA device
+    compiles a small kernel.
+
+    >>> available(torch.device("cpu"))
+    False
+    """
+    if interpreted and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return _triton_version() >= (3, 4)
+    return device.type == "cuda" and torch.version.cuda is not None and _compiles(device)
+
+
+@cache
+def _triton_version() -> tuple[int, ...]:
+    try:
+        import triton
+    except ImportError:
+        return ()
+    return tuple(int(part) for part in triton.__version__.split(".")[:2])
+
+
+@cache
+def _compiles(device: torch.device) -> bool:
+    """Triton needs a C compiler, Python's headers and a recent GPU: only a launch tells whether all are there."""
+    if _triton_version() < (3, 4):
+        return False
+    ones = torch.ones(1, 1, device=device)
+    try:
+        sweep_block(ones, ones, ones[0], BlockRule())
+    except Exception as error:
+        warnings.warn(f"Triton kernels do not compile here ({error}); sweeps take the slower loop", stacklevel=2)
+        return False
+    return True
+
+
+def sweep_block(
+    columns: Float[Tensor, "block rows"],
+    flow: Float[Tensor, "block block"],
+    scale: Float[Tensor, " block"],
+    rule: BlockRule,
+) -> Float[Tensor, "block rows"]:
+    """Fix the columns of one block in place; returns what each lost, w - q, for the columns right of the block.
+
+    `flow[j, k]` = U_jk / U_jj and `scale[j]` = U_jj; both matrices may be slices with `stride(1) == 1`. Column j
+    takes the value that `rule` gives it, and `flow[j, k]` times its loss is taken off each later column k of the
+    block. The rule must be one that `supports` accepts. Nothing waits for the device.
+    Source: Frantar & Alistarh 2023 (arXiv 2301.00774), algorithm 1; Frantar et al. 2023 (arXiv 2210.17323), eq. 4.
+    """
+    from crosscal.methods.kernels.sweep_triton import sweep_block_kernel
+
+    block, n_rows = columns.shape
+    losses = torch.empty_like(columns, memory_format=torch.contiguous_format)
+    keep = columns if rule.keep is None else _along_rows(rule.keep).view(torch.uint8)
+    steps, zeros = (columns, columns) if rule.levels is None else map(_along_rows, rule.levels[:2])
+    grouped = rule.levels is not None and len(steps) > 1
+    tensors = (columns, _along_rows(flow), scale, losses, keep, steps, zeros)
+    strides = (t.stride(0) for t in tensors)
+    nofm = rule.nofm if rule.keep is None else None
+    top = rule.levels.top if rule.levels is not None else 2**rule.grid.bits - 1 if rule.grid is not None else 0
+    with torch.cuda.device(columns.device) if columns.is_cuda else nullcontext():
+        sweep_block_kernel[(-(-n_rows // ROWS),)](
+            *tensors,
+            rule.group_of.contiguous() if grouped else columns,
+            top,
+            block,
+            n_rows,
+            *strides,
+            KEEP=rule.keep is not None,
+            N=nofm.n if nofm else 0,
+            M=nofm.m if nofm else 0,
+            LEVELS=rule.levels is not None,
+            GROUPED=grouped,
+            FIT=0 if rule.fit_size is None else -(-min(rule.fit_size, block) // PANEL) * PANEL,
+            SYMMETRIC=rule.grid is not None and rule.grid.symmetric,
+            PANEL=PANEL,
+            ROWS=ROWS,
+            num_warps=1,
+            num_stages=1,
+            enable_fp_fusion=True,
+        )
+    return losses
+
+
+def _along_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself where its last axis is contiguous, else a copy."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,0 +1,103 @@
+"""Calibration text that the model writes itself: for models whose training text nobody has.
+
+Text like the training text calibrates best, and what a model writes resembles it. So the model continues short
+prefixes, and the windows it finds least likely itself are dropped (Ji et al. 2024, arXiv 2410.17711).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+
+from crosscal.errors import InputError
+from crosscal.text.batches import BATCH, written_batch
+from crosscal.text.registry import SELF
+from crosscal.text.sampling import Sampling
+from crosscal.text.windows import TextWindows, _check_request, _fingerprint, _start_tokens, _token_ids, _tokenized
+
+
+def write_text(
+    loaded,
+    *,
+    n_windows: int = 128,
+    length: int = 1024,
+    seed: int = 0,
+    top_p: float = 0.95,
+    top_k: int = 50,
+    temperature: float = 1.0,
+    drop: float = 0.2,
+    prefixes: str | Sequence[str] = "c4",
+    prefix_tokens: int = 4,
+    progress: bool = True,
+) -> TextWindows:
+    """Let a model write `n_windows` windows of `length` tokens; `loaded` is what `load_model` returns.
+
+    A window is the tokenizer's start token (if it puts one before every text), the first `prefix_tokens` tokens of a
+    document, and what the model samples after them, from the `top_k` likeliest tokens (0: all) and of these from the
+    smallest set with probability `top_p`. The documents are the calibration part of the source `prefixes`, or the
+    texts given there, in an order drawn from `seed`, and again from the first one when there are more windows than
+    documents; shorter ones are left out. Special tokens, the end token among them, are never sampled: each window is
+    one text of full length.
+
+    ceil(n_windows / (1 - drop)) windows are drawn, whole batches of 16 at a time. Those with the lowest perplexity
+    under the same model, prefix excluded and nothing cut off, are returned in the order drawn. The windows drawn for
+    a smaller request come first in those for a larger one. They depend on the weights, the tokenizer, the kind of
+    device, the settings and `seed`; the caller's random state neither matters nor changes.
+
+    Each finished batch is kept in the cache folder, so an interrupted call continues and a repeated one is instant.
+    The result has source "self" and split "calibration". Source: Ji et al. 2024 (arXiv 2410.17711).
+
+    Raises `InputError` for settings that make no sense, a length beyond what the model was made for, prefixes that
+    are all too short, a model without tokenizer, and a cache folder that cannot be written.
+    """
+    sampling = Sampling(length, top_p, top_k, temperature)
+    _check(loaded, n_windows, length, seed, drop, prefix_tokens)
+    drawn = math.ceil(n_windows / (1 - drop) - 1e-9)  # 10 / (1 - 0.9) is a little more than 100
+    batches = math.ceil(drawn / BATCH)
+    prompts = _prompts(prefixes, loaded.tokenizer, batches * BATCH, prefix_tokens, seed)
+    if prompts.shape[1] >= length:
+        raise InputError(f"length is {length} and the prefix takes {prompts.shape[1]} tokens of it; give a greater one")
+    parts = []
+    total = batches * BATCH * length
+    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not progress, leave=False, delay=1) as bar:
+        for index, prompt in enumerate(prompts.split(BATCH)):
+            bar.set_description(f"write text, batch {index + 1} of {batches}")
+            parts.append(written_batch(loaded, prompt, sampling, seed, index, bar))
+    tokens, nll = (torch.cat(part)[:drawn] for part in zip(*parts, strict=True))
+    kept = nll.argsort(stable=True)[:n_windows].sort().values
+    settings = json.dumps({"model": loaded.fingerprint, "drop": drop, "prefix": prompts.shape[1], **asdict(sampling)})
+    tokens = tokens[kept].long()
+    return TextWindows(SELF, "calibration", tokens, seed, _fingerprint(SELF, "calibration", settings, seed, tokens))
+
+
+def _prompts(prefixes, tokenizer, n: int, length: int, seed: int) -> Int[Tensor, "n prompt"]:
+    """What each window starts with: start token and the first tokens of a document."""
+    if isinstance(prefixes, str):
+        found = _tokenized(prefixes, "calibration", tokenizer)
+    else:
+        found = _token_ids(list(prefixes), tokenizer) if len(prefixes) else []
+    heads = [ids[:length] for ids in found if len(ids) >= length]
+    if not heads:
+        raise InputError(f"no text of prefixes has {length} tokens; give longer texts or smaller prefix_tokens")
+    order = torch.randperm(len(heads), generator=torch.Generator().manual_seed(seed)).tolist()
+    body = torch.stack([heads[order[i % len(order)]] for i in range(n)]).long()
+    return torch.cat([torch.tensor(_start_tokens(tokenizer), dtype=torch.int64).expand(n, -1), body], dim=1)
+
+
+def _check(loaded, n_windows: int, length: int, seed: int, drop: float, prefix_tokens: int) -> None:
+    """Raise `InputError` for a request that cannot be met."""
+    _check_request(n_windows, length, seed, "packed")
+    if isinstance(prefix_tokens, bool) or not isinstance(prefix_tokens, int) or prefix_tokens < 1:
+        raise InputError(f"prefix_tokens is {prefix_tokens!r}; give a whole number of at least 1")
+    if not isinstance(drop, (int, float)) or not 0 <= drop < 1:
+        raise InputError(f"drop is {drop!r}; give the fraction of windows to drop, from 0 to below 1")
+    if loaded.tokenizer is None:
+        raise InputError("the model has no tokenizer, which prefixes need; load it from a folder with its tokenizer")
+    most = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise InputError(f"length is {length} and the model was made for at most {most} tokens; give a smaller length")

@@ -1,0 +1,273 @@
+"""The fused sweep against a column loop, in Triton's interpreter and (where there is one) on a GPU; selection."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from crosscal.errors import InputError
+from crosscal.methods.grids import Levels, fit_levels, nearest_level
+from crosscal.methods.kernels import available, kth_smallest, kth_smallest_of_parts, supports, sweep_block
+from crosscal.methods.rule import BlockRule
+from crosscal.types import Grid, NofM
+
+CPU = torch.device("cpu")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="run in the interpreter by test_the_kernel_in_the_interpreter")
+compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter is on")
+
+PATTERNS = {"dense": None, "half": "keep", "1:2": NofM(1, 2), "2:4": NofM(2, 4), "4:8": NofM(4, 8)}
+GRIDS = ["none", "row", "symmetric row", "groups", "permuted groups"]
+GRIDS += ["fit 16", "fit 32", "symmetric fit 32", "fit 64", "fit 128"]
+
+
+def problem(block, rows, seed=0):
+    """Columns, flow and scale as slices of something larger, as in a sweep; correlated inputs of unlike size."""
+    draw = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(4 * block, block // 3, generator=draw) @ torch.randn(block // 3, block, generator=draw)
+    inputs = (inputs + torch.randn(inputs.shape, generator=draw)) * torch.logspace(-1, 1, block)[None]
+    gram = inputs.T.double() @ inputs.double()
+    gram += 0.01 * gram.diagonal().mean() * torch.eye(block)
+    upper = torch.linalg.cholesky(torch.linalg.inv(gram), upper=True).float()
+    flow = torch.zeros(block + 7, block + 7)
+    flow[7:, 7:] = upper / upper.diagonal()[:, None]
+    columns = torch.randn(block + 9, rows, generator=draw)
+    return columns, flow[7:, 7:], upper.diagonal()
+
+
+def make_rule(pattern, grid, columns, seed=0):
+    block, rows = columns.shape
+    draw = torch.Generator().manual_seed(seed)
+    keep = torch.rand(block, rows, generator=draw) > 0.5 if pattern == "keep" else None
+    rule = BlockRule(keep=keep, nofm=None if pattern == "keep" else pattern)
+    if grid == "none":
+        return rule
+    rule = replace(rule, grid=Grid(4 if "row" in grid else 3, symmetric="symmetric" in grid))
+    if "fit" in grid:
+        return replace(rule, fit_size=int(grid.split()[-1]))
+    size = block if "row" in grid else 12
+    found = [fit_levels(part.T, rule.grid) for part in columns.split(size)]
+    levels = Levels(torch.cat([f.scale.T for f in found]), torch.cat([f.zero.T for f in found]), found[0].top)
+    group_of = torch.arange(block) // size
+    return replace(
+        rule, levels=levels, group_of=group_of[torch.randperm(block, generator=draw)] if "perm" in grid else group_of
+    )
+
+
+def reference(columns, flow, scale, rule):
+    """One column after the other, each loss carried to all later columns at once."""
+    columns, losses = columns.clone(), torch.zeros_like(columns)
+    keep, levels = rule.keep, None
+    for j in range(len(columns)):
+        if rule.nofm is not None and j % rule.nofm.m == 0:
+            group = slice(j, j + rule.nofm.m)
+            order = (columns[group] / scale[group, None]).square().argsort(dim=0, stable=True)
+            keep = torch.ones(len(columns), columns.shape[1], dtype=torch.bool) if keep is None else keep
+            keep[group].scatter_(0, order[: rule.nofm.m - rule.nofm.n], False)
+        value = columns[j].clone()
+        if rule.fit_size is not None and j % rule.fit_size == 0:
+            levels = fit_levels(columns[j : j + rule.fit_size].T, rule.grid)
+            levels = Levels(levels.scale[:, 0], levels.zero[:, 0], levels.top)
+        if rule.levels is not None:
+            g = rule.group_of[j]
+            levels = Levels(rule.levels.scale[g], rule.levels.zero[g], rule.levels.top)
+        if levels is not None:
+            value = nearest_level(value, levels)
+        if keep is not None:
+            value[~keep[j]] = 0
+        losses[j] = columns[j] - value
+        columns[j] = value
+        columns[j + 1 :] -= flow[j, j + 1 :, None] * losses[j]
+    return columns, losses
+
+
+def check(block, rows, pattern, grid, device=CPU, near_ties=1):
+    whole, flow, scale = problem(block, rows)
+    rule = make_rule(pattern, grid, whole[:block])
+    expected, losses = reference(whole[:block], flow, scale, rule)
+    before, there = whole.clone(), whole.to(device)
+    # On another device `flow` and `scale` arrive as they are sliced here: strided views of larger tensors.
+    base = torch.zeros(block + 7, block + 7, device=device)
+    base[7:, 7:] = flow.to(device)
+    moved = {name: getattr(rule, name).to(device) for name in ("keep", "group_of") if getattr(rule, name) is not None}
+    if rule.levels is not None:
+        moved["levels"] = Levels(rule.levels.scale.to(device), rule.levels.zero.to(device), rule.levels.top)
+    diagonal = torch.diag(scale.to(device)).diagonal()
+    assert supports(rule, block)
+    lost = sweep_block(there[:block], base[7:, 7:], diagonal, replace(rule, **moved)).cpu()
+    found = there.cpu()
+    assert torch.equal(found[block:], before[block:])
+    # Sums in another order move a value over the edge between two levels once in a while, then its row differs.
+    wrong = torch.zeros(rows, dtype=torch.bool)
+    for ours, theirs in ((found[:block], expected), (lost, losses)):
+        wrong |= ~torch.isclose(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().amax().item()).all(dim=0)
+    wrong |= ((found[:block] == 0) != (expected == 0)).any(dim=0)
+    assert wrong.sum() <= (0 if grid == "none" else near_ties), f"{pattern} {grid}: rows {wrong.nonzero().flatten()}"
+
+
+@interpreted
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_short_block_equals_the_column_loop(pattern, grid):
+    check(24, 20, PATTERNS[pattern], grid)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("block", "pattern", "grid"),
+    [
+        (128, "half", "none"),
+        (128, "1:2", "fit 32"),
+        (128, "dense", "fit 64"),
+        (128, "4:8", "permuted groups"),
+        (64, "half", "groups"),
+        (64, "2:4", "none"),
+        (40, "dense", "fit 16"),
+        (40, "2:4", "symmetric fit 32"),
+    ],
+)
+def test_several_programs_equal_the_column_loop(block, pattern, grid):
+    check(block, 33, PATTERNS[pattern], grid)
+
+
+@interpreted
+@pytest.mark.parametrize("pattern", [NofM(3, 16), NofM(0, 4), NofM(4, 4), NofM(1, 1)], ids=str)
+def test_other_groups_equal_the_column_loop(pattern):
+    check(32, 5, pattern, "none")
+
+
+@interpreted
+def test_a_single_group_of_any_size_is_fitted():
+    check(40, 5, "keep", "fit 100")
+
+
+@interpreted
+def test_the_leftmost_of_equal_scores_go():
+    columns = torch.ones(32, 3)
+    sweep_block(columns, torch.eye(32), torch.ones(32), BlockRule(nofm=NofM(3, 8)))
+    assert columns.T.reshape(-1, 8).eq(torch.tensor([0.0] * 5 + [1.0] * 3)).all()
+
+
+@interpreted
+def test_halves_go_to_even_codes_and_outliers_to_the_ends():
+    columns = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 7.0, 1e9, -1e9, -7340032.5, 0.49999997])[:, None]
+    levels = Levels(torch.ones(1, 1), torch.full((1, 1), 8.0), 15)
+    rule = BlockRule(grid=Grid(4), levels=levels)
+    expected = nearest_level(columns, levels)
+    sweep_block(columns, torch.eye(11), torch.ones(11), rule)
+    assert torch.equal(columns, expected)
+    assert columns[:3, 0].tolist() == [0.0, 2.0, 2.0]
+
+
+@interpreted
+def test_quotients_are_true_quotients():
+    step = 1 / torch.arange(1.0, 33.0)[None]
+    values = (torch.arange(1000.0, 1016.0)[:, None] + 0.5) * step  # a last bit decides which way these go
+    levels = Levels(step, torch.full((1, 32), 32768.0), 65535)
+    expected = nearest_level(values, levels)
+    assert not torch.equal(torch.round(values * (1 / step)) * step, expected)
+    sweep_block(values, torch.eye(16), torch.ones(16), BlockRule(grid=Grid(16), levels=levels))
+    assert torch.equal(values, expected)
+
+
+@interpreted
+def test_the_interpreter_must_be_asked_for():
+    assert available(CPU, interpreted=True)
+    assert not available(CPU)
+
+
+@compiled
+def test_the_kernel_in_the_interpreter():
+    pytest.importorskip("triton", reason="triton comes with CUDA builds of torch")
+    # Its own process: the variable must be set before triton is first imported, and then holds for all of it.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    outcome = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stdout[-4000:] + outcome.stderr[-2000:]
+
+
+@compiled
+def test_the_kernel_compiles_without_a_gpu(tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton", reason="triton comes with CUDA builds of torch")
+    from triton.backends.compiler import GPUTarget
+
+    from crosscal.methods.kernels.sweep_triton import sweep_block_kernel as kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    choices = dict.fromkeys(("KEEP", "LEVELS", "GROUPED", "SYMMETRIC"), False)
+    choices |= {"N": 2, "M": 4, "FIT": 32, "PANEL": 16, "ROWS": 32}
+    pointers = {"keep": "*u8", "group_of": "*i64"} | dict.fromkeys([*kernel.arg_names[:4], "steps", "zeros"], "*fp32")
+    signature = {n: "constexpr" if n in choices else pointers.get(n, "i32") for n in kernel.arg_names}
+    constants = {(kernel.arg_names.index(name),): value for name, value in choices.items()}
+    source = triton.compiler.ASTSource(kernel, signature, constants)
+    options = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
+    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert "div.rn.f32" in binary.asm["ptx"]
+    assert binary.asm["cubin"]
+
+
+@compiled
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_compiled_kernel_equals_the_column_loop(pattern, grid):
+    device = torch.device("cuda", torch.cuda.current_device())
+    assert available(device)
+    check(128, 1000, PATTERNS[pattern], grid, device, near_ties=20)
+    check(40, 35, PATTERNS[pattern], grid, device)
+
+
+def test_what_the_kernel_cannot_do_is_left_to_the_loop():
+    levels = Levels(torch.ones(2, 3), torch.zeros(2, 3), 15)
+    assert supports(BlockRule(), 128)
+    assert supports(BlockRule(nofm=NofM(2, 4)), 40)
+    assert not supports(BlockRule(nofm=NofM(2, 4)), 42)
+    assert not supports(BlockRule(nofm=NofM(2, 32)), 128)
+    assert supports(BlockRule(keep=torch.ones(4, 3, dtype=torch.bool), nofm=NofM(2, 3)), 4)
+    assert supports(BlockRule(grid=Grid(4), levels=levels, group_of=torch.zeros(4, dtype=torch.long)), 4)
+    assert not supports(BlockRule(grid=Grid(4), levels=levels), 4)
+    assert not supports(BlockRule(grid=Grid(4), fit_size=8), 128)
+    assert not supports(BlockRule(grid=Grid(4)), 128)
+    assert not available(CPU)
+
+
+SCORES = {
+    "random": torch.randn(999, generator=torch.Generator().manual_seed(0)).square(),
+    "ties": torch.arange(999).remainder(7).float(),
+    "zeros": torch.zeros(999),
+    "close": 1 + torch.arange(999).flip(0) * 2.0**-23,
+    "tiny to infinite": torch.cat([torch.logspace(-45, 38, 900), torch.zeros(50), torch.full((49,), float("inf"))]),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_both_selections_are_exact(name):
+    scores = SCORES[name]
+    ordered = scores.sort().values
+    for position in (0, 1, 499, 500, 950, len(scores) - 1):
+        for radix in (True, False):
+            assert torch.equal(kth_smallest(scores, position, radix=radix), ordered[position])
+
+
+def test_parts_are_selected_apart():
+    scores = torch.stack(list(SCORES.values())[:3])[:, :100].contiguous()
+    rows, positions = [40, 1, 59], [60, 2, 0]
+    expected = [part.flatten().sort().values[p] for part, p in zip(scores.split(rows, dim=1), positions, strict=True)]
+    for radix in (True, False):
+        assert torch.equal(kth_smallest_of_parts(scores, rows, positions, radix=radix), torch.stack(expected))
+
+
+def test_negative_zero_and_nan_sort_as_in_kthvalue():
+    scores = torch.tensor([-0.0, 1.0, float("nan"), -float("nan"), 0.0])
+    for position in range(5):
+        ours, theirs = (kth_smallest(scores, position, radix=radix) for radix in (True, False))
+        assert torch.allclose(ours, theirs, equal_nan=True)
+
+
+def test_positions_that_do_not_exist_get_a_sentence():
+    with pytest.raises(InputError, match="no score at position 3 of 3"):
+        kth_smallest(torch.ones(3), 3)
+    with pytest.raises(InputError, match="do not make 3"):
+        kth_smallest_of_parts(torch.ones(2, 3), [1, 1], [0, 0])
