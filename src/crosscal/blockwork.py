@@ -67,8 +67,11 @@ class BlockWork:
         for layer, weight in zip(layers, new, strict=True):
             layer.write(weight)
         written = [layer.weight for layer in layers]
-        facts = {"finite": all_finite(stats)} | facts
-        facts["zeros"] = [(weight == 0).sum() for weight in written]
+        facts = {
+            "finite": all_finite(stats),
+            "overflow": [~w.sum(dtype=torch.float32).isfinite() for w in written],
+        } | facts
+        facts["kept"] = [torch.count_nonzero(weight) for weight in written]
         if job.measure_loss and stats:
             facts["losses"] = {name: layer_losses(old, written, part) for name, part in stats.items()}
         self._old[group], self._facts[group] = old, facts
@@ -100,11 +103,17 @@ class BlockWork:
                 )
             if found.pop("failed", False):
                 return reports, [group]  # what came after was computed from garbage
+            for layer, overflow in zip(self.groups[group], found.pop("overflow"), strict=True):
+                if overflow:
+                    raise InputError(
+                        f"the new weights of layer {self.index}.{layer.name} do not fit into {layer.weight.dtype}; "
+                        "load the model in bfloat16 or float32"
+                    )
             reports += self._reports(group, found)
         return reports, []
 
     def _reports(self, group: int, found: dict) -> list[LayerReport]:
-        zeros, losses = found.pop("zeros"), found.pop("losses", {})
+        kept, losses = found.pop("kept"), found.pop("losses", {})
         reports = []
         for n, (layer, old) in enumerate(zip(self.groups[group], self._old[group], strict=True)):
             lost = {source: pairs[n] for source, pairs in losses.items()}
@@ -114,7 +123,7 @@ class BlockWork:
             reports.append(
                 LayerReport(
                     name=f"{self.index}.{layer.name}",
-                    sparsity=zeros[n] / old.numel(),
+                    sparsity=1 - kept[n] / old.numel(),
                     relative_error=(part / whole if whole > 0 else 0.0) if lost else None,
                     losses={source: error for source, (error, _) in lost.items()},
                     facts={k: v[n] if isinstance(v, list) else v for k, v in found.items()},

@@ -29,6 +29,17 @@ def smallest_per_row(scores: Float[Tensor, "rows d_in"], count: int) -> Bool[Ten
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = kth_of_rows(scores, count - 1)[:, None]
+    pruned = scores <= threshold
+    # A threshold that occurs more than once in its row is rare, and on a CPU it costs next to nothing to ask.
+    if scores.device.type == "cpu" and np.count_nonzero(pruned.numpy()) == count * len(pruned):
+        return pruned
+    return _first_of_ties(scores, threshold, count)
+
+
+def _first_of_ties(
+    scores: Float[Tensor, "rows d_in"], threshold: Float[Tensor, "rows 1"], count: int
+) -> Bool[Tensor, "rows d_in"]:
+    """True below the threshold, and at as many equal scores, from the left, as make up the count."""
     below, equal = scores < threshold, scores == threshold
     missing = count - below.sum(dim=1, keepdim=True)
     return below | (equal & (equal.cumsum(dim=1) <= missing))

@@ -9,7 +9,7 @@ from torch import Tensor
 from crosscal.errors import InputError
 from crosscal.models.heads import final_hidden, head_logits
 
-POSITIONS = 256  # positions whose logits exist at one time: 50 MB of float32 for a vocabulary of 49,152
+POSITIONS = 512  # positions whose logits exist at one time: 50 MB of bfloat16 for a vocabulary of 49,152
 
 
 @torch.inference_mode()

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from crosscal.errors import InputError
-from crosscal.metrics.divergence import divergences
+from crosscal.metrics.divergence import Comparison
 from crosscal.metrics.likelihood import POSITIONS
-from crosscal.models.heads import check_head, final_hidden, head_logits
+from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
 
-SLICE = 16  # positions compared at one time: their rows of float32 probabilities stay in a CPU's cache
+SLICE = 8  # positions compared at one time: their rows of float32 probabilities stay in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class DenseReference:
     """The dense model's final hidden states on each text, and how to turn them into its logits."""
 
     hidden: Mapping[str, Float[Tensor, "n_windows length hidden"]]
-    logits: Callable[[Tensor], Tensor]
+    logits: Callable[..., Tensor]
 
 
 @torch.inference_mode()
@@ -56,7 +57,7 @@ def dense_reference(model, texts: Mapping[str, Int[Tensor, "n_windows length"]])
         name: torch.cat([final_hidden(model, part.to(device)).cpu() for part in tokens.split(2)])
         for name, tokens in tqdm(texts.items(), desc="dense reference", unit="text")
     }
-    return DenseReference(kept, lambda hidden: head_logits(model, hidden.to(device)))
+    return DenseReference(kept, lambda hidden, memory=None: head_logits(model, hidden.to(device), memory))
 
 
 @torch.inference_mode()
@@ -64,7 +65,7 @@ def score_text(
     model,
     tokens: Int[Tensor, "n_windows length"],
     dense_hidden: Float[Tensor, "n_windows length hidden"] | None = None,
-    dense_logits: Callable[[Tensor], Tensor] | None = None,
+    dense_logits: Callable[..., Tensor] | None = None,
     micro_batch: int = 2,
 ) -> TextScores:
     """Score every predicted token of the windows; with the dense model's hidden states, its divergences as well.
@@ -90,18 +91,18 @@ def score_text(
 def _score_rows(model, hidden: Tensor, targets: Tensor, dense: Tensor | None, dense_logits) -> dict[str, Tensor]:
     """All metrics for a run of positions: head products in chunks of POSITIONS, comparisons in slices of SLICE."""
     found: dict[str, list[Tensor]] = {}
+    compare, own, dense_own = Comparison(), HeadMemory(), HeadMemory()
     step = SLICE if hidden.device.type == "cpu" else POSITIONS
     for start in range(0, len(hidden), POSITIONS):
         chunk = slice(start, start + POSITIONS)
-        logits = head_logits(model, hidden[chunk])
-        reference = None if dense is None else dense_logits(dense[chunk])
+        logits = head_logits(model, hidden[chunk], own)
+        reference = None if dense is None else dense_logits(dense[chunk], dense_own)
         for low in range(0, len(logits), step):
             part = slice(low, low + step)
-            for name, values in _score_slice(logits[part], targets[chunk][part], reference, part).items():
+            if reference is None:
+                scores = {"nll": cross_entropy(logits[part].float(), targets[chunk][part], reduction="none")}
+            else:
+                scores = compare(reference[part], logits[part], targets[chunk][part])
+            for name, values in scores.items():
                 found.setdefault(name, []).append(values)
     return {name: torch.cat(values).cpu() for name, values in found.items()}
-
-
-def _score_slice(logits: Tensor, targets: Tensor, reference: Tensor | None, part: slice) -> dict[str, Tensor]:
-    nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    return {"nll": nll} | ({} if reference is None else divergences(reference[part], logits))

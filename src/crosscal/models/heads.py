@@ -6,9 +6,25 @@ are some megabytes. Metrics therefore keep hidden states and call `head_logits` 
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosscal.errors import InputError
+
+
+class HeadMemory:
+    """Memory for a chunk of logits that is taken once: taking it anew for each chunk costs as much as the product."""
+
+    def __init__(self) -> None:
+        self._held: Float[Tensor, "n vocab"] | None = None
+
+    def product(self, head: nn.Module, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
+        """`head(hidden)`, in the held memory where the head is a plain linear layer."""
+        if type(head) is not nn.Linear or head.bias is not None or torch.is_grad_enabled():
+            return head(hidden)
+        held, vocab = self._held, head.weight.shape[0]
+        if held is None or len(held) < len(hidden) or (held.dtype, held.device) != (hidden.dtype, hidden.device):
+            self._held = torch.empty(len(hidden), vocab, dtype=hidden.dtype, device=hidden.device)
+        return torch.mm(hidden, head.weight.T, out=self._held[: len(hidden)])
 
 
 def final_hidden(
@@ -21,13 +37,17 @@ def final_hidden(
     return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
 
-def head_logits(model, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocab"]:
+def head_logits(
+    model, hidden: Float[Tensor, "... hidden"], memory: HeadMemory | None = None
+) -> Float[Tensor, "... vocab"]:
     """The model's own logits for these hidden states, logit scaling and soft-capping included.
 
+    With a `memory` the logits, of hidden states [n, hidden], are only good until its next use.
     Soft-capping is cap * tanh(logits / cap) (Gemma 2, Team 2024, section 2); Cohere multiplies by
     `logit_scale`, Granite divides by `logits_scaling`.
     """
-    logits = model.get_output_embeddings()(hidden)
+    head = model.get_output_embeddings()
+    logits = head(hidden) if memory is None else memory.product(head, hidden)
     config = model.config.get_text_config()
     if scale := getattr(config, "logit_scale", None):
         logits = logits * scale

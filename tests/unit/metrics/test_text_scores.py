@@ -34,9 +34,9 @@ def test_divergences_equal_those_of_whole_logits():
     compress(model, "magnitude", Unstructured(0.5), progress=False)
     scores = score_text(model, tokens, reference.hidden["text"], reference.logits).per_token
     pruned = model(tokens).logits[:, :-1]
-    torch.testing.assert_close(scores["js_divergence"], js_divergence(dense, pruned), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(scores["kl_divergence"], kl_divergence(dense, pruned), rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(scores["kl_divergence_reverse"], kl_divergence(pruned, dense), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(scores["js_divergence"], js_divergence(dense, pruned), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scores["kl_divergence"], kl_divergence(dense, pruned), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scores["kl_divergence_reverse"], kl_divergence(pruned, dense), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(scores["nll"], token_nll(model, tokens))
     assert torch.equal(scores["top1_agreement"], (dense.argmax(-1) == pruned.argmax(-1)).float())
 
@@ -52,7 +52,9 @@ def test_the_dense_model_does_not_diverge_from_itself():
 def test_logits_never_exist_for_more_than_a_chunk_of_positions(monkeypatch):
     model, tokens, most = tiny_model("llama"), random_windows(8, 48), []
     inner = text_scores.head_logits
-    monkeypatch.setattr(text_scores, "head_logits", lambda m, h: most.append(h[..., 0].numel()) or inner(m, h))
+    monkeypatch.setattr(
+        text_scores, "head_logits", lambda m, h, o=None: most.append(h[..., 0].numel()) or inner(m, h, o)
+    )
     monkeypatch.setattr(text_scores, "POSITIONS", 32)
     reference = dense_reference(model, {"text": tokens})
     score_text(model, tokens, reference.hidden["text"], reference.logits)
