@@ -1,11 +1,13 @@
 """The schedules against plain loops over whole-model passes, and what they promise about bits and memory."""
 
 import gc
+import weakref
 
 import pytest
 import torch
 from greenlet import getcurrent, greenlet
 
+from crosscal.blockwork import BlockWork
 from crosscal.calibration import InputStats
 from crosscal.driver import compress
 from crosscal.errors import InputError
@@ -299,3 +301,28 @@ def test_wanda_of_the_driver_is_wanda():
     (inputs,) = layer_inputs(dense, [TEXT["a"]], layer)
     expected = wanda(layer.weight, InputStats(inputs.T @ inputs, len(inputs)), HALF)
     assert torch.equal(expected, decoder_blocks(model)[0].self_attn.k_proj.weight)
+
+
+@pytest.mark.parametrize("schedule", ["sublayer", "block", "parallel"])
+def test_memory_is_bounded_by_the_block(schedule, monkeypatch):
+    """When a block is done, neither its sums nor its old weights are kept."""
+    alive = []
+    original = BlockWork.__init__
+
+    def counted(self, *arguments):
+        gc.collect()
+        assert sum(ref() is not None for ref in alive) == 0
+        alive.append(weakref.ref(self))
+        original(self, *arguments)
+
+    monkeypatch.setattr(BlockWork, "__init__", counted)
+    compress(tiny_model("llama"), "sparsegpt", HALF, calibration=TEXT, schedule=schedule, micro_batch=2, **QUIET)
+    assert len(alive) == 3
+
+
+def test_new_weights_that_overflow_are_named():
+    """Half precision ends at 65,504: two inputs that always cancel, one of which must take over a huge weight."""
+    model = tiny_model("llama").half()
+    decoder_blocks(model)[0].self_attn.q_proj.weight.fill_(6e4)
+    with pytest.raises(InputError, match=r"new weights of layer 0\.self_attn\.q_proj do not fit into torch\.float16"):
+        compress(model, "sparsegpt", HALF, calibration=TEXT, **QUIET)

@@ -22,6 +22,11 @@ def magnitude(weight: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Float[Te
     [[4.0, 0.0], [3.0, 0.0]]
     """
     check_finite(weight)
+    return prune_by_magnitude(weight, pattern)
+
+
+def prune_by_magnitude(weight: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Float[Tensor, "d_out d_in"]:
+    """`magnitude` for weights that are known to be finite; never waits for a GPU."""
     scores = weight.abs()
     if isinstance(pattern, Unstructured):
         count = fraction_count(pattern.sparsity, weight.numel())

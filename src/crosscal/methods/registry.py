@@ -20,14 +20,14 @@ from crosscal.methods.joint_rank import joint_rank_group
 from crosscal.methods.lowrank import VERSION as LOWRANK_VERSION
 from crosscal.methods.lowrank import asvd, fwsvd, svd
 from crosscal.methods.magnitude import VERSION as MAGNITUDE_VERSION
-from crosscal.methods.magnitude import magnitude
+from crosscal.methods.magnitude import prune_by_magnitude
 from crosscal.methods.masks import check_divides
 from crosscal.methods.rtn import VERSION as RTN_VERSION
-from crosscal.methods.rtn import rtn
+from crosscal.methods.rtn import round_to_grid
 from crosscal.methods.sparsegpt import VERSION as SPARSEGPT_VERSION
 from crosscal.methods.sparsegpt import check_blocks, sparsegpt_group
 from crosscal.methods.wanda import VERSION as WANDA_VERSION
-from crosscal.methods.wanda import wanda
+from crosscal.methods.wanda import prune_by_wanda
 from crosscal.types import Grid, LowRank, NofM, SparseGrid, Target, Unstructured
 
 
@@ -89,12 +89,14 @@ def _fwsvd(weights, evidence, target):
 
 
 _ALL = (
-    Method("magnitude", MAGNITUDE_VERSION, PRUNING, _each(lambda weight, _, target: magnitude(weight, target))),
+    Method(
+        "magnitude", MAGNITUDE_VERSION, PRUNING, _each(lambda weight, _, target: prune_by_magnitude(weight, target))
+    ),
     Method(
         "wanda",
         WANDA_VERSION,
         PRUNING,
-        _each(lambda weight, evidence, target: wanda(weight, evidence.stats, target)),
+        _each(lambda weight, evidence, target: prune_by_wanda(weight, evidence.stats, target)),
         reads="diagonal",
     ),
     Method(
@@ -117,7 +119,12 @@ _ALL = (
         domain_last=True,
         options=("strength",),
     ),
-    Method("rtn", RTN_VERSION, (Grid,), _each(lambda weight, _, target: rtn(weight, target))),
+    Method(
+        "rtn",
+        RTN_VERSION,
+        (Grid,),
+        _each(lambda weight, _, target: round_to_grid(weight.float(), target).to(weight.dtype)),
+    ),
     Method(
         "gptq",
         GPTQ_VERSION,

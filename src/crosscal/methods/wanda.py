@@ -27,6 +27,13 @@ def wanda(
     [[0.0, 1.0], [0.0, 4.0]]
     """
     check_finite(weight)
+    return prune_by_wanda(weight, stats, pattern)
+
+
+def prune_by_wanda(
+    weight: Float[Tensor, "d_out d_in"], stats: InputStats | DiagonalStats, pattern: Pattern
+) -> Float[Tensor, "d_out d_in"]:
+    """`wanda` for weights that are known to be finite; never waits for a GPU."""
     scores = weight.abs().float() * stats.mean_square.clamp(min=0).sqrt()
     if isinstance(pattern, Unstructured):
         pruned = smallest_per_row(scores, fraction_count(pattern.sparsity, weight.shape[1]))

@@ -5,10 +5,12 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from crosscal.errors import InputError
-from crosscal.models.heads import final_hidden, head_logits
+from crosscal.models.heads import HeadMemory, final_hidden, head_logits
 
+CPU_ROWS = 16
 POSITIONS = 512  # positions whose logits exist at one time: 50 MB of bfloat16 for a vocabulary of 49,152
 
 
@@ -25,15 +27,11 @@ def token_nll(
     if tokens.ndim != 2 or tokens.shape[1] < 2:
         raise InputError(f"windows are [n_windows, length >= 2], these are {tuple(tokens.shape)}; give longer windows")
     device = model.get_input_embeddings().weight.device
-    parts = []
+    parts, memory = [], HeadMemory()
     for batch in tokens.to(device).split(micro_batch):
         hidden = final_hidden(model, batch)[:, :-1]
-        losses = [
-            torch.nn.functional.cross_entropy(head_logits(model, rows).float(), targets, reduction="none")
-            for rows, targets in zip(
-                hidden.flatten(0, 1).split(POSITIONS), batch[:, 1:].flatten().split(POSITIONS), strict=True
-            )
-        ]
+        pieces = zip(hidden.flatten(0, 1).split(POSITIONS), batch[:, 1:].flatten().split(POSITIONS), strict=True)
+        losses = [token_losses(head_logits(model, rows, memory), targets) for rows, targets in pieces]
         parts.append(torch.cat(losses).view(len(batch), -1))
     nll = torch.cat(parts).cpu()
     if not torch.isfinite(nll).all():
@@ -41,6 +39,18 @@ def token_nll(
             "the model's outputs are NaN or infinite on this text; load it in float32 or check its weights"
         )
     return nll
+
+
+def token_losses(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """-ln p(target) of each position, in float32.
+
+    >>> token_losses(torch.zeros(1, 2), torch.tensor([0])).exp().tolist()
+    [2.0]
+    """
+    # Few rows at a time on a CPU: their float32 copies then stay in its cache.
+    step = CPU_ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    pieces = zip(logits.split(step), targets.split(step), strict=True)
+    return torch.cat([cross_entropy(rows.float(), wanted, reduction="none") for rows, wanted in pieces])
 
 
 def perplexity(model, tokens, micro_batch: int = 2) -> float:

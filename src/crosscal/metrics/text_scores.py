@@ -11,15 +11,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from crosscal.errors import InputError
 from crosscal.metrics.divergence import Comparison
-from crosscal.metrics.likelihood import POSITIONS
+from crosscal.metrics.likelihood import POSITIONS, token_losses
 from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
-
-SLICE = 8  # positions compared at one time: their rows of float32 probabilities stay in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -89,20 +86,16 @@ def score_text(
 
 
 def _score_rows(model, hidden: Tensor, targets: Tensor, dense: Tensor | None, dense_logits) -> dict[str, Tensor]:
-    """All metrics for a run of positions: head products in chunks of POSITIONS, comparisons in slices of SLICE."""
+    """All metrics for a run of positions, whose logits exist for POSITIONS of them at a time."""
     found: dict[str, list[Tensor]] = {}
     compare, own, dense_own = Comparison(), HeadMemory(), HeadMemory()
-    step = SLICE if hidden.device.type == "cpu" else POSITIONS
     for start in range(0, len(hidden), POSITIONS):
         chunk = slice(start, start + POSITIONS)
         logits = head_logits(model, hidden[chunk], own)
-        reference = None if dense is None else dense_logits(dense[chunk], dense_own)
-        for low in range(0, len(logits), step):
-            part = slice(low, low + step)
-            if reference is None:
-                scores = {"nll": cross_entropy(logits[part].float(), targets[chunk][part], reduction="none")}
-            else:
-                scores = compare(reference[part], logits[part], targets[chunk][part])
-            for name, values in scores.items():
-                found.setdefault(name, []).append(values)
+        if dense is None:
+            scores = {"nll": token_losses(logits, targets[chunk])}
+        else:
+            scores = compare(dense_logits(dense[chunk], dense_own), logits, targets[chunk])
+        for name, values in scores.items():
+            found.setdefault(name, []).append(values)
     return {name: torch.cat(values).cpu() for name, values in found.items()}

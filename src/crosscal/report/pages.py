@@ -17,6 +17,7 @@ from crosscal.paths import checkout, results_dir
 from crosscal.report.axes import by_method, pattern_order
 from crosscal.report.freshness import read_chapter
 from crosscal.report.rows import Results, read_results, version_line
+from crosscal.report.speed import speed_tables
 from crosscal.report.style import style_of
 from crosscal.report.tables import Table, headline_table
 from crosscal.report.takeaways import hidden_loss, stamp
@@ -115,6 +116,7 @@ def expected(root: Path) -> dict[Path, str]:
     """Every generated file of a checkout with the text it should have."""
     files = generated(root / "book")
     texts = {root / "book" / name: text for name, text in files.items()}
+    texts[root / "book" / "_generated" / "speed.md"] = speed_tables(root / "results" / "benchmarks")
     texts[root / "README.md"] = with_part((root / "README.md").read_text(encoding="utf-8"), readme_part(files))
     texts[root / "results" / "full" / "SHA256SUMS"] = manifest(root / "results" / "full")
     return texts

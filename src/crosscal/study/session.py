@@ -13,7 +13,7 @@ from crosscal.metrics.tasks.registry import task_version
 from crosscal.metrics.text_scores import DenseReference, dense_reference
 from crosscal.models import LoadedModel, decoder_blocks, linear_layers
 from crosscal.study.store import hash_json
-from crosscal.text import TextWindows, load_text
+from crosscal.text import SELF, TextWindows, load_text, write_text
 from crosscal.types import RunConfig
 
 DENSE = "dense"
@@ -58,7 +58,9 @@ class Session:
 
     def _text(self, source: str, n_windows: int, length: int, seed: int, split: str) -> TextWindows:
         key = (source, n_windows, length, seed, split)
-        if key not in self._texts:
+        if key not in self._texts and source == SELF and split == "calibration":
+            self._texts[key] = write_text(self.loaded, n_windows=n_windows, length=length, seed=seed)
+        elif key not in self._texts:
             self._texts[key] = load_text(
                 source, self.loaded.tokenizer, n_windows=n_windows, length=length, seed=seed, split=split
             )

@@ -190,6 +190,10 @@ def source_named(name: str) -> Source:
     >>> source_named("pubmed").role
     'biomedical'
     """
+    if name == SELF:
+        raise InputError(
+            "text that a model writes itself needs the model; use crosscal.text.write_text(load_model(...), ...)"
+        )
     if name not in SOURCES:
         raise InputError(
             f"there is no text source '{name}'{suggest(name, list(SOURCES))} (embedded: {', '.join(SOURCES)}; or "

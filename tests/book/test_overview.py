@@ -1,0 +1,15 @@
+"""The overview page names every method, and no other."""
+
+import re
+from pathlib import Path
+
+from crosscal.methods.registry import METHODS
+
+PAGE = Path(__file__).resolve().parents[2] / "book" / "methods" / "overview.md"
+
+
+def test_every_method_is_on_the_page_with_its_options():
+    lines = {m[1]: m[0] for m in re.finditer(r"^\| `(\w+)` \|.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert set(lines) == set(METHODS)
+    for name, method in METHODS.items():
+        assert all(f"`{option}`" in lines[name] for option in method.options)
