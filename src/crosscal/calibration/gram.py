@@ -13,9 +13,10 @@ from torch import Tensor
 
 from crosscal.models.loading import fast_dtype
 
-# Widths of the column panels of a half sum. Narrower panels leave out more and multiply less well: measured on a CPU
-# with bfloat16 units, 4 panels of 384 take three quarters of the time of one product, panels of 144 take longer.
-CPU_PANEL, CUDA_PANEL = 384, 2048
+# Widths of the column panels of a half sum. Narrower panels leave out more and multiply less well: with a CPU's
+# bfloat16 units 4 panels of 384 take three quarters of the time of one product and panels of 144 take longer, while
+# plain float32 products are slow enough for narrower ones.
+CPU_PANEL, CPU_FLOAT32_PANEL, CUDA_PANEL = 384, 192, 2048
 
 
 @contextmanager
@@ -54,12 +55,13 @@ class GramSum:
                 part += torch.mm(inputs[:, left:right].T, inputs[:, left:], out_dtype=torch.float32)
         elif inputs.dtype == torch.bfloat16 and fast_dtype(inputs.device.type) == torch.bfloat16:
             with bf16_products():
-                self._add_wide(self._widen(inputs))
+                self._add_wide(self._widen(inputs), CPU_PANEL)
         else:
-            self._add_wide(inputs if inputs.dtype == torch.float32 else self._widen(inputs))
+            wide = inputs if inputs.dtype == torch.float32 else self._widen(inputs)
+            self._add_wide(wide, CUDA_PANEL if inputs.is_cuda else CPU_FLOAT32_PANEL)
 
-    def _add_wide(self, inputs: Float[Tensor, "tokens d_in"]) -> None:
-        for left, right in panels(inputs.shape[1], CPU_PANEL):
+    def _add_wide(self, inputs: Float[Tensor, "tokens d_in"], panel: int) -> None:
+        for left, right in panels(inputs.shape[1], panel):
             self.gram[left:right, left:].addmm_(inputs[:, left:right].T, inputs[:, left:])
 
     def _widen(self, inputs: Tensor) -> Tensor:
@@ -71,8 +73,8 @@ class GramSum:
 
     def mirror(self) -> Float[Tensor, "d_in d_in"]:
         """The whole symmetric sum."""
-        width = CUDA_PANEL if self.gram.is_cuda else CPU_PANEL
-        for left, right in panels(len(self.gram), width):
+        width = CUDA_PANEL if self.gram.is_cuda else CPU_FLOAT32_PANEL
+        for left, right in panels(len(self.gram), width):  # blocks on the diagonal are whole, of whatever width
             self.gram[right:, left:right] = self.gram[left:right, right:].T
         return self.gram
 

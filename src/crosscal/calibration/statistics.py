@@ -49,8 +49,8 @@ class InputStats:
         return self.diagonal / self.n_tokens
 
     def averaged(self, weight: float) -> "InputStats":
-        """`weight` times the per-token average, as statistics of one token."""
-        return InputStats(weight * (self.gram / self.n_tokens), n_tokens=1)
+        """`weight` times the per-token average, as statistics of one token; `weight` is above 0."""
+        return InputStats(self.gram / (self.n_tokens / weight), n_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class DiagonalStats:
         return self.diagonal / self.n_tokens
 
     def averaged(self, weight: float) -> "DiagonalStats":
-        """`weight` times the per-token average, as statistics of one token."""
-        return DiagonalStats(weight * (self.diagonal / self.n_tokens), n_tokens=1)
+        """`weight` times the per-token average, as statistics of one token; `weight` is above 0."""
+        return DiagonalStats(self.diagonal / (self.n_tokens / weight), n_tokens=1)
 
 
 Stats = TypeVar("Stats", InputStats, DiagonalStats)

@@ -11,6 +11,7 @@ from crosscal.errors import InputError
 
 DAMP_STEP = 10.0
 ATTEMPTS = 4
+LEAF = 256  # size up to which a library's factorization is faster than halving
 
 
 class InverseFactor(NamedTuple):
@@ -28,20 +29,18 @@ class InverseFactor(NamedTuple):
 def try_factor(stats: InputStats, damp: float = 0.01) -> InverseFactor:
     """The upper Cholesky factor U of H^-1, with H = G + damp * mean(diag G) * I, or `failed`; never waits for a GPU.
 
-    One factorization and one triangular solve: with J the flip of both axes and J H J = L L^T,
-    R = J L J is upper triangular and H = R R^T, so H^-1 = (R^-1)^T R^-1 and U = R^-1.
     A dead input (G_jj = 0) gets H_jj = 1.
 
     >>> try_factor(InputStats(4 * torch.eye(2), n_tokens=1), damp=0.0).upper.tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
-    hessian = stats.gram.float().flip(0, 1)  # a copy, which the next lines change
+    hessian = stats.gram.to(torch.float32, copy=True)
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     diagonal += torch.where(dead, torch.ones_like(diagonal), damp * diagonal.mean())
-    lower, info = torch.linalg.cholesky_ex(hessian)
-    upper = invert_upper(lower.flip(0, 1))
-    return InverseFactor(upper, dead.flip(0), damp, (info != 0) | ~upper.sum().isfinite())
+    upper = torch.zeros_like(hessian)
+    failed = invert_factor(hessian, upper)
+    return InverseFactor(upper, dead, damp, failed | ~upper.sum().isfinite())
 
 
 def inverse_factor(stats: InputStats, damp: float = 0.01, attempts: int = ATTEMPTS) -> InverseFactor:
@@ -62,26 +61,30 @@ def inverse_factor(stats: InputStats, damp: float = 0.01, attempts: int = ATTEMP
     )
 
 
-def invert_upper(matrix: Float[Tensor, "n n"], leaf: int = 256) -> Float[Tensor, "n n"]:
-    """The inverse of an upper triangular matrix, by halves: [[A, B], [0, C]] -> [[A^-1, -A^-1 B C^-1], [0, C^-1]].
+def invert_factor(hessian: Float[Tensor, "n n"], upper: Float[Tensor, "n n"], leaf: int = LEAF) -> Bool[Tensor, ""]:
+    """Write U = R^-1 into `upper`, with H = R R^T and R upper triangular, so that H^-1 = U^T U; `hessian` is spent.
 
-    A third of the work of solving against the identity, and nearly all of it matrix products.
+    By halves, H = [[A, B], [B^T, C]] and C = S S^T: with V = S^-1 the corner of R is B V^T, what is left to factorize
+    is A - (B V^T)(B V^T)^T = Q Q^T, and R^-1 = [[Q^-1, -Q^-1 (B V^T) V], [0, V]]. One factorization in place of
+    Cholesky, inverse and Cholesky, and nearly all of it matrix products. `upper` comes in as zeros; returns whether a
+    leaf was not positive definite.
 
-    >>> invert_upper(torch.tensor([[1.0, 1.0], [0.0, 2.0]]), leaf=1).tolist()
-    [[1.0, -0.5], [0.0, 0.5]]
+    >>> upper = torch.zeros(2, 2)
+    >>> invert_factor(torch.tensor([[2.0, 2.0], [2.0, 4.0]]), upper, leaf=1).item(), upper.tolist()
+    (False, [[1.0, -0.5], [0.0, 0.5]])
     """
-    inverse = torch.zeros_like(matrix)
-    _invert_into(inverse, matrix, leaf)
-    return inverse
-
-
-def _invert_into(inverse: Tensor, matrix: Tensor, leaf: int) -> None:
-    size = len(matrix)
+    size = len(hessian)
     if size <= leaf:
-        eye = torch.eye(size, device=matrix.device, dtype=matrix.dtype)
-        inverse.copy_(torch.linalg.solve_triangular(matrix, eye, upper=True))
-        return
+        # With J the flip of both axes, J H J = L L^T gives R = J L J.
+        lower, info = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+        eye = torch.eye(size, device=hessian.device, dtype=hessian.dtype)
+        upper.copy_(torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True))
+        return info != 0
     half = size // 2
-    _invert_into(inverse[:half, :half], matrix[:half, :half], leaf)
-    _invert_into(inverse[half:, half:], matrix[half:, half:], leaf)
-    inverse[:half, half:] = -(inverse[:half, :half] @ matrix[:half, half:]) @ inverse[half:, half:]
+    first, second = upper[:half, :half], upper[half:, half:]
+    failed = invert_factor(hessian[half:, half:], second, leaf)
+    corner = hessian[:half, half:] @ second.T
+    rest = hessian[:half, :half].addmm_(corner, corner.T, alpha=-1)
+    failed = failed | invert_factor(rest, first, leaf)
+    torch.mm(-(first @ corner), second, out=upper[:half, half:])
+    return failed
