@@ -40,7 +40,8 @@ class NoLooking(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         packet = function.overloadpacket
         by_mask = packet in INDEXING and any(i is not None and i.dtype == torch.bool for i in args[1])
-        assert not (packet in LOOKS or by_mask), f"{function} waits for the device"
+        if packet in LOOKS or by_mask:
+            raise AssertionError(f"{function} waits for the device")
         return function(*args, **(kwargs or {}))
 
 
