@@ -72,7 +72,7 @@ class BlockWork:
             "overflow": [~w.sum(dtype=torch.float32).isfinite() for w in written],
         } | facts
         facts["kept"] = [torch.count_nonzero(weight) for weight in written]
-        if job.measure_loss and stats:
+        if job.measure_loss and stats and all(isinstance(part, InputStats) for part in stats.values()):
             facts["losses"] = {name: layer_losses(old, written, part) for name, part in stats.items()}
         self._old[group], self._facts[group] = old, facts
         self._sums[group] = InputSums(job.diagonal_only, self._scratch)  # the sums are spent; free them

@@ -57,7 +57,8 @@ def compress(
     `gather_statistics`, take the place of both text and schedule. `schedule` is "sublayer", "block" or "parallel"
     (see `crosscal.schedules`). `allocation=Owl()` gives blocks different sparsities. `damp` is the damping of
     second-order methods, raised tenfold up to three times where a factorization fails. With `measure_loss` every
-    layer's loss on every source is reported, by data-free methods too if they are given text. `micro_batch` windows
+    layer's loss on every source is reported, by data-free methods too if they are given text (statistics that hold
+    only diagonals cannot tell). `micro_batch` windows
     run at a time. Further `options` go to the method: `act_order`, `block`, `strength`. `model` may also be what
     `load_model` returns.
 

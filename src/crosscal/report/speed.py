@@ -29,11 +29,12 @@ def speed_tables(folder: Path) -> str:
 def _benchmark(found: Mapping) -> str:
     clock = found["clock"]
     head = [cell.format(clock=CLOCKS[clock]) for cell in HEAD]
-    title = f"**{found['model']}, {found['n_windows']} windows of {found['length']:,} tokens, on {found['device']}.**"
+    text = f"{found['n_windows']} windows of {found['length']:,} tokens"
+    title = f"**{found['model']} in {found['dtype']}, {text}, on {found['device']}.**"
     body = [_line(row, clock) for row in found["rows"]]
     runs = max(len(row["ours"]) for row in found["rows"])
     note = (
-        f"crosscal in {found['dtype']}, the textbook in float32; medians of at most {runs} runs, ratios pairwise. "
+        f"The textbook always in float32; medians of at most {runs} runs, ratios pairwise. "
         "Perplexity on Wikipedia, where the model is a real one. "
         f"{found['versions']}; commit {found['commit']}; {found['finished']}."
     )

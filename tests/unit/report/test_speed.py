@@ -32,7 +32,7 @@ def test_ratios_are_taken_pair_by_pair(tmp_path):
     ]
     (tmp_path / "machine.json").write_text(json.dumps(FACTS | {"rows": rows}))
     text = speed_tables(tmp_path)
-    assert "**m, 16 windows of 1,024 tokens, on a machine.**" in text
+    assert "**m in bfloat16, 16 windows of 1,024 tokens, on a machine.**" in text
     assert "| wanda 50% (measure_loss False) | 2.0 | 10.0 | 5.00 [4.00, 6.00] | 1 | 1 | 5.00 |  |" in text
     assert "| gptq | 2.0 |  |  | 1 |  |  |  |" in text
 
