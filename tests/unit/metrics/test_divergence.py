@@ -56,3 +56,11 @@ def test_shapes_are_kept_and_half_precision_is_taken():
     p, q = logits(n=6).view(2, 3, 50).bfloat16(), logits(1, n=6).view(2, 3, 50).bfloat16()
     assert js_divergence(p, q).shape == (2, 3)
     assert js_divergence(p, q).dtype == torch.float32
+
+
+def test_tokens_that_both_models_rule_out_count_for_nothing():
+    p, q = logits(), logits(1)
+    p[:, 10:], q[:, 10:] = -math.inf, -math.inf
+    found, inner = divergences(p, q), divergences(p[:, :10], q[:, :10])
+    for name, values in found.items():
+        torch.testing.assert_close(values, inner[name], msg=name)
