@@ -2,6 +2,16 @@
 
 from jaxtyping import install_import_hook
 
-CORE = ("calibration", "methods", "models", "driver", "streams", "metrics.divergence", "metrics.likelihood")
+CORE = (
+    "calibration",
+    "methods",
+    "models",
+    "driver",
+    "gather",
+    "layerloss",
+    "streams",
+    "metrics.divergence",
+    "metrics.likelihood",
+)
 
 install_import_hook([f"crosscal.{room}" for room in CORE], "beartype.beartype")

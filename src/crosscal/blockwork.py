@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from crosscal.calibration.capture import InputSums, all_finite
+from crosscal.calibration.capture import InputSums, all_finite, check_inputs
 from crosscal.calibration.gradients import WeightGradient
 from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
 from crosscal.errors import InputError
@@ -95,12 +95,7 @@ class BlockWork:
         facts = to_host([self._facts[group] for group in sorted(self.solved)])
         reports: list[LayerReport] = []
         for group, found in zip(sorted(self.solved), facts, strict=True):
-            name = f"{self.index}.{self.groups[group][0].name}"
-            if bad := next((source for source, finite in found.pop("finite").items() if not finite), None):
-                raise InputError(
-                    f"layer {name} received NaN or infinite inputs on source '{bad}'; "
-                    "load the model in float32, or check its weights"
-                )
+            check_inputs(f"{self.index}.{self.groups[group][0].name}", found.pop("finite"))
             if found.pop("failed", False):
                 return reports, [group]  # what came after was computed from garbage
             for layer, overflow in zip(self.groups[group], found.pop("overflow"), strict=True):

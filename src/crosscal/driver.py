@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from crosscal.blockwork import BlockWork, Job
-from crosscal.calibration.capture import find_groups
 from crosscal.calibration.gradients import WeightGradient, gather_gradients, mix_gradients
 from crosscal.calibration.statistics import check_weights
 from crosscal.errors import InputError
@@ -26,7 +25,7 @@ from crosscal.methods.registry import Method, check_request, find_method
 from crosscal.models import LinearLayer, decoder_blocks, linear_layers
 from crosscal.reports import CompressionReport, LayerReport
 from crosscal.schedules import Schedule, find_schedule
-from crosscal.streams import MicroBatch, open_probe, open_streams
+from crosscal.streams import MicroBatch, input_groups, open_probe, open_streams, token_windows
 from crosscal.types import SparseGrid, Target, Unstructured
 
 __all__ = ["CompressionReport", "LayerReport", "compress"]
@@ -71,16 +70,19 @@ def compress(
     solver, run = find_method(method), find_schedule(schedule)
     blocks = decoder_blocks(model)
     layers = [layer for block in blocks for layer in linear_layers(block)]
-    check_request(solver, target, list(options), [layer.weight.shape[1] for layer in layers])
-    sources = {name: getattr(text, "tokens", text) for name, text in (calibration or {}).items()}
+    check_request(solver, target, options, [layer.weight.shape[1] for layer in layers])
+    sources = token_windows(calibration)
     names = list(sources) if statistics is None else statistics.sources
     shares = dict(weights) if weights is not None else {name: 1.0 / len(names) for name in names}
     _check_text(solver, sources, names, shares, statistics)
+    if statistics is not None:
+        statistics.check_fits(blocks)
     _check_finite_weights(layers)
     report, started = CompressionReport(), time.perf_counter()
     with PeakMemory(next(model.parameters()).device) as memory:
+        mixed = _statistics_shares(solver, shares)
         gradients = _gradients(model, solver, sources, shares, progress)
-        job = Job(solver, _statistics_shares(solver, shares), measure_loss, damp, options, gradients)
+        job = Job(solver, mixed, measure_loss, damp, options, gradients)
         targets = _allocated(model, target, allocation, sources, statistics, job.shares, micro_batch, progress)
         bar = tqdm(blocks, desc=f"{method} {target}", unit="block", disable=not progress)
         if statistics is not None:
@@ -183,7 +185,7 @@ def _from_text(
     """The usual way: windows flow through the blocks as these are compressed."""
     probe, reports = open_probe(model, blocks), []
     for index, block in enumerate(bar):
-        groups = _groups(index, block, probe)
+        groups = input_groups(index, block, probe)
         last = index + 1 == len(blocks)
         outputs, found = _settled(
             index,
@@ -221,7 +223,7 @@ def _without_text(
     probe = open_probe(model, blocks) if job.method.linked else None
     reports = []
     for index, block in enumerate(bar):
-        groups = [[layer] for layer in linear_layers(block)] if probe is None else _groups(index, block, probe)
+        groups = [[layer] for layer in linear_layers(block)] if probe is None else input_groups(index, block, probe)
 
         def solve(work: BlockWork) -> None:
             for group in range(len(work.groups)):
@@ -229,15 +231,6 @@ def _without_text(
 
         reports += _settled(index, groups, targets[index], job, solve)[1]
     return reports
-
-
-def _groups(index: int, block: nn.Module, probe: MicroBatch) -> list[list[LinearLayer]]:
-    """The input groups of a block; the probe moves on to the next one."""
-
-    def run() -> None:
-        probe.hidden = probe.run(index, block)
-
-    return find_groups(linear_layers(block), run)
 
 
 def _settled(index: int, groups, target: Target, job: Job, run) -> tuple[list, list[LayerReport]]:

@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from crosscal.calibration.capture import InputSums, all_finite, find_groups, hooked
+from crosscal.calibration.capture import InputSums, all_finite, check_inputs
 from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
 from crosscal.errors import InputError
 from crosscal.models import decoder_blocks, linear_layers
-from crosscal.streams import open_probe, open_streams
+from crosscal.streams import input_groups, open_probe, open_streams, run_and_add, token_windows
 
+CONTENTS = "statistics.json"
 Group = tuple[list[str], dict[str, InputStats] | dict[str, DiagonalStats]]
 """The names of the layers that share an input, and that input's statistics by source."""
 
@@ -24,8 +25,8 @@ Group = tuple[list[str], dict[str, InputStats] | dict[str, DiagonalStats]]
 class ModelStatistics:
     """Input statistics of every block of a dense model, in memory or, block by block, in a folder of safetensors."""
 
-    def __init__(self, sources: Sequence[str], diagonal_only: bool, folder: Path | None = None):
-        self.sources, self.diagonal_only, self.folder = list(sources), diagonal_only, folder
+    def __init__(self, sources: Sequence[str], diagonal_only: bool, n_blocks: int, folder: Path | None = None):
+        self.sources, self.diagonal_only, self.n_blocks, self.folder = list(sources), diagonal_only, n_blocks, folder
         self._blocks: dict[int, list[Group]] = {}
 
     def block(self, index: int, device: torch.device | str = "cpu") -> list[Group]:
@@ -38,15 +39,23 @@ class ModelStatistics:
         """The groups of one block with the statistics of the sources mixed."""
         return [(names, mix(stats, {name: shares[name] for name in stats})) for names, stats in self.block(index)]
 
+    def check_fits(self, blocks: nn.ModuleList) -> None:
+        """Raises `InputError` unless these are statistics of a model with such blocks; reads the first and the last."""
+        wrong = InputError("the statistics are those of another model; gather them with the model to be compressed")
+        if self.n_blocks != len(blocks):
+            raise wrong
+        for index in {0, len(blocks) - 1}:
+            widths = {layer.name: layer.weight.shape[1] for layer in linear_layers(blocks[index])}
+            for names, stats in self.block(index):
+                if any(widths.get(name) != len(part.diagonal) for name in names for part in stats.values()):
+                    raise wrong
+
     def add(self, index: int, groups: list[Group]) -> None:
-        """Keep a block's groups; in a folder they are written to a temporary file first, which is then renamed."""
+        """Keep a block's groups."""
         if self.folder is None:
             self._blocks[index] = groups
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self._file(index).with_suffix(".partial")
-        _write(partial, groups)
-        partial.replace(self._file(index))
+        else:
+            _write(self._file(index), groups)
 
     def _file(self, index: int) -> Path:
         return self.folder / f"block-{index:04d}.safetensors"
@@ -55,14 +64,15 @@ class ModelStatistics:
 def load_statistics(folder: str | Path) -> ModelStatistics:
     """Statistics that `gather_statistics` wrote to a folder.
 
-    Raises `InputError` when the folder holds none.
+    Raises `InputError` when the folder does not hold all of them, as after an interrupted gathering.
     """
     folder = Path(folder).expanduser()
-    first = folder / "block-0000.safetensors"
-    if not first.is_file():
-        raise InputError(f"{folder} holds no statistics; make them with gather_statistics(..., folder='{folder}')")
-    (_, stats), *_ = _read(first, "cpu")
-    return ModelStatistics(list(stats), isinstance(next(iter(stats.values())), DiagonalStats), folder)
+    try:
+        return ModelStatistics(**json.loads((folder / CONTENTS).read_text(encoding="utf-8")), folder=folder)
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"{folder} holds no complete statistics; make them with gather_statistics(..., folder='{folder}')"
+        ) from None
 
 
 @torch.no_grad()
@@ -81,40 +91,44 @@ def gather_statistics(
     do not fit in memory, `load_statistics` reads them back. `diagonal_only` keeps what Wanda needs and no more.
     Hand the result to `compress(..., statistics=...)`.
 
-    Raises `InputError` for no text, and for inputs of a layer that are not finite, naming the layer.
+    Raises `InputError` for no text, a folder that cannot be written, and inputs of a layer that are not finite,
+    naming the layer.
     """
     model = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
-    sources = {name: getattr(text, "tokens", text) for name, text in calibration.items()}
+    sources = token_windows(calibration)
     if not sources:
         raise InputError("statistics need text; pass calibration={'c4': load_text('c4', tokenizer)}")
     blocks = decoder_blocks(model)
-    kept = ModelStatistics(list(sources), diagonal_only, None if folder is None else Path(folder).expanduser())
+    kept = ModelStatistics(list(sources), diagonal_only, len(blocks), _opened(folder))
     probe, batches = open_probe(model, blocks), open_streams(model, blocks, sources, micro_batch)
     scratch: dict[int, Tensor] = {}
     for index, block in enumerate(tqdm(blocks, desc="statistics", unit="block", disable=not progress)):
-
-        def run_probe() -> None:
-            probe.hidden = probe.run(index, block)  # noqa: B023
-
-        groups = find_groups(linear_layers(block), run_probe)
-        sums = {group[0].module: InputSums(diagonal_only, scratch) for group in groups}
-        for batch in batches:
-            with hooked(list(sums), lambda module, args: sums[module].add(batch.source, args[0])):  # noqa: B023
-                batch.hidden = batch.run(index, block)
-        stats = [sums[group[0].module].stats() for group in groups]
+        groups = input_groups(index, block, probe)
+        sums = [InputSums(diagonal_only, scratch) for _ in groups]
+        outputs = run_and_add(index, block, batches, groups, lambda group, *found: sums[group].add(*found))  # noqa: B023
+        for batch, output in zip(batches, outputs, strict=True):
+            batch.hidden = output
+        stats = [part.stats() for part in sums]
         for group, found in zip(groups, stats, strict=True):
-            _check_finite(f"{index}.{group[0].name}", found)
+            check_inputs(f"{index}.{group[0].name}", all_finite(found))
         kept.add(index, [([layer.name for layer in group], s) for group, s in zip(groups, stats, strict=True)])
+    if kept.folder is not None:
+        contents = {"sources": kept.sources, "diagonal_only": diagonal_only, "n_blocks": len(blocks)}
+        (kept.folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
     return kept
 
 
-def _check_finite(layer: str, stats: Mapping[str, InputStats | DiagonalStats]) -> None:
-    for source, finite in all_finite(stats).items():
-        if not finite:
-            raise InputError(
-                f"layer {layer} received NaN or infinite inputs on source '{source}'; "
-                "load the model in float32, or check its weights"
-            )
+def _opened(folder: str | Path | None) -> Path | None:
+    """The folder, there and without a table of contents: what it holds is incomplete until the last block is in."""
+    if folder is None:
+        return None
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONTENTS).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"statistics cannot be written to {folder} ({error}); give another folder") from None
+    return folder
 
 
 def _write(path: Path, groups: list[Group]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from crosscal.blockwork import BlockWork
 from crosscal.calibration.capture import hooked
 from crosscal.errors import InputError, suggest
-from crosscal.streams import MicroBatch
+from crosscal.streams import MicroBatch, run_and_add
 
 Schedule = Callable[[int, nn.Module, Sequence[MicroBatch], BlockWork, bool], list[Tensor]]
 """(index, block, batches, work, last) -> the block's outputs, which nobody needs after the `last` block."""
@@ -24,26 +24,16 @@ Schedule = Callable[[int, nn.Module, Sequence[MicroBatch], BlockWork, bool], lis
 
 def parallel(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: BlockWork, last: bool) -> list[Tensor]:
     """One pass; the outputs are those of the block as it was."""
-    outputs = _gather(index, block, batches, work)
+    outputs = run_and_add(index, block, batches, work.groups, work.add)
     work.solve_all()
     return outputs
 
 
 def blockwise(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: BlockWork, last: bool) -> list[Tensor]:
     """One pass for the statistics, and one for the outputs of the compressed block."""
-    _gather(index, block, batches, work)
+    run_and_add(index, block, batches, work.groups, work.add)
     work.solve_all()
     return [] if last else [batch.run(index, block) for batch in batches]
-
-
-def _gather(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: BlockWork) -> list[Tensor]:
-    """Run the block on every micro-batch and add up what enters its layers."""
-    outputs = []
-    for batch in batches:
-        leaders = {group[0].module: number for number, group in enumerate(work.groups)}
-        with hooked(list(leaders), lambda module, args: work.add(leaders[module], batch.source, args[0])):  # noqa: B023
-            outputs.append(batch.run(index, block))
-    return outputs
 
 
 def sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: BlockWork, last: bool) -> list[Tensor]:

@@ -5,12 +5,15 @@ for its sliding layers. So nothing is assumed: the model itself is run once for 
 stubbed out, and what it hands to each block is kept.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from crosscal.calibration.capture import find_groups, hooked
+from crosscal.models.structure import LinearLayer, linear_layers
 
 # Tokens of a micro-batch: enough to keep the device busy, little enough to keep the activations small.
 CPU_TOKENS, CUDA_TOKENS = 4096, 16384
@@ -51,6 +54,42 @@ def open_probe(model: nn.Module, blocks: nn.ModuleList, length: int = 8) -> Micr
     """One short window of arbitrary tokens, to see which layers of a block share an input."""
     device = next(model.parameters()).device
     return _enter(model, blocks, "probe", torch.arange(length, device=device)[None])
+
+
+def token_windows(calibration: Mapping[str, object] | None) -> dict[str, Tensor]:
+    """The token windows of each source, of whatever `load_text` returned or of tensors."""
+    return {name: getattr(text, "tokens", text) for name, text in (calibration or {}).items()}
+
+
+def input_groups(index: int, block: nn.Module, probe: MicroBatch) -> list[list[LinearLayer]]:
+    """The layers of a block that share an input; the probe moves on to the next block."""
+
+    def run() -> None:
+        probe.hidden = probe.run(index, block)
+
+    return find_groups(linear_layers(block), run)
+
+
+def run_and_add(
+    index: int,
+    block: nn.Module,
+    batches: Sequence[MicroBatch],
+    groups: Sequence[Sequence[LinearLayer]],
+    add: Callable[[int, str, Tensor], None],
+) -> list[Tensor]:
+    """The outputs of all micro-batches; `add(group, source, inputs)` gets what enters each group on the way."""
+    leaders = {group[0].module: number for number, group in enumerate(groups)}
+    source = ""
+
+    def note(module: nn.Module, args: tuple) -> None:
+        add(leaders[module], source, args[0])
+
+    outputs = []
+    with hooked(list(leaders), note):
+        for batch in batches:
+            source = batch.source
+            outputs.append(batch.run(index, block))
+    return outputs
 
 
 def _enter(model: nn.Module, blocks: nn.ModuleList, source: str, tokens: Tensor) -> MicroBatch:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "methods": ["calibration", "types", "errors"],
     "memory": [],
     "reports": [],
-    "streams": [],
+    "streams": ["calibration", "models"],
     "layerloss": ["calibration"],
     "gather": ["calibration", "models", "streams", "errors"],
     "blockwork": ["methods", "calibration", "models", "layerloss", "reports", "types"],

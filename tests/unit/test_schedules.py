@@ -11,7 +11,6 @@ from crosscal.blockwork import BlockWork
 from crosscal.calibration import InputStats
 from crosscal.driver import compress
 from crosscal.errors import InputError
-from crosscal.gather import gather_statistics, load_statistics
 from crosscal.methods import magnitude, sparsegpt, wanda
 from crosscal.methods.allocation import Owl
 from crosscal.models import decoder_blocks, linear_layers
@@ -158,40 +157,6 @@ def test_data_free_methods_need_no_text():
         assert all(layer.relative_error is None for layer in report.layers)
 
 
-@pytest.mark.parametrize("method", ["wanda", "sparsegpt", "gptq", "awq"])
-def test_gathered_statistics_serve_many_runs(method, tmp_path):
-    """One dense pass, in memory or in a folder, is the `parallel` schedule, whatever the weights."""
-    in_memory = gather_statistics(tiny_model("llama"), TEXT, **QUIET)
-    gather_statistics(tiny_model("llama"), TEXT, folder=tmp_path, **QUIET)
-    in_folder = load_statistics(tmp_path)
-    for share in (0.0, 0.3):
-        weights = {"a": 1 - share, "b": share}
-        direct = tiny_model("llama")
-        expected = compress(
-            direct, method, TARGETS[method], calibration=TEXT, weights=weights, schedule="parallel", **QUIET
-        )
-        for statistics in (in_memory, in_folder):
-            model = tiny_model("llama")
-            report = compress(model, method, TARGETS[method], statistics=statistics, weights=weights, **QUIET)
-            assert equal(model, direct)
-            assert report.layers == expected.layers
-
-
-def test_statistics_that_do_not_fit_are_refused(tmp_path):
-    thin = gather_statistics(tiny_model("llama"), TEXT, diagonal_only=True, **QUIET)
-    report = compress(tiny_model("llama"), "wanda", HALF, statistics=thin, **QUIET)
-    assert report.layers[0].relative_error is None  # which diagonals cannot tell
-    for arguments, sentence in [
-        ({"method": "sparsegpt", "target": HALF, "statistics": thin}, "needs Gram matrices"),
-        ({"method": "wanda", "target": HALF, "statistics": thin, "calibration": TEXT}, "leave one of them out"),
-        ({"method": "fwsvd", "target": LowRank(0.5), "statistics": thin}, "needs gradients"),
-    ]:
-        with pytest.raises(InputError, match=sentence):
-            compress(tiny_model("llama"), **arguments, **QUIET)
-    with pytest.raises(InputError, match="holds no statistics"):
-        load_statistics(tmp_path)
-
-
 def test_owl_spares_blocks_with_outliers_and_keeps_the_mean():
     model, uniform = tiny_model("llama"), tiny_model("llama")
     for m in (model, uniform):
@@ -242,6 +207,17 @@ def test_a_bad_weight_is_named_before_anything_changes():
 def test_unknown_options_are_refused():
     with pytest.raises(InputError, match="did you mean 'act_order'"):
         compress(tiny_model("llama"), "gptq", Grid(4), calibration=TEXT, act_ordr=True, **QUIET)
+
+
+@pytest.mark.parametrize(("method", "target"), [("gptq", Grid(4)), ("sparsegpt", HALF)])
+def test_a_block_without_columns_is_refused(method, target):
+    with pytest.raises(InputError, match="block is 0"):
+        compress(tiny_model("llama"), method, target, calibration=TEXT, block=0, **QUIET)
+
+
+def test_the_block_asked_for_is_the_one_checked():
+    with pytest.raises(InputError, match="do not divide the block of 6"):
+        compress(tiny_model("llama"), "sparsegpt", NofM(2, 4), calibration=TEXT, block=6, **QUIET)
 
 
 def test_act_order_is_passed_on():

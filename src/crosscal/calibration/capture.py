@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crosscal.calibration.gram import GramSum
 from crosscal.calibration.statistics import DiagonalStats, InputStats
+from crosscal.errors import InputError
 from crosscal.models.structure import LinearLayer
 
 
@@ -69,6 +70,16 @@ class InputSums:
         if self.diagonal_only:
             return {name: DiagonalStats(part, self._tokens[name]) for name, part in self._sums.items()}
         return {name: InputStats(part.mirror(), self._tokens[name]) for name, part in self._sums.items()}
+
+
+def check_inputs(layer: str, finite: Mapping[str, float | Bool[Tensor, ""]]) -> None:
+    """Raises `InputError` naming the layer and the first source that `all_finite` found wanting (0 or False)."""
+    for source, good in finite.items():
+        if not good:
+            raise InputError(
+                f"layer {layer} received NaN or infinite inputs on source '{source}'; "
+                "load the model in float32, or check its weights"
+            )
 
 
 def all_finite(stats: Mapping[str, InputStats | DiagonalStats]) -> dict[str, Bool[Tensor, ""]]:

@@ -12,7 +12,7 @@ from crosscal.methods.grids import Levels, fit_levels, group_edges
 from crosscal.methods.linalg import InverseFactor, inverse_factor, try_factor
 from crosscal.methods.masks import check_finite
 from crosscal.methods.rule import BlockRule
-from crosscal.methods.sweep import RuleOf, block_edges, sweep_stacked
+from crosscal.methods.sweep import BLOCK, RuleOf, block_edges, sweep_stacked
 from crosscal.types import Grid, PerGroup
 
 VERSION = 1
@@ -25,7 +25,7 @@ def gptq(
     *,
     act_order: bool = False,
     damp: float = 0.01,
-    block: int = 128,
+    block: int = BLOCK,
 ) -> Float[Tensor, "d_out d_in"]:
     """Quantize to `grid`, each column's rounding error sent to the columns on its right.
 
@@ -54,7 +54,7 @@ def gptq_group(
     *,
     act_order: bool = False,
     damp: float = 0.01,
-    block: int = 128,
+    block: int = BLOCK,
 ) -> tuple[list[Tensor], dict]:
     """`gptq` for weights that share one input: one factorization, one sweep; facts tell whether it `failed`."""
     factor = try_factor(_ordered(stats, _order(stats, act_order)), damp)

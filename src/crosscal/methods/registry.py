@@ -1,6 +1,6 @@
 """The methods a study can name: what each compresses to, what it reads, and the version of its numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -26,9 +26,10 @@ from crosscal.methods.rtn import VERSION as RTN_VERSION
 from crosscal.methods.rtn import round_to_grid
 from crosscal.methods.sparsegpt import VERSION as SPARSEGPT_VERSION
 from crosscal.methods.sparsegpt import check_blocks, sparsegpt_group
+from crosscal.methods.sweep import BLOCK
 from crosscal.methods.wanda import VERSION as WANDA_VERSION
 from crosscal.methods.wanda import prune_by_wanda
-from crosscal.types import Grid, LowRank, NofM, SparseGrid, Target, Unstructured
+from crosscal.types import Grid, LowRank, NofM, Pattern, SparseGrid, Target, Unstructured
 
 
 class Evidence(NamedTuple):
@@ -42,6 +43,25 @@ Solver = Callable[..., tuple[list[Tensor], dict]]
 """(weights that share an input, evidence, target, **options) -> new weights, facts for the layer report."""
 
 
+Check = Callable[[int, Target, Mapping[str, object]], None]
+"""(inputs of a layer, target, options): raises `InputError` where the method could not go through with them."""
+
+
+def _check_groups(width: int, target: Target, options: Mapping[str, object]) -> None:
+    if isinstance(target, NofM):
+        check_divides(width, target)
+
+
+def _check_sweep(width: int, target: Target, options: Mapping[str, object]) -> None:
+    check_blocks(width, *_pattern_and_grid(target), options.get("block", BLOCK))
+
+
+def _pattern_and_grid(target: Target) -> tuple[Pattern | None, Grid | None]:
+    if isinstance(target, SparseGrid):
+        return target.pattern, target.grid
+    return (None, target) if isinstance(target, Grid) else (target, None)
+
+
 @dataclass(frozen=True)
 class Method:
     """How the driver calls a method.
@@ -50,7 +70,8 @@ class Method:
     compress layers that share an input together. `damped` methods factorize a Hessian: they take `damp`, and tell in
     the fact `failed` whether that sufficed. `domain_last` methods take statistics from all sources but the last, and
     gradients from the last. `options` names what else a caller may set. `version` is raised by hand when a method's
-    numbers change, so that stored runs of the old version are not taken for new ones.
+    numbers change, so that stored runs of the old version are not taken for new ones. `check` is asked for every
+    width of input before anything changes.
     """
 
     name: str
@@ -63,6 +84,7 @@ class Method:
     damped: bool = False
     domain_last: bool = False
     options: tuple[str, ...] = ()
+    check: Check = _check_groups
 
     @property
     def needs_text(self) -> bool:
@@ -79,7 +101,7 @@ def _each(function: Callable[..., Tensor]) -> Solver:
 
 
 def _sparsegpt(weights, evidence, target, **options):
-    pattern, grid = (target.pattern, target.grid) if isinstance(target, SparseGrid) else (target, None)
+    pattern, grid = _pattern_and_grid(target)
     return sparsegpt_group(weights, evidence.stats, pattern, grid=grid, **options)
 
 
@@ -107,6 +129,7 @@ _ALL = (
         reads="gram",
         damped=True,
         options=("block",),
+        check=_check_sweep,
     ),
     Method(
         "dpruner",
@@ -133,6 +156,7 @@ _ALL = (
         reads="gram",
         damped=True,
         options=("act_order", "block"),
+        check=_check_sweep,
     ),
     Method(
         "awq",
@@ -177,7 +201,7 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def check_request(method: Method, target: Target, options: Sequence[str], widths: Sequence[int]) -> None:
+def check_request(method: Method, target: Target, options: Mapping[str, object], widths: Sequence[int]) -> None:
     """Raises `InputError` for a target or option that the method does not know, or that layers of these widths refuse.
 
     `widths` are the numbers of inputs of the layers to be compressed.
@@ -189,8 +213,5 @@ def check_request(method: Method, target: Target, options: Sequence[str], widths
         if option not in method.options:
             known = ", ".join(method.options) or "none"
             raise InputError(f"{method.name} has no option '{option}'{suggest(option, list(method.options))} ({known})")
-    pattern, grid = (target.pattern, target.grid) if isinstance(target, SparseGrid) else (target, None)
-    for width in set(widths) if isinstance(pattern, NofM) else ():
-        check_divides(width, pattern)
-        if method.name == "sparsegpt":
-            check_blocks(width, pattern, grid, 128)
+    for width in set(widths):
+        method.check(width, target, options)

@@ -14,7 +14,7 @@ from crosscal.methods.kernels import kth_smallest_of_parts
 from crosscal.methods.linalg import InverseFactor, inverse_factor, try_factor
 from crosscal.methods.masks import check_divides, check_finite
 from crosscal.methods.rule import BlockRule
-from crosscal.methods.sweep import block_edges, sweep_stacked
+from crosscal.methods.sweep import BLOCK, block_edges, sweep_stacked
 from crosscal.types import Grid, NofM, Pattern, PerGroup, Unstructured
 
 VERSION = 1
@@ -27,7 +27,7 @@ def sparsegpt(
     *,
     grid: Grid | None = None,
     damp: float = 0.01,
-    block: int = 128,
+    block: int = BLOCK,
 ) -> Float[Tensor, "d_out d_in"]:
     """Prune by w^2 / U_jj^2 and update the weights to the right of each pruned one.
 
@@ -57,7 +57,7 @@ def sparsegpt_group(
     *,
     grid: Grid | None = None,
     damp: float = 0.01,
-    block: int = 128,
+    block: int = BLOCK,
 ) -> tuple[list[Tensor], dict]:
     """`sparsegpt` for weights that share one input: one factorization and one sweep for all of them.
 
@@ -69,8 +69,10 @@ def sparsegpt_group(
     return _prune(weights, factor, pattern, grid, block), {"failed": factor.failed, "damp": damp}
 
 
-def check_blocks(d_in: int, pattern: Pattern, grid: Grid | None, block: int) -> None:
-    """Raises `InputError` unless every N:M group lies inside one block and one group of the grid."""
+def check_blocks(d_in: int, pattern: Pattern | None, grid: Grid | None, block: int) -> None:
+    """Raises `InputError` unless blocks have columns and each N:M group is in one block and one group of levels."""
+    if not isinstance(block, int) or block < 1:
+        raise InputError(f"block is {block!r}; give a whole number of columns of at least 1, such as 128")
     if not isinstance(pattern, NofM):
         return
     check_divides(d_in, pattern)

@@ -23,6 +23,7 @@ from crosscal.methods.panels import sweep_block
 from crosscal.methods.rule import BlockRule
 from crosscal.types import Grid, PerGroup
 
+BLOCK = 128
 RuleOf = Callable[[int, int, Tensor, Tensor], BlockRule]
 """(start, end, columns[start:], scale[start:end]) -> what to do with that block, its earlier errors applied."""
 
@@ -49,7 +50,7 @@ def sweep(
 ) -> None:
     """Fix every column of a transposed weight in place, one block between two `edges` after the other."""
     scale = upper.diagonal()
-    flow = (upper / scale[:, None]).contiguous()  # row j holds U_jk / U_jj: how the loss w - q reaches column k
+    flow = upper / scale[:, None]  # row j holds U_jk / U_jj: how the loss w - q reaches column k
     for start, end in pairwise(edges):
         rule = rule_of(start, end, columns[start:], scale[start:end])
         block = columns[start:end], flow[start:end, start:end], scale[start:end], rule

@@ -67,7 +67,6 @@ class Comparison:
         logits_p: Float[Tensor, "n vocab"],
         logits_q: Float[Tensor, "n vocab"],
         targets: Int[Tensor, " n"] | None = None,
-        clamped: bool = False,
     ) -> dict[str, Tensor]:
         """The divergences of n positions, dense model p first: name -> [n].
 
@@ -81,22 +80,16 @@ class Comparison:
         step = CPU_SLICE if logits_p.device.type == "cpu" else n
         for low in range(0, n, step):
             part = slice(low, low + step)
-            scores = self._slice(logits_p[part], logits_q[part], None if targets is None else targets[part], clamped)
+            scores = self._slice(logits_p[part], logits_q[part], None if targets is None else targets[part])
             for name, values in scores.items():
                 found[name][part] = values
-        if not clamped and found["kl_divergence"].isnan().any():
-            # Some logits are minus infinity, as where a model rules tokens out: probabilities of 0 need a finite log.
-            return self(logits_p, logits_q, targets, clamped=True)
         return found
 
-    def _slice(self, logits_p: Tensor, logits_q: Tensor, targets: Tensor | None, clamped: bool) -> dict[str, Tensor]:
+    def _slice(self, logits_p: Tensor, logits_q: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
         log_p, log_q, p, q, d = self._buffers(logits_p)
         top_p, top_q = _log_probabilities_into(log_p, p, logits_p), _log_probabilities_into(log_q, q, logits_q)
-        if clamped:
-            log_p.clamp_(min=_LEAST_LOG)
-            log_q.clamp_(min=_LEAST_LOG)
         found = {} if targets is None else {"nll": -log_q.gather(1, targets[:, None])[:, 0]}
-        torch.sub(log_p, log_q, out=d)
+        torch.sub(log_p.clamp_(min=_LEAST_LOG), log_q.clamp_(min=_LEAST_LOG), out=d)
         forward, backward = torch.mul(p, d, out=log_q).sum(-1), torch.mul(q, d, out=log_q).sum(-1).neg_()
         torch.log(p.add_(q), out=d)
         total = log_p.sub_(d.clamp_(min=_LEAST_LOG)).add_(math.log(2)).mul_(p).sum(-1)

@@ -7,7 +7,6 @@ one forward pass and one extra head product for its divergences.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +17,6 @@ from crosscal.errors import InputError
 from crosscal.metrics.divergence import Comparison
 from crosscal.metrics.likelihood import POSITIONS, token_losses
 from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
-
-_HEAD_CHECKED: WeakSet = WeakSet()  # models whose head was found to be what `head_logits` takes it for
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,7 @@ def dense_reference(model, texts: Mapping[str, Int[Tensor, "n_windows length"]])
 
     Take it before compressing in place: the head, which compression leaves alone, is shared with the model.
     """
-    if model not in _HEAD_CHECKED:
-        check_head(model)
-        _HEAD_CHECKED.add(model)
+    check_head(model)
     device = model.get_input_embeddings().weight.device
     kept = {
         name: torch.cat([final_hidden(model, part.to(device)).cpu() for part in tokens.split(2)])
