@@ -1,5 +1,6 @@
 """Pieces that figures share: the sparsity axis with its N:M columns, lines with intervals, panels."""
 
+import textwrap
 from dataclasses import dataclass
 
 import matplotlib
@@ -114,13 +115,18 @@ def draw_level(axes: Axes, height: float, text: str, dashed: bool = True) -> Non
     )
 
 
+def sentence_figure(name: str, words: str) -> Figure:
+    """The figure that stands where there is nothing to draw: the sentence that says why."""
+    canvas, (axes,) = panels(1, 1, 6.4, 0.9)
+    axes.set_axis_off()
+    axes.text(0, 0.5, textwrap.fill(words, 80), va="center")
+    return finish(canvas, name, words, words)
+
+
 def nothing_usable(name: str) -> Figure:
     """The figure that stands where no task can carry a comparison."""
     words = "The dense model is above chance on no accuracy task, so there is nothing to compare: ask more items."
-    canvas, (axes,) = panels(1, 1, 6.4, 1.0)
-    axes.set_axis_off()
-    axes.text(0, 0.5, words.replace(", so", ",\nso"), va="center")
-    return finish(canvas, name, words, words)
+    return sentence_figure(name, words)
 
 
 def ratio_ticks(axis, steps: tuple[int, ...] = (1,)) -> None:

@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from crosscal.errors import InputError
-from crosscal.study.store import RunRecord, load_run, load_runs
+from crosscal.study.store import load_run, load_runs
 from crosscal.types import ROW_FIELDS
 
 DENSE = "dense"
-PROMPTS = "task_prompts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,6 @@ def read_results(folder: Path, run_ids: Sequence[str] | None = None) -> Results:
             f"there are no runs in {folder}; run the study first, or name the folder that holds its results"
         )
     rows = pd.DataFrame([asdict(row) for record in records for row in record.rows], columns=list(ROW_FIELDS))
-    rows, records = _without_other_prompts(rows, records)
     by_id = {record.run_id: record for record in records}
     return Results(
         rows,
@@ -94,22 +92,6 @@ def read_results(folder: Path, run_ids: Sequence[str] | None = None) -> Results:
         {run_id: record.provenance for run_id, record in by_id.items()},
         {run_id: record.config for run_id, record in by_id.items()},
     )
-
-
-def _without_other_prompts(rows: pd.DataFrame, records: Sequence[RunRecord]) -> tuple[pd.DataFrame, list[RunRecord]]:
-    """The runs without the text of task prompts where it was made of other tasks than the dense run's.
-
-    That text joins the tasks a run is asked, so runs that are asked fewer tasks read another text: nothing to compare.
-    """
-    dense = {r.config.get("model"): r.config.get("tasks") for r in reversed(records) if r.config.get("method") == DENSE}
-    other = {r.run_id for r in records if r.config.get("tasks") != dense.get(r.config.get("model"))}
-    kept = [
-        replace(r, items={name: values for name, values in r.items.items() if not name.startswith(PROMPTS)})
-        if r.run_id in other
-        else r
-        for r in records
-    ]
-    return rows[~(rows["run_id"].isin(other) & (rows["eval_set"] == PROMPTS))].reset_index(drop=True), kept
 
 
 def read_rows(folder: Path) -> pd.DataFrame:

@@ -6,7 +6,7 @@ resampled within their group, so a mean over tasks keeps its meaning when one ta
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,6 +29,14 @@ class Estimate:
     def map(self, function) -> "Estimate":
         """The same estimate on another scale; `function` must be increasing."""
         return Estimate(function(self.value), function(self.lo), function(self.hi), self.n, self.p)
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """The value and its interval, each written by `write`.
+
+        >>> Estimate(0.5, 0.25, 0.75, 9).text("{:.2f}".format)
+        '0.50 [0.25, 0.75]'
+        """
+        return f"{write(self.value)} [{write(self.lo)}, {write(self.hi)}]"
 
 
 def bootstrap_mean(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> Estimate:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from crosscal.study.parameters import Settings
-from crosscal.study.presets import Preset, find_preset
+from crosscal.study.presets import TASK_PROMPTS, Preset, find_preset
 from crosscal.types import RunConfig, Target, Unstructured
 
 T = TypeVar("T")
@@ -31,8 +31,14 @@ class Maker:
         return {"smoke": smoke, "quick": quick, "full": full}[self.preset.name]
 
     def __call__(self, method: str, target: Target | None = None, shares: Shares = (), **changes) -> RunConfig:
-        """One run; methods that need no text get none, whatever `shares` says."""
+        """One run; methods that need no text get none, whatever `shares` says.
+
+        A run that is asked other tasks than the preset's reads no task prompts: they are made of the tasks asked, so
+        they would be another text than that of the other runs.
+        """
         preset = self.preset
+        if changes.get("tasks", preset.tasks) != preset.tasks:
+            changes = {"texts": tuple(text for text in preset.texts if text != TASK_PROMPTS), **changes}
         config = RunConfig(
             model=self.settings.model,
             method=method,

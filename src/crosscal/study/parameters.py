@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from crosscal.errors import InputError, suggest
-from crosscal.study.presets import find_preset
+from crosscal.study.presets import TASK_PROMPTS, find_preset
 from crosscal.targets import parse_target
 from crosscal.types import Unstructured
 
@@ -141,7 +141,7 @@ class ReportCardSettings(Settings):
     def changes(self, texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The evaluation texts and tasks: the preset's, the domain's held-out part, and the tasks asked for."""
         asked = tuple(tasks) if self.tasks == "all" else tuple(t.strip() for t in self.tasks.split(",") if t.strip())
-        kept = [text for text in texts if asked or text != "task_prompts"]
+        kept = [text for text in texts if asked or text != TASK_PROMPTS]
         return {"texts": tuple(dict.fromkeys([*kept, self.domain])), "tasks": asked}
 
 

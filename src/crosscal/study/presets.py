@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from crosscal.errors import InputError, suggest
 
-TEXTS = ("pubmed", "legal", "wikipedia", "news", "task_prompts")
+TASK_PROMPTS = "task_prompts"
+TEXTS = ("pubmed", "legal", "wikipedia", "news", TASK_PROMPTS)
 SHORT_TASKS = ("common_knowledge", "sciq", "arc_easy", "piqa")
 TASKS = (
     *SHORT_TASKS,
@@ -42,7 +43,7 @@ _FULL = Preset("full", 16, 1024, 8, 512, 100, 60)
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("smoke", 2, 64, 2, 64, 4, 2, ("pubmed", "news", "task_prompts"), ("sciq", "contract_clause"), ("sciq",)),
+        Preset("smoke", 2, 64, 2, 64, 4, 2, ("pubmed", "news", TASK_PROMPTS), ("sciq", "contract_clause"), ("sciq",)),
         replace(_FULL, name="quick", window=512, eval_windows=4, task_items=40, answer_items=16),
         _FULL,
     )

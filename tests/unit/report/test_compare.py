@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import numpy as np
@@ -71,25 +70,3 @@ def test_runs_of_two_dense_models_are_refused(results, folder):
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="there are no runs"):
         read_results(tmp_path)
-
-
-def test_prompts_of_other_tasks_than_the_dense_runs_are_left_out(tmp_path):
-    """The text of task prompts is made of the tasks a run is asked: with fewer tasks it is another text."""
-    from crosscal.report.rows import read_results
-    from crosscal.study.store import RunRecord, load_run, save_run
-    from tests.unit.report.conftest import write_study
-
-    ids = write_study(tmp_path, items=4, windows=2)[:3]
-    for run_id, asked in zip(ids, (["a", "b"], ["a", "b"], ["a"]), strict=True):
-        run = load_run(tmp_path, run_id, with_items=True)
-        rows = [*run.rows, dataclasses.replace(run.rows[0], eval_set="task_prompts", domain="tasks")]
-        items = run.items | {"task_prompts": {"nll": [1.0, 2.0]}, "task_prompts tokens": {"quantile": []}}
-        config = {"method": run.rows[0].method, "model": "made-up", "tasks": asked}
-        save_run(tmp_path, RunRecord(run_id, config, run.provenance, rows, [], items))
-    results = read_results(tmp_path, ids)
-    assert set(results.only(eval_set="task_prompts")["run_id"]) == set(ids[:2])
-    assert [("task_prompts" in results.items[i], "task_prompts tokens" in results.items[i]) for i in ids] == [
-        (True, True),
-        (True, True),
-        (False, False),
-    ]

@@ -12,7 +12,7 @@ import pytest
 from crosscal.errors import InputError
 from crosscal.study.chapters import CHAPTERS, Maker
 from crosscal.study.grid import run_chapter
-from crosscal.study.parameters import PruningSettings
+from crosscal.study.parameters import PruningSettings, Settings
 from crosscal.study.presets import PRESETS
 from crosscal.study.store import load_runs
 from crosscal.types import RunConfig, Unstructured
@@ -20,7 +20,7 @@ from tests.unit.families import save_tiny
 
 STUDY = """
 from crosscal.study.grid import run_chapter
-from crosscal.study.parameters import PruningSettings
+from crosscal.study.parameters import PruningSettings, Settings
 run_chapter("perplexity", PruningSettings(preset="smoke", model={model!r}, device="cpu"))
 """
 
@@ -112,3 +112,12 @@ def test_a_config_refuses_sizes_that_make_no_sense():
         with pytest.raises(InputError, match=sentence):
             RunConfig(**{**vars(good), **change})
     assert good.target == Unstructured(0.5)
+
+
+def test_runs_asked_other_tasks_read_no_task_prompts():
+    """Prompts are made of the tasks a run is asked: with other tasks they are another text, nothing to compare."""
+    make = Maker(Settings(preset="full"), "cpu", "float32")
+    all_tasks, fewer = make.dense(), make.dense(tasks=("sciq",))
+    assert "task_prompts" in all_tasks.texts
+    assert fewer.texts == tuple(text for text in all_tasks.texts if text != "task_prompts")
+    assert make.dense(tasks=("sciq",), texts=("news", "task_prompts")).texts == ("news", "task_prompts")

@@ -253,8 +253,7 @@ def interval(draws: np.ndarray, text: Callable[[float], str]) -> str:
     >>> interval(np.array([0.0, 0.0, 0.0]), percent)
     '+0.0 % [+0.0 %, +0.0 %]'
     """
-    found = estimate(draws)
-    return f"{text(found.value)} [{text(found.lo)}, {text(found.hi)}]"
+    return estimate(draws).text(text)
 
 
 def bounds(found: Estimate, between: str = ", ") -> str:

@@ -7,20 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from crosscal.report.axes import panels
 from crosscal.report.studies.calibration_data import RANDOM, SELF, Group, name_of
-from crosscal.report.style import SETTINGS, Figure, finish, style_of
-
-
-def nothing(name: str, words: str) -> Figure:
-    """The figure that stands where runs are missing."""
-    canvas, (axes,) = panels(1, 1, 6.4, 0.8)
-    axes.set_axis_off()
-    axes.text(0, 0.5, words, va="center")
-    return finish(canvas, name, words, words)
+from crosscal.report.style import SETTINGS, style_of
 
 
 def source_name(source: str) -> str:
+    """A calibration source as a reader knows it.
+
+    >>> source_name("self"), source_name("c4")
+    ('self-written', 'c4')
+    """
     return "random tokens" if source == RANDOM else "self-written" if source == SELF else source
 
 
@@ -31,6 +27,7 @@ def aside(groups: Sequence[Group]) -> list[float]:
 
 
 def is_open(group: Group, focus: str) -> bool:
+    """Whether a group's markers are open: pruned at another sparsity than the one looked at."""
     return group[1] != focus and group[1].endswith("%")
 
 
@@ -50,6 +47,7 @@ def draw_point(axes: Axes, found, y: float, group: Group, focus: str) -> None:
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """One name a row, the first on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)
 

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from crosscal.report.axes import panels, ratio_ticks
+from crosscal.report.axes import panels, ratio_ticks, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.statistics import bootstrap_mean
 from crosscal.report.studies.calibration_answers import SCORES, gather_answers, seen_words
@@ -18,7 +18,7 @@ from crosscal.report.studies.calibration_data import (
     measures_of,
     name_of,
 )
-from crosscal.report.studies.calibration_drawing import aside, draw_key, draw_point, name_rows, nothing
+from crosscal.report.studies.calibration_drawing import aside, draw_key, draw_point, name_rows
 from crosscal.report.studies.calibration_spread import spreads
 from crosscal.report.style import Figure, finish
 from crosscal.report.words import listing, points
@@ -29,7 +29,7 @@ def effect_sizes(results: Results, general: str = "c4", focus: str = "50%") -> F
     evidence = gather(results, general)
     frame = spreads(evidence)
     if frame.empty:
-        return nothing("fig-effects", "Nothing was drawn twice and no two methods share a run.")
+        return sentence_figure("fig-effects", "Nothing was drawn twice and no two methods share a run.")
     rank = {"draw": 0, "source": 1, "range": 2, "size": 3, "method": 4}
     names = sorted(frame["what"].unique(), key=lambda w: rank[frame.loc[frame["what"] == w, "kind"].iloc[0]])
     measures = [m for m in measures_of(evidence) if (frame["measure"] == m).any()]
@@ -80,7 +80,7 @@ def answer_differences(results: Results, general: str = "c4", focus: str = "50%"
     """Scores of written answers after task data less after general data, one panel per set and score."""
     answers = gather_answers(results, general)
     if answers is None:
-        return nothing("fig-answers", f"No run wrote answers after calibration on task data and on {general}.")
+        return sentence_figure("fig-answers", f"No run wrote answers after calibration on task data and on {general}.")
     rows = [*answers.pairs, None]
     canvas, grid = panels(len(answers.sets), 3, 6.6, 0.6 + len(answers.sets) * (0.6 + 0.24 * len(rows)), sharey=True)
     found = []

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from crosscal.report.axes import panels
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.studies.calibration_data import (
     ACCURACY,
@@ -28,7 +28,6 @@ from crosscal.report.studies.calibration_drawing import (
     draw_point,
     is_open,
     name_rows,
-    nothing,
     source_name,
 )
 from crosscal.report.studies.calibration_spread import by_length, by_size, text_runs
@@ -45,7 +44,7 @@ def source_panels(results: Results, general: str = "c4", focus: str = "50%") -> 
     evidence = gather(results, general)
     groups = [g for g in evidence.groups if len(evidence.sources(g)) >= MIN_SOURCES]
     if not groups:
-        return nothing("fig-sources", "No method was calibrated on two sources.")
+        return sentence_figure("fig-sources", "No method was calibrated on two sources.")
     measures = measures_of(evidence)
     sources = [s for s in evidence.sources() if any(evidence.base(g, s) for g in groups)]
     height = 0.9 + len(sources) * (0.16 + 0.11 * len(groups))
@@ -120,7 +119,7 @@ def size_curves(results: Results, general: str = "c4", focus: str = "50%") -> Fi
     kinds = {"number of windows": (by_size, "n_windows"), "tokens in a window": (by_length, "window")}
     groups = [g for g in evidence.groups if any(len(find(evidence, g)) for find, _ in kinds.values())]
     if not groups:
-        return nothing("fig-size", "No method was calibrated on several numbers or lengths of windows.")
+        return sentence_figure("fig-size", "No method was calibrated on several numbers or lengths of windows.")
     canvas, grid = panels(1, 2, 6.6, 3.1, sharey=True)
     found, drawn = [], []
     for axes, (label, (find, column)) in zip(grid, kinds.items(), strict=True):

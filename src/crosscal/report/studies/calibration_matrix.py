@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from crosscal.report.axes import panels
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.studies.calibration_data import (
     PERPLEXITY,
@@ -19,7 +19,6 @@ from crosscal.report.studies.calibration_data import (
     name_of,
 )
 from crosscal.report.studies.calibration_drawing import (
-    nothing,
     source_name,
 )
 from crosscal.report.style import Figure, finish
@@ -33,7 +32,7 @@ def source_matrix(results: Results, general: str = "c4", focus: str = "50%", met
     evidence, group = gather(results, general), (method, focus)
     sources = evidence.sources(group)
     if len(sources) < 2 or general not in sources:
-        return nothing("fig-matrix", f"{name_of(group)} was not calibrated on {general} and another source.")
+        return sentence_figure("fig-matrix", f"{name_of(group)} was not calibrated on {general} and another source.")
     texts = list(evidence.results.only(metric="perplexity", run_id=evidence.results.dense_id)["eval_set"])
     canvas, (axes,) = panels(1, 1, 6.6, 0.8 + 0.46 * len(sources))
     shade = np.zeros((len(sources), len(texts)))

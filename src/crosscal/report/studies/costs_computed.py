@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from crosscal.report.axes import panels
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.speed import CLOCKS
 from crosscal.report.studies.costs_scaling import LLAMA_7B, LLAMA_70B, PARTS, Rate, Scaling
-from crosscal.report.studies.quantization_drawing import empty_figure
 from crosscal.report.style import Figure, finish, label_right, style_of
 from crosscal.report.tables import Table
 from crosscal.report.verdicts import Text
@@ -108,7 +107,7 @@ def duration(seconds: float) -> str:
 def scaling_figure(measured: Sequence[Scaling]) -> Figure:
     """Time of one block against width and against tokens, by method, beside the forward passes alone."""
     if not measured:
-        return empty_figure(NAME, ABSENT.replace("`", "").replace("; ", ";\n"))
+        return sentence_figure(NAME, ABSENT.replace("`", "").replace("; ", ";\n"))
     scaling = max(measured, key=lambda s: len(s.points))
     top, most = scaling.widths[-1], max(t for t in scaling.tokens if _whole(scaling, scaling.widths[-1], t))
     canvas, grid = panels(1, 2, 6.6, 3.4, sharey=True)

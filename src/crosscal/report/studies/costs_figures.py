@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from crosscal.report.axes import panels
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.compare import ALL_TASKS, mean_changes
 from crosscal.report.rows import DENSE, Results
 from crosscal.report.studies.costs import DEFAULT, PAIRS_FIGURE, TEXTBOOK_FIGURE, cost_pairs, textbook_ratios
-from crosscal.report.studies.quantization_drawing import empty_figure, forest
+from crosscal.report.studies.quantization_drawing import forest
 from crosscal.report.studies.quantization_pairs import interval, perplexity_ratio, run_table, shared_texts
 from crosscal.report.style import Figure, finish, style_of
 from crosscal.report.tables import Table
@@ -40,7 +40,7 @@ def cost_figure(results: Results) -> Figure:
     """Seconds, memory and relative perplexity of every run, side by side."""
     name, runs = "fig-costs-runs", cost_runs(results)
     if runs.empty or runs["ratio"].isna().all():
-        return empty_figure(name, "There are no compressions among these runs to show.")
+        return sentence_figure(name, "There are no compressions among these runs to show.")
     canvas, grid = panels(1, 3, 6.6, 0.3 * len(runs) + 0.9, sharey=True)
     heights = range(len(runs))
     for axes, column, title in zip(
@@ -84,7 +84,7 @@ def pair_figure(results: Results) -> Figure:
     """The comparisons of perplexity behind the verdicts."""
     pairs = cost_pairs(results)
     if pairs.empty:
-        return empty_figure(PAIRS_FIGURE, "No two of these runs can be compared as the claims ask.")
+        return sentence_figure(PAIRS_FIGURE, "No two of these runs can be compared as the claims ask.")
     canvas, axes = forest(pairs)
     axes.set_xlabel("perplexity, first to second (below 1×: the first is better)")
     worst = pairs.loc[pairs["ratio"].idxmax()]
@@ -100,7 +100,7 @@ def textbook_figure(folder: Path) -> Figure:
     """How many times longer the textbook takes, in every stored setting."""
     rows = textbook_ratios(folder)
     if not rows:
-        return empty_figure(TEXTBOOK_FIGURE, "No timing against the textbook implementation is stored.")
+        return sentence_figure(TEXTBOOK_FIGURE, "No timing against the textbook implementation is stored.")
     lines = [{"name": r["name"], "ratio": float(pd.Series(r["ratios"]).median())} for r in rows]
     lines = [line | {"lo": r["ratios"].min(), "hi": r["ratios"].max()} for line, r in zip(lines, rows, strict=True)]
     pairs = pd.DataFrame(lines).assign(p_holm=1.0)

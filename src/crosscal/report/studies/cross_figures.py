@@ -1,6 +1,6 @@
 """Figures of the chapter's comparisons: both gains, the weight, the rivals, the draws."""
 
-from crosscal.report.axes import panels
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.statistics import Estimate
 from crosscal.report.studies.cross_both import (
@@ -16,7 +16,7 @@ from crosscal.report.studies.cross_both import (
 )
 from crosscal.report.studies.cross_calibration import models_of
 from crosscal.report.studies.cross_claims import excess_over, regrets
-from crosscal.report.studies.cross_marks import Mark, draw_marks, empty
+from crosscal.report.studies.cross_marks import Mark, draw_marks
 from crosscal.report.studies.cross_paired import over_draws, percent, percent_text, to_percent
 from crosscal.report.studies.cross_rivals import rivals_of
 from crosscal.report.studies.cross_runs import GENERAL, HALF, PART_SHARES, Mixes
@@ -41,7 +41,7 @@ def gains(results: Results, general: str = "c4") -> Figure:
             marks.append(Mark(f"{kind}, {model}" if number else kind, "dense", _estimates(found, some), True))
             shown.append((marks[-1].label, marks[-1].gains))
     if not marks:
-        return empty(
+        return sentence_figure(
             GAINS, "No method has runs on general text, on a domain's text and on both, so there is no gain to show."
         )
     canvas, grid = panels(1, 2, 6.6, 0.25 * len(marks) + 1.1)
@@ -67,7 +67,7 @@ def weights(results: Results, general: str = "c4") -> Figure:
     found = next(iter(models_of(results, general).values()))
     table = regrets(found)
     if table.empty:
-        return empty(
+        return sentence_figure(
             WEIGHTS, "No method has runs on general text, on a domain's text and on both, so no weight is best."
         )
     sources = list(dict.fromkeys(pair.source for pair in table["pair"]))
@@ -119,7 +119,9 @@ def rivals(results: Results, general: str = "c4") -> Figure:
     found = next(iter(models_of(results, general).values()))
     shown = {name: gains for name, gains in rivals_of(found).items() if gains}
     if not shown:
-        return empty(RIVALS, "No run on twice the general text, of D-Pruner or on all sources at once is stored.")
+        return sentence_figure(
+            RIVALS, "No run on twice the general text, of D-Pruner or on all sources at once is stored."
+        )
     heights = [len(gains) + 1.0 for gains in shown.values()]
     canvas, grid = panels(
         len(shown), 3, 6.6, 0.27 * sum(heights) + 0.7, sharex="row", gridspec_kw={"height_ratios": heights}
@@ -150,7 +152,7 @@ def draws(results: Results, general: str = "c4") -> Figure:
     found = next(iter(models_of(results, general).values()))
     pairs, seeds = drawn(found)
     if len(seeds) < 2:
-        return empty(DRAWN, "No method has a second draw of its mix and of both its sources.")
+        return sentence_figure(DRAWN, "No method has a second draw of its mix and of both its sources.")
     parts = ("domain", GENERAL)
     canvas, grid = panels(len(pairs), 2, 6.6, 2.5 * len(pairs) + 0.3, sharex=True)
     spreads = []

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from crosscal.report.axes import panels
 from crosscal.report.statistics import Estimate
 from crosscal.report.studies.cross_paired import to_percent
-from crosscal.report.style import Figure, finish, style_of
+from crosscal.report.style import style_of
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,6 @@ def draw_marks(grid: Sequence[Axes], marks: Sequence[Mark], margin: float) -> No
         axes.grid(visible=False, axis="y")
     for mark, label in zip(marks, grid[0].get_yticklabels(), strict=True):
         label.set_fontweight("bold" if mark.summary else "normal")
-
-
-def empty(name: str, words: str) -> Figure:
-    """The figure that stands where the runs for one are missing, with the sentence that says so."""
-    canvas, (axes,) = panels(1, 1, 6.4, 0.8)
-    axes.set_axis_off()
-    axes.text(0, 0.5, words.replace(", ", ",\n", 1) if len(words) > 80 else words, va="center")
-    return finish(canvas, name, words, words)
 
 
 def slug(name: str) -> str:

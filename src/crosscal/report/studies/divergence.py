@@ -18,7 +18,6 @@ from crosscal.report.studies.divergence_runs import (
     QUANTIZATION,
     VARIABLES,
     coefficient,
-    interval,
     nats,
     noise_floor,
     paired_values,
@@ -65,10 +64,10 @@ def tells_more(results: Results, outcome: str) -> Verdict:
         return Verdict(claim, OPEN, TOO_FEW)
     js, perplexity = (found.estimates["rho", name, outcome] for name in ("js", "perplexity"))
     within = [associate(results, kind) for kind in KINDS[1:]]
-    parts = [f"within {a.scope} {interval(a.estimates[key], _gain)}" for a in within if a and key in a.estimates]
+    parts = [f"within {a.scope} {a.estimates[key].text(_gain)}" for a in within if a and key in a.estimates]
     effect = (
-        f"over {_size(found)} the rank correlation with {OUTCOMES[outcome]} is {interval(js, coefficient)} for JS and "
-        f"{interval(perplexity, coefficient)} for perplexity, a difference of {_tested(results, key, _gain)}"
+        f"over {_size(found)} the rank correlation with {OUTCOMES[outcome]} is {js.text(coefficient)} for JS and "
+        f"{perplexity.text(coefficient)} for perplexity, a difference of {_tested(results, key, _gain)}"
     )
     return Verdict(claim, _answer(results, key, GAIN), "; ".join([effect, *parts]), "fig-correlations")
 
@@ -86,7 +85,7 @@ def tells_what_perplexity_leaves(results: Results) -> Verdict:
     reverse = found.estimates["partial", "perplexity", LOSS]
     effect = (
         f"over {_size(found)} the rank correlation of JS with task loss at equal perplexity is "
-        f"{_tested(results, key, coefficient)}; that of perplexity at equal JS is {interval(reverse, coefficient)}"
+        f"{_tested(results, key, coefficient)}; that of perplexity at equal JS is {reverse.text(coefficient)}"
     )
     return Verdict(claim, _answer(results, key, REST), effect, "fig-loss-divergence")
 
@@ -99,8 +98,8 @@ def prompts_tell_more(results: Results) -> Verdict:
         return Verdict(claim, OPEN, TOO_FEW)
     own, other = (found.estimates["rho", name, LOSS] for name in ("js_prompts", "js"))
     effect = (
-        f"over {_size(found)} the rank correlation with task loss is {interval(own, coefficient)} on the prompts and "
-        f"{interval(other, coefficient)} on {listing(texts_of(results))}, a difference of "
+        f"over {_size(found)} the rank correlation with task loss is {own.text(coefficient)} on the prompts and "
+        f"{other.text(coefficient)} on {listing(texts_of(results))}, a difference of "
         f"{_tested(results, key, _gain)}"
     )
     return Verdict(claim, _answer(results, key, GAIN), effect, "fig-correlations")
@@ -123,7 +122,7 @@ def above_the_floor(results: Results) -> Verdict:
     mildest = int(np.argmin(above[:, 0]))
     ratio = Estimate(float(above[mildest, 0]), float(lo[mildest]), float(hi[mildest]), len(runs))
     effect = (
-        f"of {len(runs)} runs the mildest, {runs['setting'].iloc[mildest]}, has {interval(ratio, _fold)} times the JS "
+        f"of {len(runs)} runs the mildest, {runs['setting'].iloc[mildest]}, has {ratio.text(_fold)} times the JS "
         f"divergence of the noise floor, which is {nats(js[floor, 0])} nats a token"
     )
     share = found.values[VARIABLES.index(FLIPS), floor, 0]
@@ -151,9 +150,9 @@ def best_sentence(results: Results) -> str:
     for outcome, noun in OUTCOMES.items():
         rhos = {name: found.estimates["rho", name, outcome] for name in PREDICTORS if _has(found, name, outcome)}
         best = max(rhos, key=lambda name: rhos[name].value)
-        part = f"{PREDICTORS[best].label} with {noun}, {interval(rhos[best], coefficient)}"
+        part = f"{PREDICTORS[best].label} with {noun}, {rhos[best].text(coefficient)}"
         gain = found.estimates.get(("gain", best, outcome))
-        parts.append(part + (f" ({interval(gain, _gain)} against perplexity)" if gain else ""))
+        parts.append(part + (f" ({gain.text(_gain)} against perplexity)" if gain else ""))
     table = tasks(shared(results))
     left_out = list(table.loc[~table["usable"], "eval_set"])
     more = f" Left out, because the dense model is not above chance: {listing(left_out)}." if left_out else ""
@@ -217,7 +216,7 @@ def _holm(results: Results) -> dict[tuple[str, str, str], float]:
 
 
 def _tested(results: Results, key: tuple[str, str, str], text) -> str:
-    return f"{interval(associate(results).estimates[key], text)} ({p_text(_holm(results)[key])})"
+    return f"{associate(results).estimates[key].text(text)} ({p_text(_holm(results)[key])})"
 
 
 def _less_than_floor(results: Results, row: int, floor: int) -> float:

@@ -15,7 +15,6 @@ from crosscal.report.studies.divergence_runs import (
     PRUNING,
     QUANTIZATION,
     coefficient,
-    interval,
     nats,
     noise_floor,
     sample,
@@ -111,7 +110,7 @@ def _rank_words(found: Association | None) -> str:
     """Which of JS and perplexity ranks the runs better, in a sentence."""
     if found is None or ("rho", "js", LOSS) not in found.estimates:
         return f"There are fewer than {MIN_SETTINGS} comparable settings, so no correlation is given."
-    js, other = (interval(found.estimates["rho", name, LOSS], coefficient) for name in ("js", "perplexity"))
+    js, other = (found.estimates["rho", name, LOSS].text(coefficient) for name in ("js", "perplexity"))
     gain = found.estimates["gain", "js", LOSS]
     ahead = "JS is ahead" if gain.lo > 0 else "Perplexity is ahead" if gain.hi < 0 else "Neither is clearly ahead"
     return (

@@ -1,6 +1,5 @@
 """What was measured of every run of chapter 2: the numbers that could foretell task loss, and the loss itself."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,7 +8,6 @@ import pandas as pd
 
 from crosscal.report.compare import PROMPTS, accuracy_tasks, differences
 from crosscal.report.rows import DENSE, Results
-from crosscal.report.statistics import Estimate
 from crosscal.report.style import style_of
 
 FLOAT32 = "float32"  # the dense model in other arithmetic: no compression, but the noise floor of all comparisons
@@ -182,12 +180,3 @@ def nats(value: float) -> str:
     ('0.160', '0.0090')
     """
     return f"{value:.3f}" if value >= 0.01 else f"{value:#.2g}"
-
-
-def interval(estimate: Estimate, text: Callable[[float], str]) -> str:
-    """A value and its 95 % interval.
-
-    >>> interval(Estimate(0.5, 0.25, 0.75, 9), coefficient)
-    '+0.50 [+0.25, +0.75]'
-    """
-    return f"{text(estimate.value)} [{text(estimate.lo)}, {text(estimate.hi)}]"

@@ -17,7 +17,6 @@ from crosscal.report.studies.divergence_runs import (
     PRUNING,
     QUANTIZATION,
     coefficient,
-    interval,
     nats,
     sample,
 )
@@ -40,7 +39,7 @@ def correlation_table(results: Results) -> Table:
             for outcome in OUTCOMES:
                 gain = found.estimates.get(("gain", name, outcome))
                 rho = found.estimates["rho", name, outcome]
-                cells += [interval(rho, coefficient), interval(gain, lambda v: coefficient(v, 3)) if gain else "0"]
+                cells += [rho.text(coefficient), gain.text(lambda v: coefficient(v, 3)) if gain else "0"]
             body.append([scope, asked.label, *cells, f"{found.n}", f"{found.settings}"])
     outcomes = [cell for noun in OUTCOMES.values() for cell in (noun, f"{noun}, minus perplexity's")]
     note = (
@@ -59,7 +58,7 @@ def where_table(results: Results) -> Table:
         cells = []
         for outcome in OUTCOMES:
             part = lines[lines["outcome"] == outcome]
-            cells += [interval(part["gain"].iloc[0], lambda v: coefficient(v, 3)), _winner(part.iloc[0])]
+            cells += [part["gain"].iloc[0].text(lambda v: coefficient(v, 3)), _winner(part.iloc[0])]
         settings = sample(results).runs.loc[masks[scope], "setting"].nunique()
         body.append([scope, f"{masks[scope].sum()}", f"{settings}", *cells])
     columns = [cell for noun in OUTCOMES.values() for cell in (f"JS minus perplexity, {noun}", "better")]

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-from crosscal.report.axes import by_method, panels
+from crosscal.report.axes import by_method, panels, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.studies.divergence_runs import VARIABLES, nats, noise_floor, sample, shared, texts_of
 from crosscal.report.style import CHANCE_COLOUR, Figure, finish, spread, style_of
@@ -60,11 +60,9 @@ def percentile(results: Results, run_id: str, percent: int) -> tuple[float, floa
 def token_divergence(results: Results) -> Figure:
     """JS over tokens, from the median to the worst, for models of equal perplexity, with the noise floor below."""
     runs, (floor, why) = matched_runs(results), noise_floor(results)
-    canvas, (axes,) = panels(1, 1, 6.4, 3.8)
     if runs.empty:
-        axes.set_axis_off()
-        words = "No run holds the divergence of single tokens, so there is no distribution to show."
-        return finish(canvas, NAME, words, words)
+        return sentence_figure(NAME, "No run holds the divergence of single tokens, so there is nothing to show.")
+    canvas, (axes,) = panels(1, 1, 6.4, 3.8)
     axes.set(xscale="log", yscale="log", xlabel="share of tokens that diverge at least so much", ylabel=UNIT)
     ends, middles = {}, []
     for method, lines in by_method(runs):

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from crosscal.report.axes import panels, ratio_ticks
+from crosscal.report.axes import panels, ratio_ticks, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.statistics import Estimate
 from crosscal.report.studies.forgetting import MARGIN, PERTURBATIONS, mild_changes
@@ -37,7 +37,9 @@ def skills_kept(results: Results) -> Figure:
     """The share of each skill that every run keeps, the mildest run by perplexity on top."""
     name, runs, kept = "fig-forgetting-skills", compressed(results), kept_shares(results)
     if kept.empty:
-        return plain(name, "The dense model is above chance on no task of a skill, so there is nothing to keep.")
+        return sentence_figure(
+            name, "The dense model is above chance on no task of a skill, so there is nothing to keep."
+        )
     canvas, (axes,) = panels(1, 1, 6.6, 0.42 * len(runs) + 1.5)
     present = [skill for skill in SKILL_LOOKS if skill in set(kept["skill"])]
     for number, skill in enumerate(present):
@@ -70,7 +72,9 @@ def skills_by_perplexity(results: Results) -> Figure:
     shown = runs[~runs["ruined"] & runs["ratio"].notna()]
     kept = kept_shares(results).merge(shown[["run_id", "ratio"]], on="run_id")
     if kept.empty:
-        return plain(name, f"No run stays below {RUINED:g} times the dense perplexity on tasks that can be lost.")
+        return sentence_figure(
+            name, f"No run stays below {RUINED:g} times the dense perplexity on tasks that can be lost."
+        )
     canvas, (axes,) = panels(1, 1, 6.4, 3.8)
     axes.set_xscale("log")
     axes.set_xlim(0.97, max(kept["ratio"].max() * 1.12, 1.3))
@@ -104,7 +108,7 @@ def same_questions(results: Results) -> Figure:
     """Knowledge less reading on the same questions, every run: share of skill kept, points, and margins."""
     name, pairs, ids = "fig-forgetting-pairs", reading_pairs(results), readable(results)
     if not pairs or not ids:
-        return plain(name, "No two usable tasks ask the same questions without and with their paragraph.")
+        return sentence_figure(name, "No two usable tasks ask the same questions without and with their paragraph.")
     found = _per_run(results, ids, pairs)
     canvas, grid = panels(1, 2, 6.6, 0.3 * len(found) + 1.3, sharey=True)
     _forest(grid[0], found, lambda one: one.share, 100, "share of skill kept,\nknowledge less reading (%)")
@@ -130,7 +134,7 @@ def robustness_by_run(results: Results) -> Figure:
     found = {kind: variant_pairs(results, ending) for kind, ending in PERTURBATIONS.items()}
     found = {kind: _per_run(results, ids, pairs) for kind, pairs in found.items() if pairs and ids}
     if not found:
-        return plain(name, "No task with perturbed questions is usable together with its plain one.")
+        return sentence_figure(name, "No task with perturbed questions is usable together with its plain one.")
     canvas, grid = panels(1, len(found), 2.4 + 2.1 * len(found), 0.3 * (len(ids) + 1) + 1.3, sharey=True)
     for axes, (kind, runs) in zip(grid, found.items(), strict=True):
         _forest(axes, runs, lambda one: one.share, 100, "share of skill kept,\nperturbed less plain (%)")
@@ -148,14 +152,6 @@ def robustness_by_run(results: Results) -> Figure:
         "dense one. Bars: 95 % bootstrap intervals over questions, paired by question and with the dense model."
     )
     return finish(canvas, name, caption, f"Perturbed less plain questions for every compressed model. {words}")
-
-
-def plain(name: str, words: str) -> Figure:
-    """The figure that stands where there is nothing to draw."""
-    canvas, (axes,) = panels(1, 1, 6.4, 1.0)
-    axes.set_axis_off()
-    axes.text(0, 0.5, words.replace(", so", ",\nso"), va="center", fontsize=9, wrap=True)
-    return finish(canvas, name, words, words)
 
 
 def _per_run(results: Results, ids: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, Contrast]:

@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from crosscal.report.axes import by_method, panels, ratio_ticks
+from crosscal.report.axes import by_method, panels, ratio_ticks, sentence_figure
 from crosscal.report.compare import LEVEL, tasks
 from crosscal.report.rows import Results
-from crosscal.report.statistics import Estimate
 from crosscal.report.studies.forgetting import PERTURBATIONS
-from crosscal.report.studies.forgetting_figures import POOLED, plain
+from crosscal.report.studies.forgetting_figures import POOLED
 from crosscal.report.studies.forgetting_measures import (
     RUINED,
     SKILLS,
@@ -45,7 +44,7 @@ def storage_trade_off(results: Results) -> Figure:
     name, runs = "fig-forgetting-storage", compressed(results)
     runs = runs[runs["ratio"].notna()]
     if runs.empty:
-        return plain(name, "There is no compressed model to compare.")
+        return sentence_figure(name, "There is no compressed model to compare.")
     canvas, grid = panels(1, 2, 6.6, 3.6)
     grid[0].set_yscale("log")
     ratio_ticks(grid[0].yaxis, (1, 2, 5))
@@ -123,14 +122,14 @@ def contrast_table(results: Results) -> Table:
         if not pairs or not ids:
             continue
         gap = dense_gap(results, pairs)
-        body.append([title, "dense model itself", "", _points(gap), ""])
+        body.append([title, "dense model itself", "", gap.text(points), ""])
         everything = [*ids, *[run_id for run_id in lines.index if run_id not in ids]]
         collapsed = [(f"{POOLED}, collapsed ones too", tuple(everything))] if len(everything) > len(ids) else []
         named = [(POOLED, tuple(ids)), *collapsed, *[(run_name(lines.loc[run_id]), (run_id,)) for run_id in ids]]
         for run, chosen in named:
             found = contrast(results, chosen, tuple(pairs))
             margin = f"{found.margin.value:+.2f} [{found.margin.lo:+.2f}, {found.margin.hi:+.2f}]".replace("-", "−")
-            body.append([title, run, _points(found.share), _points(found.points), margin])
+            body.append([title, run, found.share.text(points), found.points.text(points), margin])
     note = (
         "Share of skill kept (%), accuracy (points) and margin (nats): change of the first less change of the second, "
         "paired by question, with 95 % bootstrap intervals; the dense model's line is the plain difference of "
@@ -185,10 +184,6 @@ def _interval(line: dict, value: str, lo: str, hi: str, text) -> str:
     if line[value] != line[value]:
         return ""
     return f"{text(line[value])} [{text(line[lo])}, {text(line[hi])}]"
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{points(estimate.value)} [{points(estimate.lo)}, {points(estimate.hi)}]"
 
 
 def _star(p: float) -> str:

@@ -3,13 +3,13 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from crosscal.report.axes import panels
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.statistics import Estimate
 from crosscal.report.studies.cross_both import TASKS, pair_name
 from crosscal.report.studies.cross_calibration import models_of
 from crosscal.report.studies.cross_claims import task_domain
-from crosscal.report.studies.cross_marks import empty, slug
+from crosscal.report.studies.cross_marks import slug
 from crosscal.report.studies.cross_runs import GENERAL, HALF, MIX, Mixes, Pair
 from crosscal.report.style import Figure, finish, style_of
 from crosscal.report.words import listing
@@ -30,11 +30,13 @@ def frontier(results: Results, general: str = "c4", model: str | None = None) ->
     model = first if model is None else model
     name = "fig-frontier" if model == first else f"fig-frontier-{slug(model) or 'other'}"
     if not model:
-        return empty(name, "No second model was asked for.")
+        return sentence_figure(name, "No second model was asked for.")
     found = models.get(model)
     pairs = [p for p in found.pairs(BETWEEN) if len(found.weights(p)) > 1] if found else []
     if not pairs:
-        return empty(name, f"No runs of {model} at two weights of a domain are stored, so there is no frontier.")
+        return sentence_figure(
+            name, f"No runs of {model} at two weights of a domain are stored, so there is no frontier."
+        )
     points = {pair: losses_by_weight(found, pair) for pair in pairs}
     axis = "log perplexity ratio to dense"
     canvas = _panels(points, (f"domain text: {axis}", f"general texts:\n{axis}"))
@@ -79,7 +81,7 @@ def tasks_frontier(results: Results, general: str = "c4") -> Figure:
     points = {pair: _tasks_by_weight(found, pair) for pair in found.pairs(BETWEEN)}
     points = {pair: frame for pair, frame in points.items() if len(frame) > 1}
     if not points:
-        return empty(
+        return sentence_figure(
             TASKS, "No mixes were asked both domain and general tasks on which the dense model is above chance."
         )
     canvas = _panels(points, ("domain tasks: accuracy change (points)", "general tasks:\naccuracy change (points)"))

@@ -10,17 +10,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from crosscal.report.axes import by_method, panels
 from crosscal.report.compare import LEVEL
 from crosscal.report.studies.quantization_runs import ROWS
-from crosscal.report.style import Figure, finish, style_of
+from crosscal.report.style import style_of
 
 RATIO_TICKS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 5, 10, 20)
-
-
-def empty_figure(name: str, words: str) -> Figure:
-    """The figure that stands where there are no runs to draw, with a sentence that says so."""
-    canvas, (axes,) = panels(1, 1, 6.4, 0.8)
-    axes.set_axis_off()
-    axes.text(0, 0.5, words, va="center")
-    return finish(canvas, name, words, words)
 
 
 def forest(pairs: pd.DataFrame) -> tuple[Canvas, Axes]:

@@ -3,11 +3,11 @@
 import pandas as pd
 from matplotlib.ticker import NullFormatter
 
-from crosscal.report.axes import by_method, draw_level, panels, ratio_ticks
+from crosscal.report.axes import by_method, draw_level, panels, ratio_ticks, sentence_figure
 from crosscal.report.compare import LEVEL, mean_changes
 from crosscal.report.rows import Results
 from crosscal.report.studies.quantization import PAIRS_FIGURE, STORAGE_FIGURE
-from crosscal.report.studies.quantization_drawing import draw_runs, empty_figure, forest, name_joint, storage_axis
+from crosscal.report.studies.quantization_drawing import draw_runs, forest, name_joint, storage_axis
 from crosscal.report.studies.quantization_origin import ORIGIN_FIGURE, expected_gain
 from crosscal.report.studies.quantization_pairs import interval, mean_divergence, shared_texts
 from crosscal.report.studies.quantization_runs import FOCUS_BITS, ROWS, all_pairs, floor_id, grid_runs, plain_runs
@@ -24,7 +24,7 @@ def loss_by_storage(results: Results) -> Figure:
     """Perplexity and divergence against storage: a line per method, filled in groups, open per row."""
     runs = grid_runs(results)
     if runs.empty or runs["ratio"].isna().all():
-        return empty_figure(STORAGE_FIGURE, "There are no quantized runs among these to show.")
+        return sentence_figure(STORAGE_FIGURE, "There are no quantized runs among these to show.")
     runs = runs.assign(**{column: runs[column].clip(lower=LEAST_JS) for column in ("js", "js_lo", "js_hi")})
     plain = runs[runs["run_id"].isin(plain_runs(results)["run_id"])]
     canvas, grid = panels(2, 1, 6.4, 6.2, sharex=True)
@@ -61,7 +61,7 @@ def tasks_by_storage(results: Results) -> Figure:
     """Change of mean task accuracy against storage."""
     name, runs = "fig-quantization-tasks", grid_runs(results)
     if runs.empty or runs["change"].isna().all():
-        return empty_figure(name, "No quantized run has a task on which the dense model is above chance.")
+        return sentence_figure(name, "No quantized run has a task on which the dense model is above chance.")
     canvas, (axes,) = panels(1, 1, 6.4, 3.5)
     percent = runs.assign(**{f"change{end}": 100 * runs[f"change{end}"] for end in ("", "_lo", "_hi")})
     storage_axis(axes, runs)
@@ -87,7 +87,7 @@ def pair_figure(results: Results) -> Figure:
     """Every comparison behind a verdict as a ratio of perplexities with its interval."""
     pairs = all_pairs(results)
     if pairs.empty:
-        return empty_figure(PAIRS_FIGURE, "No two of these runs can be compared as the claims ask.")
+        return sentence_figure(PAIRS_FIGURE, "No two of these runs can be compared as the claims ask.")
     canvas, axes = forest(pairs)
     axes.set_xlabel("perplexity, first to second (below 1×: the first is better)")
     better = int(((pairs["ratio"] < 1) & (pairs["p_holm"] < LEVEL)).sum())
@@ -107,7 +107,7 @@ def origin_figure(results: Results) -> Figure:
     runs = runs.rename(columns={"value": "error", "lo": "error_lo", "hi": "error_hi"})
     bits = sorted(runs["bits"].unique())
     if len(bits) < 2:
-        return empty_figure(ORIGIN_FIGURE, "There are no runs at two numbers of bits to compare layer errors of.")
+        return sentence_figure(ORIGIN_FIGURE, "There are no runs at two numbers of bits to compare layer errors of.")
     canvas, (axes,) = panels(1, 1, 6.4, 3.4)
     axes.set_yscale("log")
     runs = runs.assign(storage=runs["bits"])

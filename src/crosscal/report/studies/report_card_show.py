@@ -1,6 +1,6 @@
 """Chapter 8: the card's figure and its two tables."""
 
-from crosscal.report.axes import panels
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.compare import LEVEL
 from crosscal.report.rows import Results
 from crosscal.report.statistics import Estimate, holm
@@ -161,7 +161,4 @@ def _pair(settings: ReportCardSettings, saving: Saving) -> str:
 def _nothing(settings: ReportCardSettings) -> Figure:
     label = style_of(settings.method).label
     words = f"No run of {label} to {parse_target(settings.target)} is stored, so there is nothing to show."
-    canvas, (axes,) = panels(1, 1, 6.4, 1.0)
-    axes.set_axis_off()
-    axes.text(0, 0.5, words, va="center", fontsize=9)
-    return finish(canvas, EVIDENCE, words, words)
+    return sentence_figure(EVIDENCE, words)
