@@ -4,7 +4,15 @@ This package is the only place that knows anything about model families.
 """
 
 from crosscal.models.heads import final_hidden, head_logits
-from crosscal.models.loading import LoadedModel, fast_dtype, load_model, model_fingerprint
+from crosscal.models.loading import (
+    LoadedModel,
+    fast_dtype,
+    find_config,
+    find_folder,
+    load_model,
+    load_tokenizer,
+    model_fingerprint,
+)
 from crosscal.models.structure import LinearLayer, decoder_blocks, linear_layers
 
 __all__ = [
@@ -13,8 +21,11 @@ __all__ = [
     "decoder_blocks",
     "fast_dtype",
     "final_hidden",
+    "find_config",
+    "find_folder",
     "head_logits",
     "linear_layers",
     "load_model",
+    "load_tokenizer",
     "model_fingerprint",
 ]

@@ -1,8 +1,4 @@
-"""Loading: the asset, a folder, a hub id from a cache laid out as the hub lays it out; and what goes wrong."""
-
-import os
-import subprocess
-import sys
+"""Loading the embedded model and folders, and what goes wrong; hub ids have tests of their own."""
 
 import pytest
 import torch
@@ -99,40 +95,6 @@ def test_unknown_devices_and_dtypes_get_a_sentence():
 def test_the_dtype_is_the_hardwares_fast_one():
     assert fast_dtype("cpu") in (torch.float32, torch.bfloat16)
     assert resolve_dtype("auto", torch.device("cpu")) == fast_dtype("cpu")
-
-
-def run_offline(code, cache):
-    """Run code in a process that sees only this hub cache and no network."""
-    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-
-
-def test_a_hub_id_loads_from_the_hubs_cache_without_a_network(tmp_path):
-    repository = tmp_path / "models--meta-llama--Llama-2-7b-hf"
-    snapshot = repository / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    save_tiny(snapshot, max_shard_size="20KB")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
-    code = "from crosscal import load_model; print(load_model('meta-llama/Llama-2-7b-hf', dtype='float32').fingerprint)"
-    done = run_offline(code, tmp_path)
-    assert done.stdout.strip() == load_model(snapshot, dtype="float32").fingerprint, done.stderr
-
-
-def test_a_hub_id_that_is_nowhere_gets_a_sentence(tmp_path):
-    done = run_offline("from crosscal import load_model; load_model('meta-llama/Llama-2-7b-hf')", tmp_path)
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert "meta-llama/Llama-2-7b-hf is neither asset, folder nor in the hub cache" in last
-
-
-def test_a_gated_repository_says_what_to_do(monkeypatch):
-    def gated(*_, **__):
-        raise OSError("You are trying to access a gated repo.\n401 Client Error.")
-
-    monkeypatch.setattr("crosscal.models.loading.AutoTokenizer.from_pretrained", gated)
-    with pytest.raises(InputError, match=r"is gated; accept its licence .* HF_TOKEN"):
-        load_model("meta-llama/Llama-2-7b-hf")
 
 
 def test_the_embedded_model_loads_and_can_be_saved_again(tmp_path):
