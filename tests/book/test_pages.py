@@ -84,6 +84,12 @@ def test_headings_descend_one_step_at_a_time(pages):
         assert all(after - before <= 1 for before, after in pairwise(levels)), (page, levels)
 
 
+def test_no_markup_is_left_as_text(pages):
+    for page in pages:
+        text = re.sub(r"<(pre|script)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not re.search(r"```|:::|\{(?:admonition|cite|math|numref|prf:)", text), page
+
+
 def test_every_page_says_where_its_numbers_come_from(pages):
     for page in pages:
         text = page.read_text(encoding="utf-8")
