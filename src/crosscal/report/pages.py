@@ -17,6 +17,7 @@ import pandas as pd
 from crosscal.errors import InputError
 from crosscal.paths import checkout
 from crosscal.report.answers import answers_tables, executed_chapters
+from crosscal.report.api import reference
 from crosscal.report.axes import by_method, pattern_order
 from crosscal.report.rows import Results, version_line
 from crosscal.report.speed import speed_tables
@@ -130,6 +131,7 @@ def expected(root: Path) -> dict[Path, str]:
     files = generated(root / "book")
     texts = {root / "book" / name: text for name, text in files.items()}
     texts[root / "book" / "_generated" / "speed.md"] = speed_tables(root / "results" / "benchmarks")
+    texts[root / "book" / "_generated" / "api.md"] = reference()
     texts[root / "README.md"] = with_part((root / "README.md").read_text(encoding="utf-8"), readme_part(files))
     texts[root / "results" / "full" / "SHA256SUMS"] = manifest(root / "results" / "full")
     return texts
