@@ -1,4 +1,7 @@
-"""One exception for everything a user can put right: its text says what is wrong and what to do."""
+"""One exception for everything a user can put right, whose text says what to do, and the exit status it gives."""
+
+import sys
+from collections.abc import Callable
 
 
 class InputError(ValueError):
@@ -28,3 +31,21 @@ def suggest(name: str, known: list[str]) -> str:
 
     near = get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def exit_status(work: Callable[[], int | None], interrupted: str) -> int:
+    """Do the work of a command line: its own status (0 for None), 1 after an `InputError`, 130 after Ctrl-C.
+
+    The error's sentence, or `interrupted`, which says how to continue, goes to standard error.
+
+    >>> exit_status(lambda: None, "interrupted")
+    0
+    """
+    try:
+        return work() or 0
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{interrupted}\n")
+        return 130

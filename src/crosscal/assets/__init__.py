@@ -23,6 +23,7 @@ __all__ = [
     "clear",
     "describe",
     "fetch",
+    "fetch_whole",
     "is_fetched",
     "model_gguf",
     "verify",
@@ -45,6 +46,20 @@ def fetch(name: str, *, accept_terms: bool = False) -> Path:
     elif damaged := damaged_members(folder, hashes=False):
         _repair(archive, damaged)
     return folder
+
+
+def fetch_whole(name: str, *, accept_terms: bool = False) -> str:
+    """`fetch`, and every file's SHA-256 checked; says what was done.
+
+    "verified", "fetched and verified", or that a damaged file had the archive fetched again. Raises `InputError` as
+    `fetch` does.
+    """
+    state = "verified" if is_fetched(name) else "fetched and verified"
+    fetch(name, accept_terms=accept_terms)
+    if damaged := verify(name):
+        install(archive_named(name), replace=True)
+        state = f"{damaged[0]} was damaged; fetched again"
+    return state
 
 
 def asset_file(name: str, member: str, *, accept_terms: bool = False) -> Path:

@@ -43,7 +43,9 @@ class DenseReference:
 
 
 @torch.inference_mode()
-def dense_reference(model, texts: Mapping[str, Int[Tensor, "n_windows length"]]) -> DenseReference:
+def dense_reference(
+    model, texts: Mapping[str, Int[Tensor, "n_windows length"]], *, progress: bool = True
+) -> DenseReference:
     """Run the dense model once over every text and keep its final hidden states on the CPU.
 
     Take it before compressing in place: the head, which compression leaves alone, is shared with the model.
@@ -52,7 +54,7 @@ def dense_reference(model, texts: Mapping[str, Int[Tensor, "n_windows length"]])
     device = model.get_input_embeddings().weight.device
     kept = {
         name: torch.cat([final_hidden(model, part.to(device)).cpu() for part in tokens.split(2)])
-        for name, tokens in tqdm(texts.items(), desc="dense reference", unit="text")
+        for name, tokens in tqdm(texts.items(), desc="dense reference", unit="text", disable=not progress)
     }
     return DenseReference(kept, lambda hidden, memory=None: head_logits(model, hidden.to(device), memory))
 

@@ -11,6 +11,7 @@ import argparse
 import ast
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from crosscal.errors import InputError, suggest
+from crosscal.errors import InputError, exit_status, suggest
 from crosscal.paths import checkout, results_dir
 from crosscal.report.freshness import fingerprints
 from crosscal.study.store import write_atomically
@@ -38,32 +39,42 @@ def check_names(notebook: Path, parameters: Mapping[str, object]) -> None:
 def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
     """Run a notebook with these parameters and write its cleaned copy to `output`, whole or not at all.
 
-    Raises `InputError` with the notebook's own sentence when a cell fails. Kernels talk over files, not TCP ports, so
-    that several can run side by side; their progress bars go to standard error.
+    Raises `InputError` with the notebook's own sentence when a cell fails.
     """
-    check_names(notebook, parameters)
-    config = Config({"KernelManager": {"transport": "ipc"}}) if os.name == "posix" else Config()
-    try:
-        executed = papermill.execute_notebook(
-            notebook,
-            None,
-            dict(parameters),
-            kernel_name="python3",
-            progress_bar=False,
-            shutdown_kernel="immediate",  # the graceful way makes the kernel complain about being interrupted
-            stderr_file=sys.stderr,
-            config=config,
-        )
-    except PapermillExecutionError as error:
-        where = "" if error.ename == "InputError" else f"cell {error.cell_index + 1} stopped with {error.ename}: "
-        raise InputError(f"{notebook.name}: {where}{error.evalue}") from error
-    clean = scrub(executed)
+    clean = executed_copy(notebook, parameters)
     values = {name: found["default"] for name, found in papermill.inspect_notebook(notebook).items()}
     settings = {name: _literal(value) for name, value in values.items()} | dict(parameters)
     record = {"parameters": settings, "run_ids": clean.metadata.pop("run_ids", [])}
     folder = results_dir(str(settings.get("preset", "full")))
     clean.metadata["crosscal"] = record | fingerprints(notebook, folder, record["run_ids"])
     write_atomically(output, nbformat.writes(clean) + "\n")
+
+
+def executed_copy(notebook: Path, parameters: Mapping[str, object]) -> NotebookNode:
+    """Run a notebook with these parameters; what comes out, cleaned.
+
+    Raises `InputError` with the notebook's own sentence when a cell fails. Kernels talk over files, not TCP ports, so
+    that several can run side by side; their progress bars go to standard error.
+    """
+    check_names(notebook, parameters)
+    with tempfile.TemporaryDirectory() as folder:
+        talk = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        config = Config({"KernelManager": talk}) if os.name == "posix" else Config()
+        try:
+            executed = papermill.execute_notebook(
+                notebook,
+                None,
+                dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                shutdown_kernel="immediate",  # the graceful way makes the kernel complain about being interrupted
+                stderr_file=sys.stderr,
+                config=config,
+            )
+        except PapermillExecutionError as error:
+            where = "" if error.ename == "InputError" else f"cell {error.cell_index + 1} stopped with {error.ename}: "
+            raise InputError(f"{notebook.name}: {where}{error.evalue}") from error
+    return scrub(executed)
 
 
 def scrub(notebook: NotebookNode) -> NotebookNode:
@@ -128,22 +139,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, help="folder for the executed copies (book/chapters)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
     options = parser.parse_args(arguments)
+    again = "interrupted; finished runs are stored, the same command goes on from there"
+    return exit_status(lambda: _execute_all(options), again)
+
+
+def _execute_all(options: argparse.Namespace) -> None:
+    """Execute the chapters asked for, one after the other."""
     root = checkout()
-    try:
-        if root is None:
-            raise InputError("the notebooks are part of the source; run this in a git checkout of crosscal")
-        into = options.into or root / "book" / "chapters"
-        given = {name: _literal(value) for name, value in options.parameters}
-        for notebook in select(root / "notebooks", options.chapters):
-            sys.stderr.write(f"executing {notebook.name} with preset {options.preset}\n")
-            execute(notebook, into / notebook.name, {"preset": options.preset, **given})
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished runs are stored, the same command goes on from there\n")
-        return 130
-    return 0
+    if root is None:
+        raise InputError("the notebooks are part of the source; run this in a git checkout of crosscal")
+    into = options.into or root / "book" / "chapters"
+    given = {name: _literal(value) for name, value in options.parameters}
+    for notebook in select(root / "notebooks", options.chapters):
+        sys.stderr.write(f"executing {notebook.name} with preset {options.preset}\n")
+        execute(notebook, into / notebook.name, {"preset": options.preset, **given})
 
 
 def select(folder: Path, beginnings: Sequence[str]) -> list[Path]:

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from crosscal.errors import InputError
+from crosscal.errors import InputError, exit_status
 from crosscal.paths import results_dir
 from crosscal.study.chapters import CHAPTERS, Maker
 from crosscal.study.grid import count_stored, run_chapter
@@ -28,29 +28,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--plan", action="store_true", help="only say what is stored and what is missing")
     options = parser.parse_args(arguments)
-    try:
-        for name in options.chapters or CHAPTERS:
-            if name not in CHAPTERS:
-                raise InputError(f"there is no chapter '{name}'; give one of {', '.join(CHAPTERS)}")
-            settings = CHAPTERS[name].settings(
-                preset=options.preset,
-                model=options.model,
-                device=options.device,
-                accept_terms=options.accept_terms,
-            )
-            if options.plan:
-                configs = CHAPTERS[name].configs(Maker(settings))
-                stored = count_stored(configs, results_dir(options.preset))
-                print(f"{name}: {stored} of {len(configs)} runs stored")
-            else:
-                run_chapter(name, settings, chosen=options.runs)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; finished runs are stored, start again to continue\n")
-        return 130
-    return 0
+    return exit_status(lambda: _run(options), "interrupted; finished runs are stored, start again to continue")
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Make each chapter's runs, or say how many are stored."""
+    for name in options.chapters or CHAPTERS:
+        if name not in CHAPTERS:
+            raise InputError(f"there is no chapter '{name}'; give one of {', '.join(CHAPTERS)}")
+        settings = CHAPTERS[name].settings(
+            preset=options.preset, model=options.model, device=options.device, accept_terms=options.accept_terms
+        )
+        if options.plan:
+            configs = CHAPTERS[name].configs(Maker(settings))
+            stored = count_stored(configs, results_dir(options.preset))
+            sys.stdout.write(f"{name}: {stored} of {len(configs)} runs stored\n")
+        else:
+            run_chapter(name, settings, chosen=options.runs)
 
 
 def _slice(text: str) -> slice:
