@@ -185,6 +185,17 @@ _ALL = (
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
+
+def register_method(method: Method) -> None:
+    """Make a method of your own known by its name, to `compress`, the command line and studies of this process.
+
+    Raises `InputError` when another method has that name.
+    """
+    if method.name in METHODS:
+        raise InputError(f"there is a method '{method.name}' already; give yours another name")
+    METHODS[method.name] = method
+
+
 _EXAMPLES = {
     Unstructured: "Unstructured(0.5)",
     NofM: "NofM(2, 4)",

@@ -79,6 +79,7 @@ PARTS = (
             ("crosscal.methods", "methods/awq.py", ("awq",)),
             ("crosscal.methods", "methods/lowrank.py", ("svd", "fwsvd", "asvd")),
             ("crosscal.methods", "methods/joint_rank.py", ("joint_rank",)),
+            ("crosscal.methods.registry", "methods/registry.py", ("Method", "register_method")),
         ),
     ),
     Part(
