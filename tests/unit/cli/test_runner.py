@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
-from crosscal.cli import COMMANDS, runner
+from crosscal.cli import COMMANDS, main, runner
 from crosscal.cli.config import read_config
 from crosscal.cli.parser import CommandParser
 from crosscal.errors import InputError, exit_status
@@ -90,7 +93,7 @@ def test_config_files_that_cannot_be_read(room):
     (room / "binary.toml").write_bytes(b"\xff\xfe")
     for name, sentence in [("nope.toml", "no file nope.toml"), (".", "tells no options"), ("binary.toml", "cannot be")]:
         with pytest.raises(InputError, match=sentence):
-            read_config(room.__class__(name))
+            read_config(Path(name))
 
 
 @pytest.fixture
@@ -194,3 +197,8 @@ def test_a_saved_config_replaces_no_file(crosscal, room):
 
 def test_exit_status_passes_a_status_on():
     assert exit_status(lambda: 3, "") == 3
+
+
+def test_the_installed_script_is_this_command_line():
+    scripts = tomllib.loads((Path(__file__).resolve().parents[3] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert EntryPoint("crosscal", scripts["crosscal"], "console_scripts").load() is main

@@ -1,0 +1,113 @@
+"""Special ways through `crosscal compress`: continued work, packed storage, whole models, self-written text."""
+
+import json
+
+import pytest
+import torch
+
+from crosscal.cli import main
+from crosscal.models import load_model
+from crosscal.streaming.journal import Journal
+from crosscal.text import TextWindows
+from tests.unit.cli.conftest import write_text
+
+
+def folder_bytes(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def test_the_same_command_goes_on_after_an_interrupt(compress, room, monkeypatch):
+    record, recorded = Journal.record, []
+
+    def interrupted_once(journal, reports):
+        record(journal, reports)
+        recorded.append(journal.done)
+        if len(recorded) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "record", interrupted_once)
+    stopped = compress("--sparsity", 0.5, "--output", "out")
+    assert stopped.status == 130
+    assert "the same command goes on" in stopped.err
+    assert not (room / "out").exists()
+    assert compress("--sparsity", 0.5, "--output", "out").status == 0
+    assert recorded == [1, 2, 3]
+    assert compress("--sparsity", 0.5, "--output", "whole").status == 0
+    assert folder_bytes(room / "out") == folder_bytes(room / "whole")
+    assert sorted(path.name for path in room.iterdir()) == ["notes.jsonl", "out", "whole"]
+
+
+def test_packed_storage_reads_back_the_same_weights(compress, room):
+    pytest.importorskip("compressed_tensors")
+    line = ["--method", "gptq", "--bits", 4, "--group", 16]
+    assert compress(*line, "--output", "plain").status == 0
+    found = compress(*line, "--output", "packed", "--storage", "compressed-tensors", "--json")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["bits_per_weight"] == 4 + (16 + 4) / 16
+    plain, packed = (load_model(room / name, dtype="float32").model for name in ("plain", "packed"))
+    tokens = torch.arange(3, 20)[None]
+    assert torch.equal(plain(tokens).logits, packed(tokens).logits)
+
+
+def test_what_cannot_be_packed_is_refused_before_anything_is_written(compress, room):
+    line = ["--output", "out", "--storage", "compressed-tensors", "--bits", 4]
+    for method, group, sentence in (("awq", 16, "awq scales columns"), ("gptq", 20, "20")):
+        found = compress("--method", method, "--group", group, *line)
+        assert found.status == 1
+        assert sentence in found.err
+        assert "storage=" not in found.err
+    assert [path.name for path in room.iterdir()] == ["notes.jsonl"]
+
+
+def test_sparsity_by_outliers(compress, room):
+    found = compress("--sparsity", 0.5, "--allocation", "owl", "--output", "out", "--json")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["sparsity"] == pytest.approx(0.5, abs=0.02)
+    assert json.loads((room / "out" / "crosscal.json").read_text())["made"]["allocation"] == "owl"
+
+
+def test_general_and_domain_text_in_the_order_given(compress, room):
+    write_text(room / "other.jsonl", 70)
+    sources = "other.jsonl=0.5,notes.jsonl=0.5"
+    found = compress("--method", "dpruner", "--sparsity", 0.5, "--sources", sources, "--output", "out", "--json")
+    assert found.status == 0, found.err
+    body = json.loads(found.out)
+    assert list(body["sources"].items()) == [("other.jsonl", 0.5), ("notes.jsonl", 0.5)]
+    assert len(set(body["texts"].values())) == 2
+
+
+def test_text_that_the_model_writes_itself(compress, monkeypatch):
+    import crosscal.text.written
+
+    asked = {}
+
+    def write(loaded, **sizes):
+        asked.update(sizes, model=loaded.name)
+        tokens = torch.randint(
+            3, 100, (sizes["n_windows"], sizes["length"]), generator=torch.Generator().manual_seed(0)
+        )
+        return TextWindows("self", "calibration", tokens, sizes["seed"], "0123")
+
+    monkeypatch.setattr(crosscal.text.written, "write_text", write)
+    found = compress("--sparsity", 0.5, "--sources", "self", "--output", "out", "--json")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["texts"] == {"self": "0123"}
+    assert (asked["n_windows"], asked["length"], asked["seed"]) == (4, 24, 0)
+    assert "writes 4 windows of text" in found.err
+
+
+def test_the_card_tells_how_the_folder_was_made(compress, room):
+    assert compress("--sparsity", 0.5, "--output", "out", "--seed", 7).status == 0
+    made = json.loads((room / "out" / "crosscal.json").read_text())["made"]
+    assert (made["method"], made["target"], made["seed"]) == ("wanda", "50%", 7)
+    assert made["config"]["command"] == "compress"
+    assert "torch" in made["versions"]
+    assert "method: wanda" in (room / "out" / "README.md").read_text()
+
+
+def test_overwriting_needs_permission_each_time(compress, room, capsys):
+    for _ in range(2):
+        line = ["--sparsity", 0.5, "--output", "out", "--overwrite"]
+        assert compress(*line).status == 0
+    assert main(["compress", "--config", "out", "--output", "out"]) == 1
+    assert "--overwrite" in capsys.readouterr().err
