@@ -168,7 +168,8 @@ def _found(plan: "Plan", options: argparse.Namespace, texts: dict, report: "Comp
 
 def show(found: dict) -> str:
     """What was done (or would be), in a few lines."""
-    sources = ", ".join(f"{source} {share:g}" for source, share in found["sources"].items())
+    shares = found["sources"]
+    sources = " + ".join(f"{share:g} {source}" if len(shares) > 1 else source for source, share in shares.items())
     text = f"calibrated on {sources}, {found['windows']} windows of {found['length']} tokens" if sources else "no text"
     head = f"{found['model']}: {found['method']} to {found['target']}, {text}"
     if found.get("dry_run"):

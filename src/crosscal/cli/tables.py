@@ -42,10 +42,10 @@ def with_interval(cell: dict | None, write: Callable[[float], str]) -> str:
 def short(value: float) -> str:
     """Three digits, thousands with commas.
 
-    >>> short(16.234), short(1293.4), short(0.01234)
-    ('16.2', '1,293', '0.0123')
+    >>> short(16.234), short(1293.4), short(0.01234), short(1.0), short(99.96)
+    ('16.2', '1,293', '0.0123', '1.00', '100')
     """
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".removesuffix(".")
 
 
 def percent(value: float) -> str:

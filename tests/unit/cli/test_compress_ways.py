@@ -69,7 +69,9 @@ def test_sparsity_by_outliers(compress, room):
 def test_general_and_domain_text_in_the_order_given(compress, room):
     write_text(room / "other.jsonl", 70)
     sources = "other.jsonl=0.5,notes.jsonl=0.5"
-    found = compress("--method", "dpruner", "--sparsity", 0.5, "--sources", sources, "--output", "out", "--json")
+    line = ["--method", "dpruner", "--sparsity", 0.5, "--sources", sources, "--output", "out"]
+    assert "calibrated on 0.5 other.jsonl + 0.5 notes.jsonl" in compress(*line).out
+    found = compress(*line, "--overwrite", "--json")
     assert found.status == 0, found.err
     body = json.loads(found.out)
     assert list(body["sources"].items()) == [("other.jsonl", 0.5), ("notes.jsonl", 0.5)]

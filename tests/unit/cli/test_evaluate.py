@@ -12,7 +12,7 @@ from crosscal.cli.measure import Measured
 from crosscal.metrics import perplexity
 from crosscal.models import decoder_blocks, load_model
 from crosscal.text import load_text
-from tests.unit.families import save_tiny
+from tests.unit.families import save_tiny, tiny_model
 
 SIZES = ["--texts", "notes.jsonl", "--windows", 3, "--length", 20, "--dtype", "float32"]
 
@@ -60,9 +60,10 @@ def test_against_the_dense_model_there_are_divergences_and_nothing_is_measured_t
     assert "notes.jsonl" in again.out
 
 
-def test_a_changed_model_is_measured_again(crosscal, tmp_path, loads):
+def test_a_model_whose_weights_changed_is_measured_again(crosscal, tmp_path, loads):
+    save_tiny(tmp_path / "own")
     for seed in (0, 1):
-        save_tiny(tmp_path / "own", "llama" if seed else "qwen2")
+        tiny_model("llama", seed).save_pretrained(tmp_path / "own")
         assert crosscal("evaluate", "--model", "own", *SIZES).status == 0
     assert len(loads) == 2
 
