@@ -6,6 +6,7 @@ CORE = (
     "calibration",
     "methods",
     "models",
+    "packing",
     "driver",
     "gather",
     "layerloss",

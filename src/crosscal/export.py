@@ -2,6 +2,7 @@
 
 The folder holds what the Hugging Face format holds (weights in safetensors shards, configuration, generation
 configuration, tokenizer) and beside it the masks, a report of every layer and a model card that says how it was made.
+Quantized models can be stored packed, as compressed-tensors does it.
 """
 
 import json
@@ -15,9 +16,11 @@ import torch
 from safetensors.numpy import save_file
 
 from crosscal import __version__
-from crosscal.errors import InputError
+from crosscal.errors import InputError, suggest
 from crosscal.models import LoadedModel, decoder_blocks, linear_layers
+from crosscal.packing import STORAGES, bytes_saved, model_quantization_config, packable_layers, packed_state
 from crosscal.reports import CompressionReport
+from crosscal.types import Grid
 
 REPORT, MASKS, CARD = "crosscal.json", "masks.safetensors", "README.md"
 SHARD = "2GB"
@@ -31,6 +34,8 @@ def save_model(
     report: CompressionReport | None = None,
     made: Mapping[str, object] | None = None,
     overwrite: bool = False,
+    storage: str = "dense",
+    grid: Grid | None = None,
 ) -> Path:
     """Write a model with its tokenizer; `made` says how it was made, in plain values, and goes into report and card.
 
@@ -39,20 +44,30 @@ def save_model(
     the masks of all compressed layers are kept in `masks.safetensors`, one bit a weight (numpy's `packbits` of
     "weight is not zero", rows first), and the layers' reports in `crosscal.json`.
 
+    `storage` "compressed-tensors" writes codes of a few bits and scales in the place of the weights of the compressed
+    layers, which must lie on `grid` (`crosscal.packing.grid_of` names that of a method and target). `load_model` and
+    transformers get back the very same weights.
+
     Raises `InputError` when `folder` exists and is not to be overwritten, or was not made by this function, when the
-    disk has too little room, and when writing fails.
+    disk has too little room, when writing fails, and for weights that `storage` cannot hold.
     """
     folder = Path(folder).expanduser()
-    _check_place(folder, overwrite)
+    check_place(folder, overwrite)
+    _check_storage(loaded, storage, grid)
+    packed = storage != "dense"
+    made = dict(made or {}) | ({"storage": f"{storage}, {grid}"} if packed else {})
     work = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        _check_room(loaded, work)
-        loaded.model.save_pretrained(work, max_shard_size=SHARD)
+        _check_room(loaded, work, grid if packed else None)
+        state = packed_state(loaded.model, grid) if packed else None
+        loaded.model.save_pretrained(work, state_dict=state, max_shard_size=SHARD)
+        if packed:
+            _describe_packing(loaded, work, grid)
         if loaded.tokenizer is not None:
             loaded.tokenizer.save_pretrained(work)
-        _write_sidecars(loaded, work, report, dict(made or {}))
+        _write_sidecars(loaded, work, report, made)
         _replace(work, folder)
     except OSError as error:
         raise InputError(f"{folder} could not be written ({error.strerror or error}); free some space there") from error
@@ -61,7 +76,8 @@ def save_model(
     return folder
 
 
-def _check_place(folder: Path, overwrite: bool) -> None:
+def check_place(folder: Path, overwrite: bool) -> None:
+    """Raises `InputError` unless a model may be written to this folder."""
     if not folder.exists():
         return
     if not overwrite:
@@ -70,10 +86,30 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         raise InputError(f"{folder} was not made by crosscal, so it is not overwritten; give another folder")
 
 
-def _check_room(loaded: LoadedModel, work: Path) -> None:
-    """Tied weights count once: they are written once."""
+def _check_storage(loaded: LoadedModel, storage: str, grid: Grid | None) -> None:
+    if storage not in STORAGES:
+        raise InputError(
+            f"storage is '{storage}'{suggest(str(storage), list(STORAGES))}; give one of {', '.join(STORAGES)}"
+        )
+    if storage != "dense":
+        if grid is None:
+            raise InputError(f"storage='{storage}' needs the grid of the weights; pass grid=Grid(4, PerGroup(128))")
+        packable_layers(loaded.model, grid)
+
+
+def _describe_packing(loaded: LoadedModel, work: Path, grid: Grid) -> None:
+    """Put into config.json what readers need to unpack the weights."""
+    path = work / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["quantization_config"] = model_quantization_config(loaded.model, grid)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _check_room(loaded: LoadedModel, work: Path, grid: Grid | None) -> None:
+    """Tied weights count once: they are written once. With a `grid`, layers count as they are packed."""
     storages = {p.untyped_storage().data_ptr(): p.numel() * p.element_size() for p in loaded.model.parameters()}
-    needed, free = int(ROOM * sum(storages.values())), shutil.disk_usage(work).free
+    size = sum(storages.values()) - (0 if grid is None else bytes_saved(packable_layers(loaded.model, grid), grid))
+    needed, free = int(ROOM * size), shutil.disk_usage(work).free
     if needed > free:
         raise InputError(
             f"it takes {needed / 2**30:.1f} GiB and {work.parent} has {free / 2**30:.1f} GiB left; free some space"
