@@ -42,7 +42,7 @@ def converted_folder(gguf: Path, dtype: torch.dtype) -> Path:
 
 def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Dequantize a GGUF file into a plain dense model that can be saved again, with its tokenizer."""
-    options: dict = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict = {"dtype": dtype}
     config = getattr(transformers, "GgufConfig", None)  # newer releases keep the blocks packed unless told
     if config is not None:
         options["quantization_config"] = config(dequantize=True)

@@ -61,11 +61,17 @@ def read_config(folder: Path, name: str, *, trust_remote_code: bool = False) -> 
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # what a config's own checks raise differs between releases
         raise InputError(f"the config.json of {name} cannot be used ({_first_line(error)}); fetch it again") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not (own and trust_remote_code):
         raise InputError(f"{name} is of type '{kind}', which is no causal language model; give a decoder-only model")
     return config
+
+
+def attention_of(config: PreTrainedConfig) -> str:
+    """How a model of this config computes attention: "sdpa", or "eager" where that is not supported (Gemma 2)."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(kind, "_supports_sdpa", True) else "eager"
 
 
 def _parsed(path: Path, name: str) -> dict:

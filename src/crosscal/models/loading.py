@@ -14,6 +14,7 @@ from crosscal.errors import InputError
 from crosscal.models.conversion import read_gguf
 from crosscal.models.devices import fast_dtype, resolve_device, resolve_dtype
 from crosscal.models.finding import find_config, find_folder, is_gguf, load_tokenizer, tokenizer_in
+from crosscal.models.folders import attention_of, read_config
 from crosscal.models.packed import from_packed, packed_config
 
 __all__ = [
@@ -84,7 +85,8 @@ def load_model(
 
 
 def _from_safetensors(name: str, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "attn_implementation": "sdpa"}
+    attention = attention_of(read_config(folder, name, trust_remote_code=trust_remote_code))
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "attn_implementation": attention}
     options |= {"use_safetensors": True, "output_loading_info": True}
     if (packed := packed_config(folder, trust_remote_code=trust_remote_code)) is not None:
         model, report = from_packed(folder, name, packed, **options)
