@@ -1,0 +1,206 @@
+"""Short measurements of this machine at one model's own shapes: the parts of a compression, a second in all.
+
+One decoder block is made from the config, its weights filled with a constant, and what a compression does with it is
+done for a few tokens: the block itself, the sums over its layers' inputs, and the solution of one small layer.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from crosscal.calibration.capture import InputSums
+from crosscal.calibration.statistics import InputStats
+from crosscal.methods.registry import Evidence, find_method
+from crosscal.models.folders import attention_of
+from crosscal.models.structure import decoder_blocks, linear_layers
+from crosscal.streams import CPU_TOKENS, CUDA_TOKENS, input_groups, open_probe, open_streams
+from crosscal.types import LowRank, NofM, SparseGrid, Target
+
+SIDE = 512  # of the layer that is solved
+ENOUGH = 0.2  # seconds of one measurement
+WORK = 3e11  # operations of the block's sample: about as long, on few cores
+WITHOUT_GRADIENTS = {"dpruner": "sparsegpt", "fwsvd": "svd"}
+"""Methods whose solution takes as long, for those that would need gradients first."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers of a block that share an input: its width and the layers' outputs."""
+
+    d_in: int
+    d_outs: tuple[int, ...]
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return self.d_in * sum(self.d_outs)
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """The sizes of a model's blocks: the groups of the first one, and the parameters of all parts.
+
+    `linear` counts the weights to be compressed in all blocks, `block` the parameters of the largest block and
+    `elsewhere` those outside of the blocks.
+    """
+
+    groups: tuple[Group, ...]
+    blocks: int
+    hidden: int
+    linear: int
+    block: int
+    elsewhere: int
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, blocks taken as large as the largest."""
+        return self.blocks * self.block + self.elsewhere
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Measured seconds: of a block for each token, of its sums for each token, and of a solution for each weight.
+
+    `solve_flop` is what one operation of a float32 product takes, `svd_flop` one of a decomposition.
+    """
+
+    shape: BlockShape
+    forward: float
+    sums: float
+    solve_weight: float
+    solve_flop: float
+    svd_flop: float
+
+
+def take_sample(
+    config: PreTrainedConfig,
+    method: str,
+    target: Target,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    length: int,
+    diagonal_only: bool,
+    trust_remote_code: bool = False,
+) -> Sample:
+    """Measure this machine with one block of a model of this config, windows of `length` tokens."""
+    with torch.no_grad():
+        model = _one_block(config, device, dtype, trust_remote_code)
+        blocks = decoder_blocks(model)
+        groups = input_groups(0, blocks[0], open_probe(model, blocks))
+        shape = _shape(config, groups, trust_remote_code)
+        most = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
+        tokens = int(max(256, min(most, WORK / (2 * shape.block))))
+        window = min(length, tokens)
+        ids = torch.ones(max(1, tokens // window), window, dtype=torch.int64)
+        (batch,) = open_streams(model, blocks, {"sample": ids}, micro_batch=len(ids))
+        forward = _seconds(device, lambda: batch.run(0, blocks[0])) / ids.numel()
+        sums = _sums(shape, ids.numel(), device, dtype, diagonal_only) / ids.numel()
+        flop = _product(device)
+        solve = _solve(method, target, device, dtype)
+    is_low_rank = isinstance(target, LowRank)
+    each = max(0.0, solve - flop * solve_flops(method, SIDE, SIDE)) / SIDE**2
+    return Sample(shape, forward, sums, 0.0 if is_low_rank else each, flop, solve / SIDE**3 if is_low_rank else 0.0)
+
+
+def solve_flops(method: str, d_in: int, rows: int) -> float:
+    """Operations of the matrix products in a solution for `rows` outputs that share `d_in` inputs.
+
+    A second-order method factorizes (4/3 d^3) and sweeps (rows d^2); AWQ tries 20 scalings, each a product with G.
+    """
+    known = find_method(method)
+    if known.damped:
+        return 4 / 3 * d_in**3 + rows * d_in**2
+    return 40 * rows * d_in**2 if method == "awq" else 0.0
+
+
+def _one_block(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype, trust: bool):
+    """A model of this config with one block and few words, every weight the same small number."""
+    small = copy.deepcopy(config.get_text_config())
+    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 256, 0
+    if getattr(small, "layer_types", None):
+        small.layer_types = small.layer_types[:1]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            small, dtype=dtype, attn_implementation=attention_of(small), trust_remote_code=trust
+        )
+    model = model.to_empty(device=device).eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.fill_(0.01 if tensor.is_floating_point() else 0)
+    return model
+
+
+def _shape(config: PreTrainedConfig, groups: list, trust: bool) -> BlockShape:
+    """The sizes, counted on a model without memory."""
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=trust)
+    blocks = decoder_blocks(whole)
+    sizes = [sum(part.numel() for part in block.parameters()) for block in blocks]
+    return BlockShape(
+        groups=tuple(Group(group[0].weight.shape[1], tuple(len(layer.weight) for layer in group)) for group in groups),
+        blocks=len(blocks),
+        hidden=config.get_text_config().hidden_size,
+        linear=sum(layer.weight.numel() for block in blocks for layer in linear_layers(block)),
+        block=max(sizes),
+        elsewhere=sum(part.numel() for part in whole.parameters()) - sum(sizes),
+    )
+
+
+def _sums(shape: BlockShape, tokens: int, device: torch.device, dtype: torch.dtype, diagonal_only: bool) -> float:
+    """Seconds to add the inputs of one block to its sums."""
+    scratch: dict[int, Tensor] = {}
+    inputs = {group.d_in: torch.randn(tokens, group.d_in, device=device).to(dtype) for group in shape.groups}
+    took = {}
+    for width, tensor in inputs.items():
+        sums = InputSums(diagonal_only, scratch)
+        took[width] = _seconds(device, lambda: sums.add("sample", tensor))  # noqa: B023
+    return sum(took[group.d_in] for group in shape.groups)
+
+
+def _product(device: torch.device) -> float:
+    """Seconds of one operation in a float32 matrix product, as solutions do them."""
+    left, out = torch.randn(1024, 1024, device=device), torch.empty(1024, 1024, device=device)
+    return _seconds(device, lambda: torch.mm(left, left, out=out)) / (2 * 1024**3)
+
+
+def _solve(method: str, target: Target, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds to solve one layer of `SIDE` inputs and outputs."""
+    solver = find_method(WITHOUT_GRADIENTS.get(method, method))
+    pattern = target.pattern if isinstance(target, SparseGrid) else target
+    side = SIDE - SIDE % pattern.m if isinstance(pattern, NofM) else SIDE
+    inputs = torch.randn(2 * side, side, device=device)
+    evidence = Evidence(InputStats(inputs.T @ inputs, len(inputs)), None)
+    weight = torch.randn(side, side, device=device).to(dtype)
+    return _seconds(device, lambda: solver.solve([weight], evidence, target))
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds of one call, averaged over `ENOUGH` of them after a first one.
+
+    On a CPU these are CPU seconds shared among its threads, which other processes do not falsify much.
+    """
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    shared = 1 if device.type == "cuda" else torch.get_num_threads()
+    work()
+    calls, begun = 0, time.perf_counter()
+    with _synchronized(device):
+        start = clock()
+    while calls == 0 or time.perf_counter() - begun < ENOUGH:
+        with _synchronized(device):
+            work()
+        calls += 1
+    return (clock() - start) / calls / shared
+
+
+@contextmanager
+def _synchronized(device: torch.device) -> Iterator[None]:
+    """Wait for the device on leaving."""
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,157 @@
+"""What the machine tells of itself, and estimates beside what compressions really took."""
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from crosscal import compress
+from crosscal.errors import InputError
+from crosscal.machine import EXTRAS, estimate, facts, samples, this_machine
+from crosscal.models import decoder_blocks, linear_layers
+from crosscal.study.provenance import device_name
+from crosscal.targets import parse_target
+from crosscal.types import Grid, LowRank, Unstructured
+from tests.unit.families import FAMILIES, random_windows, tiny_model
+
+HALF = Unstructured(0.5)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Measure each part once: what is asked is not how long it takes."""
+    monkeypatch.setattr(samples, "ENOUGH", 0.0)
+    monkeypatch.setattr(samples, "SIDE", 64)
+
+
+@pytest.fixture
+def brisk(monkeypatch):
+    """Measure shortly."""
+    monkeypatch.setattr(samples, "ENOUGH", 0.05)
+
+
+def small(**changes):
+    """A Llama wide enough for its products to count."""
+    sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    return LlamaConfig(vocab_size=256, max_position_embeddings=512, **(sizes | changes))
+
+
+def test_this_machine_has_a_cpu_memory_disk_and_packages():
+    machine = this_machine()
+    cpu = machine.devices[-1]
+    assert cpu.kind == "cpu"
+    assert 0 < cpu.free <= cpu.total
+    assert cpu.dtype in ("float32", "bfloat16")
+    assert machine.cores >= 1
+    assert all(disk.free > 0 for disk in machine.disks)
+    assert machine.packages["torch"] == torch.__version__
+    assert set(EXTRAS["study"]) <= set(machine.packages)
+
+
+def test_a_containers_share_counts_not_the_machines(tmp_path, monkeypatch):
+    limit, used = tmp_path / "max", tmp_path / "current"
+    limit.write_text("1000000\n")
+    used.write_text("400000\n")
+    monkeypatch.setattr(facts, "_CGROUPS", ((str(limit), str(used)),))
+    assert facts.host_memory() == (600_000, 1_000_000)
+    limit.write_text("max\n")
+    assert facts.host_memory()[1] > 1_000_000
+
+
+def test_a_package_that_is_not_there_is_none():
+    assert facts.installed("no-such-package-anywhere") is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shapes_come_from_the_config_of_every_family(hasty, family):
+    model = tiny_model(family)
+    config, blocks = model.config, decoder_blocks(model)
+    where, kind = torch.device("cpu"), torch.float32
+    sample = samples.take_sample(config, "wanda", HALF, where, kind, length=32, diagonal_only=False)
+    shape = sample.shape
+    own = [layer.weight for block in blocks for layer in linear_layers(block)]
+    assert shape.linear == sum(weight.numel() for weight in own)
+    assert shape.blocks * sum(group.weights for group in shape.groups) == shape.linear
+    assert len(shape.groups) == 4
+    assert shape.parameters == sum(part.numel() for part in model.parameters())
+    assert min(sample.forward, sample.sums, sample.solve_weight, sample.solve_flop) >= 0
+
+
+def test_what_takes_longer_is_estimated_to_take_longer(hasty):
+    config = small()
+
+    def seconds(**changes):
+        return estimate(config, **({"method": "sparsegpt", "target": HALF, "n_windows": 16, "length": 64} | changes))
+
+    usual = seconds()
+    assert usual.seconds == pytest.approx(usual.forward + usual.sums + usual.solve)
+    assert min(usual.forward, usual.sums, usual.solve) > 0
+    more = seconds(n_windows=1600)
+    assert more.forward > 10 * usual.forward
+    assert more.sums > 10 * usual.sums
+    assert more.work_bytes > 5 * usual.work_bytes
+    assert seconds(n_sources=0, method="magnitude").forward == 0
+    assert seconds(method="svd", target=LowRank(0.5), n_sources=0).solve > 0
+    assert not seconds(method="dpruner").streamed
+    assert usual.streamed
+    assert seconds(streamed=False).memory_bytes > usual.memory_bytes
+
+
+def test_unknown_methods_and_devices_get_a_sentence():
+    with pytest.raises(InputError, match="unknown method 'wnda'; did you mean 'wanda'"):
+        estimate(small(), "wnda", HALF)
+    with pytest.raises(InputError, match="device 'gpu9' is not available"):
+        estimate(small(), "wanda", HALF, device="gpu9")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("wanda", HALF), ("sparsegpt", HALF), ("gptq", Grid(4)), ("magnitude", HALF)]
+)
+def test_an_estimate_is_near_what_it_really_took(brisk, method, target):
+    """In CPU seconds, which other processes do not falsify; a factor of two, and one more for a crowded machine."""
+    config, windows = small(), random_windows(32, 256)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    found = estimate(config, method, target, n_windows=32, length=256, device="cpu", dtype="float32", streamed=False)
+    begun = time.process_time()
+    compress(model, method, target, calibration={"random": windows}, progress=False)
+    took = (time.process_time() - begun) / torch.get_num_threads()
+    assert took / 4 < found.seconds < took * 4
+
+
+SMOL = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+SMOL |= {"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True}
+STORED = json.loads((Path(__file__).parents[2] / "results" / "benchmarks" / "xeon-bf16.json").read_text())
+
+
+ROWS = {f"{row['name']} {row.get('options')}": row for row in STORED["rows"] if "options" in row}
+
+
+@pytest.mark.parametrize("name", list(ROWS)[::2])
+def test_an_estimate_for_smollm2_is_near_the_stored_benchmark(brisk, name):
+    """Its memory everywhere, its time where this is the machine that was measured and it has bfloat16 units."""
+    row = ROWS[name]
+    method, target = row["name"].split(" ", 1)
+    sizes = {"n_windows": STORED["n_windows"], "length": STORED["length"]}
+    found = estimate(
+        LlamaConfig(**SMOL),
+        method,
+        parse_target(target),
+        **sizes,
+        **row["options"],
+        device="cpu",
+        dtype="bfloat16",
+        streamed=False,
+    )
+    assert found.parameters == pytest.approx(134.5e6, rel=0.01)
+    peak = median(run["peak_bytes"] for run in row["ours"])
+    assert peak / 2 < found.work_bytes < peak * 2
+    same = device_name(torch.device("cpu")).split(",")[0] == STORED["device"].split(",")[0]
+    if same and facts.fast_dtype() == torch.bfloat16:
+        took = median(run["cpu_seconds"] for run in row["ours"])
+        assert took / 2.5 < found.seconds * torch.get_num_threads() < took * 2.5
