@@ -18,7 +18,7 @@ from crosscal.paths import checkout
 from crosscal.study.store import load_run
 
 # Every module of the report decides what a page shows, but the runner, the checks and the pages without notebook.
-NOT_SHOWING = ("__init__", "notebooks", "pages", "freshness", "data_page", "speed")
+NOT_SHOWING = ("__init__", "notebooks", "pages", "freshness", "data_page", "speed", "standalone")
 
 
 def hash_files(paths: Sequence[Path]) -> str:
