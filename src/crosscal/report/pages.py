@@ -19,6 +19,7 @@ from crosscal.paths import checkout
 from crosscal.report.answers import answers_tables, executed_chapters
 from crosscal.report.api import reference
 from crosscal.report.axes import by_method, pattern_order
+from crosscal.report.explore import explore_data
 from crosscal.report.rows import Results, version_line
 from crosscal.report.speed import speed_tables
 from crosscal.report.studies.perplexity import uniform
@@ -57,6 +58,7 @@ def generated(book: Path) -> dict[str, str]:
         "_generated/status.md": f"{status_lines(everything)}\n{runs_table(everything)}",
         "_generated/stamp.txt": str(stamp(everything)).strip().strip("*") + "\n",
         "_generated/alt.txt": figure.alt + "\n",
+        **explore_data(chapters),
     }
 
 
