@@ -47,22 +47,23 @@ def every_row(results: Results) -> dict:
         for r in rows.itertuples()
     ]
     units = dict(zip(rows["metric"], rows["unit"], strict=True))
-    facts = [[*run_facts(run), run["run_id"]] for run in runs]
+    facts = [[*run_facts(run, results.configs.get(run["run_id"], {})), run["run_id"]] for run in runs]
     return {"facts": [*RUN_FACTS, "run"], "runs": facts, "sets": sets, "metrics": metrics, "units": units, "rows": body}
 
 
-def run_facts(run: dict) -> list[str]:
-    """What a run is, in words, in the order of `RUN_FACTS`."""
+def run_facts(run: dict, config: dict) -> list[str]:
+    """What a run is, in words, in the order of `RUN_FACTS`; its configuration tells what rows have no column for."""
     text = run["calibration"].replace("+", " + ")
     if "+" in run["calibration"]:
         text += f" ({run['mix_weight']:.2g} on the last)"
     windows = f"{run['n_windows']} × {run['window']}" if run["calibration"] else ""
-    allocation = " OWL" if run.get("allocation") == "owl" else ""
+    extras = ["OWL"] if config.get("allocation") == "owl" else []
+    extras += [name if value is True else f"{name} {value}" for name, value in config.get("options", [])]
     schedule = run["schedule"] if run["method"] != DENSE else ""
     return [
         run["model"],
         style_of(run["method"]).label,
-        run["pattern"] + allocation,
+        ", ".join([run["pattern"], *extras]),
         text,
         windows,
         str(run["seed"]),
@@ -76,7 +77,7 @@ def trade_offs(results: Results) -> dict:
     for model in sorted(results.rows["model"].unique()):
         rows = results.rows[results.rows["model"] == model]
         dense = _widest_dense(rows)
-        others = rows.loc[rows["method"] != DENSE, "run_id"].unique()
+        others = _distinct(rows, results.configs)
         if dense is None or len(others) == 0:
             continue
         one_dense = Results(rows[rows["run_id"].isin([dense, *others])], results.items, results.provenance)
@@ -86,10 +87,26 @@ def trade_offs(results: Results) -> dict:
             found = {line["eval_set"]: _short((line["ratio"], line["lo"], line["hi"])) for line in _lines(mine)}
             general = _general(one_dense, run["run_id"], dense)
             if general:
-                points.append({"facts": run_facts(run), "general": general, "texts": found})
+                points.append(
+                    {
+                        "facts": run_facts(run, results.configs.get(run["run_id"], {})),
+                        "general": general,
+                        "texts": found,
+                    }
+                )
     domains = _domains(results.rows)
     colours = {style_of(m).label: style_of(m).colour for m in results.rows["method"].unique() if m != DENSE}
     return {"facts": list(RUN_FACTS), "domains": domains, "colours": colours, "points": points}
+
+
+def _distinct(rows: pd.DataFrame, configs: dict[str, dict]) -> list[str]:
+    """The compressed runs of the default schedule; of those that differ only in what they were asked, the first."""
+    runs = rows[(rows["method"] != DENSE) & (rows["schedule"] == "sublayer")].drop_duplicates("run_id")
+    kept = {
+        tuple(run_facts(run, configs.get(run["run_id"], {}))): run["run_id"]
+        for run in reversed(runs.to_dict("records"))
+    }
+    return list(kept.values())
 
 
 def _lines(frame: pd.DataFrame) -> Iterable[dict]:
