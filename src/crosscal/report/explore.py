@@ -47,12 +47,13 @@ def every_row(results: Results) -> dict:
         for r in rows.itertuples()
     ]
     units = dict(zip(rows["metric"], rows["unit"], strict=True))
-    facts = [[*run_facts(run, results.configs.get(run["run_id"], {})), run["run_id"]] for run in runs]
+    facts = [[*run_facts(run, results.configs), run["run_id"]] for run in runs]
     return {"facts": [*RUN_FACTS, "run"], "runs": facts, "sets": sets, "metrics": metrics, "units": units, "rows": body}
 
 
-def run_facts(run: dict, config: dict) -> list[str]:
+def run_facts(run: dict, configs: dict[str, dict]) -> list[str]:
     """What a run is, in words, in the order of `RUN_FACTS`; its configuration tells what rows have no column for."""
+    config = configs.get(run["run_id"], {})
     text = run["calibration"].replace("+", " + ")
     if "+" in run["calibration"]:
         text += f" ({run['mix_weight']:.2g} on the last)"
@@ -89,7 +90,7 @@ def trade_offs(results: Results) -> dict:
             if general:
                 points.append(
                     {
-                        "facts": run_facts(run, results.configs.get(run["run_id"], {})),
+                        "facts": run_facts(run, results.configs),
                         "general": general,
                         "texts": found,
                     }
@@ -102,10 +103,7 @@ def trade_offs(results: Results) -> dict:
 def _distinct(rows: pd.DataFrame, configs: dict[str, dict]) -> list[str]:
     """The compressed runs of the default schedule; of those that differ only in what they were asked, the first."""
     runs = rows[(rows["method"] != DENSE) & (rows["schedule"] == "sublayer")].drop_duplicates("run_id")
-    kept = {
-        tuple(run_facts(run, configs.get(run["run_id"], {}))): run["run_id"]
-        for run in reversed(runs.to_dict("records"))
-    }
+    kept = {tuple(run_facts(run, configs)): run["run_id"] for run in reversed(runs.to_dict("records"))}
     return list(kept.values())
 
 

@@ -56,12 +56,12 @@ def test_points_are_ratios_to_the_dense_model(study):
 
 
 def test_words_of_a_run():
-    run = dict.fromkeys(("model", "pattern", "schedule"), "x")
+    run = dict.fromkeys(("run_id", "model", "pattern", "schedule"), "x")
     run |= {"method": "wanda", "seed": 2, "n_windows": 16, "window": 512}
     mixed = run_facts(run | {"calibration": "c4+pubmed", "mix_weight": 0.25}, {})
     assert mixed == ["x", "Wanda", "x", "c4 + pubmed (0.25 on the last)", "16 × 512", "2", "x"]
     assert run_facts(run | {"calibration": "", "mix_weight": 0.0}, {})[3:5] == ["", ""]
-    told = {"allocation": "owl", "options": [["act_order", True], ["block", 64]]}
+    told = {"x": {"allocation": "owl", "options": [["act_order", True], ["block", 64]]}}
     assert run_facts(run | {"calibration": "", "mix_weight": 0.0}, told)[2] == "x, OWL, act_order, block 64"
 
 
