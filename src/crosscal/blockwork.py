@@ -4,6 +4,7 @@ Nothing here waits for a GPU until `settle`: what a report tells, and whether a 
 tensors until the block is done.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -50,6 +51,7 @@ class BlockWork:
         self._sums = [InputSums(job.diagonal_only, self._scratch) for _ in groups]
         self._old: dict[int, list[Tensor]] = {}
         self._facts: dict[int, dict] = {}
+        self._diagonals: dict[int, dict[str, Tensor]] = {}
 
     def add(self, group: int, source: str, inputs: Tensor) -> None:
         """Count a micro-batch of the group's shared input."""
@@ -75,6 +77,7 @@ class BlockWork:
         if job.measure_loss and stats and all(isinstance(part, InputStats) for part in stats.values()):
             facts["losses"] = {name: layer_losses(old, written, part) for name, part in stats.items()}
         self._old[group], self._facts[group] = old, facts
+        self._diagonals[group] = {name: part.diagonal.clone() for name, part in stats.items()}
         self._sums[group] = InputSums(job.diagonal_only, self._scratch)  # the sums are spent; free them
         self.solved.add(group)
 
@@ -109,6 +112,7 @@ class BlockWork:
 
     def _reports(self, group: int, found: dict) -> list[LayerReport]:
         kept, losses = found.pop("kept"), found.pop("losses", {})
+        statistics = {source: _fingerprint(diagonal) for source, diagonal in self._diagonals[group].items()}
         reports = []
         for n, (layer, old) in enumerate(zip(self.groups[group], self._old[group], strict=True)):
             lost = {source: pairs[n] for source, pairs in losses.items()}
@@ -122,6 +126,7 @@ class BlockWork:
                     relative_error=(part / whole if whole > 0 else 0.0) if lost else None,
                     losses={source: error for source, (error, _) in lost.items()},
                     facts={k: v[n] if isinstance(v, list) else v for k, v in found.items()},
+                    statistics=dict(statistics),
                 )
             )
         return reports
@@ -131,6 +136,10 @@ class BlockWork:
         for group, old in self._old.items():
             for layer, weight in zip(self.groups[group], old, strict=True):
                 layer.write(weight)
+
+
+def _fingerprint(diagonal: Tensor) -> str:
+    return hashlib.sha256(diagonal.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def to_host(tree):

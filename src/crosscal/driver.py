@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from crosscal.blockstep import block_from_text, block_without_text, settled
 from crosscal.blockwork import BlockWork, Job
 from crosscal.calibration.gradients import WeightGradient, gather_gradients, mix_gradients
 from crosscal.calibration.statistics import check_weights
@@ -20,12 +20,11 @@ from crosscal.errors import InputError
 from crosscal.gather import ModelStatistics, gather_statistics
 from crosscal.memory import PeakMemory
 from crosscal.methods.allocation import Owl, allocate, block_outliers
-from crosscal.methods.linalg import ATTEMPTS, DAMP_STEP
 from crosscal.methods.registry import Method, check_request, find_method
-from crosscal.models import LinearLayer, decoder_blocks, linear_layers
+from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers
 from crosscal.reports import CompressionReport, LayerReport
 from crosscal.schedules import Schedule, find_schedule
-from crosscal.streams import MicroBatch, input_groups, open_probe, open_streams, token_windows
+from crosscal.streams import MicroBatch, Windows, open_probe, open_streams, token_windows
 from crosscal.types import SparseGrid, Target, Unstructured
 
 __all__ = ["CompressionReport", "LayerReport", "compress"]
@@ -33,11 +32,11 @@ __all__ = ["CompressionReport", "LayerReport", "compress"]
 
 @torch.no_grad()
 def compress(
-    model: nn.Module,
+    model: nn.Module | LoadedModel,
     method: str,
     target: Target,
     *,
-    calibration: Mapping[str, Int[Tensor, "n_windows length"]] | None = None,
+    calibration: Mapping[str, Windows] | None = None,
     weights: Mapping[str, float] | None = None,
     statistics: ModelStatistics | None = None,
     schedule: str = "sublayer",
@@ -68,26 +67,21 @@ def compress(
     """
     model = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
     solver, run = find_method(method), find_schedule(schedule)
-    blocks = decoder_blocks(model)
-    layers = [layer for block in blocks for layer in linear_layers(block)]
-    check_request(solver, target, options, [layer.weight.shape[1] for layer in layers])
-    sources = token_windows(calibration)
-    names = list(sources) if statistics is None else statistics.sources
-    shares = dict(weights) if weights is not None else {name: 1.0 / len(names) for name in names}
-    _check_text(solver, sources, names, shares, statistics)
+    blocks, sources = decoder_blocks(model), token_windows(calibration)
+    shares = check_call(solver, target, options, blocks, sources, weights, statistics)
     if statistics is not None:
         statistics.check_fits(blocks)
-    _check_finite_weights(layers)
+    _check_finite_weights([layer for block in blocks for layer in linear_layers(block)])
     report, started = CompressionReport(), time.perf_counter()
     with PeakMemory(next(model.parameters()).device) as memory:
-        mixed = _statistics_shares(solver, shares)
+        mixed = statistics_shares(solver, shares)
         gradients = _gradients(model, solver, sources, shares, progress)
         job = Job(solver, mixed, measure_loss, damp, options, gradients)
         targets = _allocated(model, target, allocation, sources, statistics, job.shares, micro_batch, progress)
         bar = tqdm(blocks, desc=f"{method} {target}", unit="block", disable=not progress)
         if statistics is not None:
             report.layers = _from_statistics(bar, targets, job, statistics)
-        elif names and (solver.reads != "nothing" or measure_loss):
+        elif runs_text(job, sources):
             report.layers = _from_text(
                 model, blocks, bar, targets, job, run, open_streams(model, blocks, sources, micro_batch)
             )
@@ -95,6 +89,30 @@ def compress(
             report.layers = _without_text(model, blocks, bar, targets, job)
     report.seconds, report.peak_bytes = time.perf_counter() - started, memory.peak_bytes
     return report
+
+
+def check_call(
+    solver: Method,
+    target: Target,
+    options: Mapping[str, object],
+    blocks: nn.ModuleList,
+    sources: Mapping[str, Tensor],
+    weights: Mapping[str, float] | None,
+    statistics: ModelStatistics | None = None,
+) -> dict[str, float]:
+    """Each source's share; raises `InputError` for what can be judged before any work is done, as `compress` says."""
+    check_request(
+        solver, target, options, [layer.weight.shape[1] for block in blocks for layer in linear_layers(block)]
+    )
+    names = list(sources) if statistics is None else statistics.sources
+    shares = dict(weights) if weights is not None else {name: 1.0 / len(names) for name in names}
+    _check_text(solver, sources, names, shares, statistics)
+    return shares
+
+
+def runs_text(job: Job, sources: Mapping[str, Tensor]) -> bool:
+    """Whether calibration windows have to flow through the blocks."""
+    return bool(sources) and (job.method.reads != "nothing" or job.measure_loss)
 
 
 def _check_text(
@@ -123,7 +141,7 @@ def _check_finite_weights(layers: Sequence[LinearLayer]) -> None:
         )
 
 
-def _statistics_shares(solver: Method, shares: Mapping[str, float]) -> dict[str, float]:
+def statistics_shares(solver: Method, shares: Mapping[str, float]) -> dict[str, float]:
     """The shares of the sources in the mixed statistics; D-Pruner's come from all sources but the domain's."""
     if not solver.domain_last or len(shares) < 2:
         return dict(shares)
@@ -185,18 +203,8 @@ def _from_text(
     """The usual way: windows flow through the blocks as these are compressed."""
     probe, reports = open_probe(model, blocks), []
     for index, block in enumerate(bar):
-        groups = input_groups(index, block, probe)
         last = index + 1 == len(blocks)
-        outputs, found = _settled(
-            index,
-            groups,
-            targets[index],
-            job,
-            lambda work: run(index, block, batches, work, last),  # noqa: B023
-        )
-        for batch, output in zip(batches, outputs, strict=not last):
-            batch.hidden = output
-        reports += found
+        reports += block_from_text(index, block, targets[index], job, run, batches, probe, last)
     return reports
 
 
@@ -212,7 +220,7 @@ def _from_statistics(bar: tqdm, targets: Sequence[Target], job: Job, statistics:
             for group, (_, stats) in enumerate(stored):  # noqa: B023
                 work.solve(group, stats)
 
-        reports += _settled(index, groups, targets[index], job, solve)[1]
+        reports += settled(index, groups, targets[index], job, solve)[1]
     return reports
 
 
@@ -221,36 +229,8 @@ def _without_text(
 ) -> list[LayerReport]:
     """Data-free methods; which layers belong together is seen on a few arbitrary tokens."""
     probe = open_probe(model, blocks) if job.method.linked else None
-    reports = []
-    for index, block in enumerate(bar):
-        groups = [[layer] for layer in linear_layers(block)] if probe is None else input_groups(index, block, probe)
-
-        def solve(work: BlockWork) -> None:
-            for group in range(len(work.groups)):
-                work.solve(group, {})
-
-        reports += _settled(index, groups, targets[index], job, solve)[1]
-    return reports
-
-
-def _settled(index: int, groups, target: Target, job: Job, run) -> tuple[list, list[LayerReport]]:
-    """Compress one block, and again with more damping where a factorization failed.
-
-    Whether one did is only asked when the block is done, so that a GPU never waits inside of it; failures are rare.
-    """
-    damps: dict[int, float] = {}
-    for _ in range(ATTEMPTS * len(groups)):
-        work = BlockWork(index, groups, target, job, damps)
-        outputs = run(work)
-        reports, failed = work.settle()
-        if not failed:
-            return outputs or [], reports
-        work.restore()
-        for group in failed:
-            damps[group] = work.damp(group) * DAMP_STEP
-            if damps[group] > job.damp * DAMP_STEP ** (ATTEMPTS - 0.5):
-                raise InputError(
-                    f"the Hessian of layer {index}.{groups[group][0].name} is not positive definite even with damping "
-                    f"{work.damp(group):g}; use more calibration text or a larger damp"
-                )
-    raise AssertionError("each failure raises a damping that has a limit")
+    return [
+        report
+        for index, block in enumerate(bar)
+        for report in block_without_text(index, block, targets[index], job, probe)
+    ]

@@ -61,3 +61,42 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that may still be taken on a device: what is free, within the limits set for this process."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min([_available(), *_room_in_group(), *_room_in_limit()])
+
+
+def _available() -> int:
+    """What the system could hand out; without a system that tells, its pages or a cautious 2 GiB."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 2**31
+
+
+def _room_in_group() -> list[int]:
+    """What the process's control group, as of a container or a cluster job, still allows."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        return [int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())]
+    except (OSError, ValueError):  # no such group, or "max"
+        return []
+
+
+def _room_in_limit() -> list[int]:
+    """What a limit on the process's data (`ulimit -d`) still allows."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+    except (ImportError, OSError, StopIteration):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [limit - used]

@@ -9,7 +9,8 @@ class LayerReport:
 
     `losses` gives for each text source tr(dW G dW^T) / n, the squared output error per token; `relative_error` is the
     mixed loss over the mixed output tr(W G W^T) / n, or None when losses were not measured. `facts` holds what the
-    method tells: the damping that was needed, the rank, AWQ's exponent.
+    method tells: the damping that was needed, the rank, AWQ's exponent. `statistics` identifies the inputs seen: for
+    each source 16 hex digits of SHA-256 over the diagonal of the Gram matrix, empty where no text ran.
     """
 
     name: str
@@ -17,6 +18,7 @@ class LayerReport:
     relative_error: float | None = None
     losses: dict[str, float] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
+    statistics: dict[str, str] = field(default_factory=dict)
 
     @property
     def damp(self) -> float | None:

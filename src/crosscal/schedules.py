@@ -11,32 +11,32 @@
 from collections.abc import Callable, Sequence
 
 from greenlet import GreenletExit, getcurrent, greenlet
-from torch import Tensor, nn
+from torch import nn
 
 from crosscal.blockwork import BlockWork
 from crosscal.calibration.capture import hooked
 from crosscal.errors import InputError, suggest
-from crosscal.streams import MicroBatch, run_and_add
+from crosscal.streams import Batch, run_and_add
 
-Schedule = Callable[[int, nn.Module, Sequence[MicroBatch], BlockWork, bool], list[Tensor]]
+Schedule = Callable[[int, nn.Module, Sequence[Batch], BlockWork, bool], list]
 """(index, block, batches, work, last) -> the block's outputs, which nobody needs after the `last` block."""
 
 
-def parallel(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: BlockWork, last: bool) -> list[Tensor]:
+def parallel(index: int, block: nn.Module, batches: Sequence[Batch], work: BlockWork, last: bool) -> list:
     """One pass; the outputs are those of the block as it was."""
     outputs = run_and_add(index, block, batches, work.groups, work.add)
     work.solve_all()
     return outputs
 
 
-def blockwise(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: BlockWork, last: bool) -> list[Tensor]:
+def blockwise(index: int, block: nn.Module, batches: Sequence[Batch], work: BlockWork, last: bool) -> list:
     """One pass for the statistics, and one for the outputs of the compressed block."""
     run_and_add(index, block, batches, work.groups, work.add)
     work.solve_all()
     return [] if last else [batch.run(index, block) for batch in batches]
 
 
-def sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: BlockWork, last: bool) -> list[Tensor]:
+def sublayer(index: int, block: nn.Module, batches: Sequence[Batch], work: BlockWork, last: bool) -> list:
     """One pass, in which each micro-batch waits at every input group until that group is compressed.
 
     Each micro-batch runs in a greenlet of its own: all of them on this thread, so that torch's thread-local modes

@@ -8,8 +8,10 @@ stubbed out, and what it hands to each block is kept.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from crosscal.calibration.capture import find_groups, hooked
@@ -17,6 +19,30 @@ from crosscal.models.structure import LinearLayer, linear_layers
 
 # Tokens of a micro-batch: enough to keep the device busy, little enough to keep the activations small.
 CPU_TOKENS, CUDA_TOKENS = 4096, 16384
+PROBE_TOKENS = 8
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Windows of one source that run together; `hidden` is what enters the next block, or where it is kept."""
+
+    source: str
+    hidden: object
+
+    def run(self, index: int, block: nn.Module) -> object:
+        """What becomes `hidden` once this block is done."""
+        ...
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """What `load_text` returns: token windows together with where they come from."""
+
+    tokens: Int[Tensor, "n_windows length"]
+
+
+Windows = Int[Tensor, "n_windows length"] | HasTokens
+"""Token windows of one text source, bare or as `load_text` returns them."""
 
 
 @dataclass
@@ -41,24 +67,35 @@ def open_streams(
 
     `micro_batch` windows run at a time; by default as many as make 4,096 tokens, on CUDA 16,384.
     """
-    device = next(model.parameters()).device
+    device = _device(model)
+    return [enter(model, blocks, source, part.to(device)) for source, part in split(sources, device, micro_batch)]
+
+
+def split(
+    sources: Mapping[str, Tensor], device: torch.device, micro_batch: int | None = None
+) -> list[tuple[str, Tensor]]:
+    """The windows of every source, cut into micro-batches."""
     enough = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
     return [
-        _enter(model, blocks, source, part.to(device))
+        (source, part)
         for source, tokens in sources.items()
         for part in tokens.split(micro_batch or max(1, enough // tokens.shape[1]))
     ]
 
 
-def open_probe(model: nn.Module, blocks: nn.ModuleList, length: int = 8) -> MicroBatch:
+def open_probe(model: nn.Module, blocks: nn.ModuleList, length: int = PROBE_TOKENS) -> MicroBatch:
     """One short window of arbitrary tokens, to see which layers of a block share an input."""
-    device = next(model.parameters()).device
-    return _enter(model, blocks, "probe", torch.arange(length, device=device)[None])
+    return enter(model, blocks, "probe", torch.arange(length, device=_device(model))[None])
 
 
-def token_windows(calibration: Mapping[str, object] | None) -> dict[str, Tensor]:
-    """The token windows of each source, of whatever `load_text` returned or of tensors."""
-    return {name: getattr(text, "tokens", text) for name, text in (calibration or {}).items()}
+def _device(model: nn.Module) -> torch.device:
+    """Where tokens go in; of a model larger than memory, much else is nowhere."""
+    return model.get_input_embeddings().weight.device
+
+
+def token_windows(calibration: Mapping[str, Windows] | None) -> dict[str, Tensor]:
+    """The token windows of each source, whichever way they were given."""
+    return {name: text.tokens if isinstance(text, HasTokens) else text for name, text in (calibration or {}).items()}
 
 
 def input_groups(index: int, block: nn.Module, probe: MicroBatch) -> list[list[LinearLayer]]:
@@ -73,10 +110,10 @@ def input_groups(index: int, block: nn.Module, probe: MicroBatch) -> list[list[L
 def run_and_add(
     index: int,
     block: nn.Module,
-    batches: Sequence[MicroBatch],
+    batches: Sequence[Batch],
     groups: Sequence[Sequence[LinearLayer]],
     add: Callable[[int, str, Tensor], None],
-) -> list[Tensor]:
+) -> list:
     """The outputs of all micro-batches; `add(group, source, inputs)` gets what enters each group on the way."""
     leaders = {group[0].module: number for number, group in enumerate(groups)}
     source = ""
@@ -92,7 +129,7 @@ def run_and_add(
     return outputs
 
 
-def _enter(model: nn.Module, blocks: nn.ModuleList, source: str, tokens: Tensor) -> MicroBatch:
+def enter(model: nn.Module, blocks: nn.ModuleList, source: str, tokens: Tensor) -> MicroBatch:
     """Embed one micro-batch and record how the model calls each of its blocks."""
     inputs: list[Tensor] = []
     calls: list[tuple[tuple, dict]] = []

@@ -1,0 +1,63 @@
+"""The schedule in which every layer sees all compressed layers before it, for windows that memory cannot hold.
+
+`crosscal.schedules.sublayer` passes through a block once, with every micro-batch parked inside of it. Where there is no
+room for what they hold there, each micro-batch runs from the start of the block for every group of layers instead: more
+work for the same bits.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+from torch import nn
+
+from crosscal.blockwork import BlockWork
+from crosscal.calibration.capture import hooked
+from crosscal.memory import free_bytes
+from crosscal.models import linear_layers
+from crosscal.schedules import SCHEDULES, Schedule, find_schedule
+from crosscal.streams import Batch
+
+SHARE = 0.5  # of the free memory, for parked micro-batches
+
+
+class _ReachedError(Exception):
+    """Stops a pass at the layers it was for."""
+
+
+def sublayer_in_passes(index: int, block: nn.Module, batches: Sequence[Batch], work: BlockWork, last: bool) -> list:
+    """One pass, up to its layers, for each input group, and one for the outputs of the compressed block."""
+    source, found = "", False
+
+    def stop(module: nn.Module, args: tuple) -> None:
+        nonlocal found
+        found = True
+        work.add(group, source, args[0])
+        raise _ReachedError
+
+    for group, layers in enumerate(work.groups):
+        found = False
+        with hooked([layer.module for layer in layers], stop):
+            for batch in batches:
+                source = batch.source
+                with suppress(_ReachedError):
+                    batch.run(index, block)
+        if found:
+            work.solve(group)
+    return [] if last else [batch.run(index, block) for batch in batches]
+
+
+def choose_schedule(
+    name: str, block: nn.Module, n_tokens: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Schedule:
+    """The schedule of this name, in the form that the device has memory for.
+
+    Raises `InputError` for an unknown name.
+    """
+    run = find_schedule(name)
+    if run is not SCHEDULES["sublayer"]:
+        return run
+    # Parked before its widest layer a micro-batch holds that layer's input, the residual and the attention's tensors.
+    widest = max(layer.weight.shape[1] for layer in linear_layers(block))
+    parked = n_tokens * (6 * width + 2 * widest) * dtype.itemsize
+    return run if parked < SHARE * free_bytes(device) else sublayer_in_passes
