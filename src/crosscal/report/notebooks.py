@@ -13,7 +13,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -41,7 +43,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
 
     Raises `InputError` with the notebook's own sentence when a cell fails.
     """
-    clean = executed_copy(notebook, parameters)
+    clean = executed_copy(notebook, parameters, again=True)
     values = {name: found["default"] for name, found in papermill.inspect_notebook(notebook).items()}
     settings = {name: _literal(value) for name, value in values.items()} | dict(parameters)
     record = {"parameters": settings, "run_ids": clean.metadata.pop("run_ids", [])}
@@ -50,8 +52,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     write_atomically(output, nbformat.writes(clean) + "\n")
 
 
-def executed_copy(notebook: Path, parameters: Mapping[str, object]) -> NotebookNode:
-    """Run a notebook with these parameters; what comes out, cleaned.
+def executed_copy(notebook: Path, parameters: Mapping[str, object], again: bool = False) -> NotebookNode:
+    """Run a notebook with these parameters; what comes out, cleaned, `again` with the command for it below each figure.
 
     Raises `InputError` with the notebook's own sentence when a cell fails. Kernels talk over files, not TCP ports, so
     that several can run side by side; their progress bars go to standard error.
@@ -74,10 +76,11 @@ def executed_copy(notebook: Path, parameters: Mapping[str, object]) -> NotebookN
         except PapermillExecutionError as error:
             where = "" if error.ename == "InputError" else f"cell {error.cell_index + 1} stopped with {error.ename}: "
             raise InputError(f"{notebook.name}: {where}{error.evalue}") from error
-    return scrub(executed)
+    preset = parameters.get("preset", "quick")
+    return scrub(executed, f"papermill notebooks/{notebook.name} again.ipynb -p preset {preset}" if again else "")
 
 
-def scrub(notebook: NotebookNode) -> NotebookNode:
+def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
     """The notebook without what differs between two runs or machines, its figures' words where the book finds them."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -90,13 +93,13 @@ def scrub(notebook: NotebookNode) -> NotebookNode:
             cell.source = cell.source.rstrip()
         if cell.cell_type == "code":
             cell.outputs = [_plain(out) for out in cell.outputs if out.get("name") != "stderr"]
-            _adopt_words(notebook, cell)
+            _adopt_words(notebook, cell, command)
     return notebook
 
 
-def _adopt_words(notebook: NotebookNode, cell: NotebookNode) -> None:
+def _adopt_words(notebook: NotebookNode, cell: NotebookNode, command: str) -> None:
     """Copy a figure's caption and alternative text to the cell's options, and a page's run ids to the notebook."""
-    for output in cell.outputs:
+    for output in list(cell.outputs):
         words = output.get("metadata", {}).pop("crosscal", None)
         if not words:
             continue
@@ -105,6 +108,16 @@ def _adopt_words(notebook: NotebookNode, cell: NotebookNode) -> None:
         else:
             figure = {"caption": words["caption"], "name": words["name"]}
             cell.metadata["mystnb"] = {"image": {"alt": words["alt"]}, "figure": figure}
+            if words.get("csv"):
+                cell.outputs.append(_below(words["name"], words["csv"], command))
+
+
+def _below(name: str, csv: str, command: str) -> NotebookNode:
+    """A line below a figure: its numbers, inside the link itself, its code, and the command that makes it again."""
+    link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8,{quote(csv)}">Numbers of this figure (CSV)</a>'
+    again = f"; code: the cell above; again: <code>{escape(command)}</code>" if command else ""
+    html = f'<p class="figure-data">{link}{again}</p>'
+    return nbformat.v4.new_output("display_data", {"text/html": html, "text/plain": f"{name}.csv"})
 
 
 def _plain(output: NotebookNode) -> NotebookNode:

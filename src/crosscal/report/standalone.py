@@ -99,6 +99,8 @@ def _output(output: NotebookNode, cell: NotebookNode, markdown: MarkdownIt) -> s
         return _figure(data["image/svg+xml"], cell.metadata.get("mystnb", {}))
     if "text/markdown" in data:
         return markdown.render(data["text/markdown"])
+    if "text/html" in data:  # the line with a figure's numbers
+        return data["text/html"]
     text = data.get("text/plain", output.get("text", ""))
     return f"<pre>{html.escape(text)}</pre>" if text else ""
 

@@ -13,6 +13,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from crosscal.report.drawn import drawn_data
+
 
 @dataclass(frozen=True)
 class MethodStyle:
@@ -63,19 +65,20 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure: SVG text, what it shows in words (`alt`), and a caption that states the finding.
+    """A finished figure: SVG text, a caption that states the finding, what it shows in words (`alt`), its numbers.
 
     A notebook shows the SVG. The runner copies name, caption and alternative text to the cell, where the book's
-    builder looks for them.
+    builder looks for them, and puts the numbers below it.
     """
 
     name: str
     svg: str
     caption: str
     alt: str
+    csv: str = ""
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        words = {"name": self.name, "caption": self.caption, "alt": self.alt}
+        words = {"name": self.name, "caption": self.caption, "alt": self.alt, "csv": self.csv}
         return {"image/svg+xml": self.svg, "text/plain": self.alt}, {"crosscal": words}
 
 
@@ -93,7 +96,9 @@ def finish(canvas: Canvas, name: str, caption: str, alt: str) -> Figure:
     title = f'<title id="{name}-title">{_escape(alt)}</title>'
     svg = re.sub(r"(<svg [^>]*)>", rf'\1 role="img" aria-labelledby="{name}-title">' + "\n " + title, svg, count=1)
     svg = re.sub(r' (d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)  # 0.01 pt is plenty
-    return Figure(name, "\n".join(line.strip() for line in svg.splitlines()) + "\n", caption, alt)
+    names = {style.colour.lower(): style.label for style in STYLES.values()}
+    svg = "\n".join(line.strip() for line in svg.splitlines()) + "\n"
+    return Figure(name, svg, caption, alt, drawn_data(canvas, names))
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

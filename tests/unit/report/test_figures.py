@@ -34,9 +34,9 @@ def test_colours_tell_methods_apart_in_grey_or_by_marker_and_are_readable_on_whi
 
 
 def test_a_notebook_gets_the_picture_and_its_words():
-    data, words = Figure("fig-x", "<svg/>", "a caption", "what it shows")._repr_mimebundle_()
+    data, words = Figure("fig-x", "<svg/>", "a caption", "what it shows", "x,y\n")._repr_mimebundle_()
     assert data["image/svg+xml"] == "<svg/>"
-    assert words["crosscal"] == {"name": "fig-x", "caption": "a caption", "alt": "what it shows"}
+    assert words["crosscal"] == {"name": "fig-x", "caption": "a caption", "alt": "what it shows", "csv": "x,y\n"}
 
 
 def _luminance(colour: str) -> float:
