@@ -3,9 +3,10 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 QUICK := book/_quick
+CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test check notebooks bench serve clean
+.PHONY: help setup book test check notebooks bench site serve clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -43,8 +44,14 @@ notebooks: setup ## execute the chapters from the stored full runs and remake th
 bench: setup ## time and memory against a plain textbook implementation
 	$(BIN)/python benchmarks/run.py
 
+site: setup ## build the committed pages with a PDF of the whole book, for any web server: book/_build/html
+	$(BIN)/jupyter-book build book/ -q --builder custom --custom-builder singlehtml && mkdir -p book/_extra
+	$(CHROMIUM) --headless --no-sandbox --no-pdf-header-footer --virtual-time-budget=60000 \
+		--print-to-pdf=book/_extra/crosscal.pdf file://$(CURDIR)/book/_build/singlehtml/index.html
+	$(BIN)/jupyter-book build book/ -q -W -n --keep-going --all
+
 serve: setup ## show the pages at http://localhost:8000, those of `make book` if there are any
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $$(ls -d $(QUICK)/_build/html book/_build/html 2>/dev/null | head -1)
 
 clean: ## remove built pages and caches, but no results and no downloads
-	rm -rf book/_build $(QUICK) .pytest_cache .ruff_cache build
+	rm -rf book/_build book/_extra $(QUICK) .pytest_cache .ruff_cache build

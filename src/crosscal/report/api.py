@@ -31,6 +31,7 @@ PARTS = (
         "What is compressed, and what it is calibrated and evaluated on.",
         (
             ("crosscal", "models/loading.py", ("load_model",)),
+            ("crosscal.models", "models/finding.py", ("find_folder", "load_tokenizer")),
             ("crosscal", "text/windows.py", ("load_text",)),
             ("crosscal.text", "text/windows.py", ("TextWindows",)),
             ("crosscal.text", "text/written.py", ("write_text",)),
@@ -42,6 +43,7 @@ PARTS = (
         "One call for a model in memory, one for a folder that need not fit there, and what they tell.",
         (
             ("crosscal", "driver.py", ("compress",)),
+            ("crosscal.streaming", "streaming/folder.py", ("compress_folder",)),
             ("crosscal.gather", "gather.py", ("gather_statistics", "load_statistics")),
             ("crosscal.reports", "reports.py", ("CompressionReport", "LayerReport")),
             ("crosscal.export", "export.py", ("save_model",)),

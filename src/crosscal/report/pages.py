@@ -7,7 +7,6 @@ python -m crosscal.report.pages --book DIR            the generated parts of suc
 
 import argparse
 import hashlib
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from crosscal.report.axes import by_method, pattern_order
 from crosscal.report.explore import explore_data
 from crosscal.report.rows import Results, version_line
 from crosscal.report.speed import speed_tables
+from crosscal.report.staging import stage
 from crosscal.report.studies.perplexity import uniform
 from crosscal.report.style import style_of
 from crosscal.report.tables import Table, headline_table
@@ -32,7 +32,6 @@ from crosscal.study.store import write_atomically
 
 FOCUS = "50%"
 BEGIN, END = "<!-- made from results by crosscal.report.pages: begin -->", "<!-- end -->"
-LOCAL = ("_build", "_quick", "_extra", "chapters", "__pycache__")
 
 
 def generated(book: Path) -> dict[str, str]:
@@ -143,21 +142,6 @@ def stale_pages(root: Path) -> list[str]:
     """Complaints about generated files that differ from what the results give."""
     stale = [p for p, text in expected(root).items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     return [f"{path.relative_to(root).as_posix()} is out of date; run: make notebooks" for path in stale]
-
-
-def stage(root: Path, folder: Path) -> None:
-    """Copy the book's sources, without chapters and without builds, so that other runs can fill them."""
-    for entry in sorted((root / "book").iterdir()):
-        if entry.name in LOCAL or entry.name.startswith("."):
-            continue
-        target = folder / entry.name
-        if entry.is_dir():
-            shutil.copytree(entry, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(entry, target)
-    for name in ("_config.yml", "_toc.yml"):  # where symlinks are plain text files, take the real ones
-        shutil.copyfile(root / name, folder / name)
 
 
 def _focus(results: Results) -> str:

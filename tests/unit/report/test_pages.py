@@ -1,11 +1,16 @@
 import hashlib
+import re
 
 import pytest
 
 from crosscal.errors import InputError
 from crosscal.paths import checkout
 from crosscal.report.answers import ExecutedChapter, answers_tables
-from crosscal.report.pages import BEGIN, END, manifest, runs_table, stage, with_part
+from crosscal.report.pages import BEGIN, END, manifest, runs_table, with_part
+from crosscal.report.staging import stage
+
+
+OUTSIDE = re.compile(r"[ <]((?:\.\./)+(?:[\w-]+/)*(?:src/[\w/.]+|CITATION\.cff))")
 
 
 def test_the_manifest_is_what_sha256sum_checks(folder):
@@ -41,3 +46,18 @@ def test_staging_copies_sources_and_real_settings_but_no_chapters(tmp_path):
     assert not (tmp_path / "book" / "chapters").exists()
     assert not (tmp_path / "book" / "_config.yml").is_symlink()
     stage(checkout(), tmp_path / "book")  # again, over what is there
+
+
+def test_what_a_staged_page_includes_from_outside_the_book_is_still_there(tmp_path):
+    folder = tmp_path / "far" / "away" / "book"
+    stage(checkout(), folder)
+    paths = []
+    for page in folder.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        paths += [
+            (page, path)
+            for path in re.findall(r"[ <]((?:\.\./)+(?:[\w-]+/)*src/[\w/.]+|(?:\.\./)\S*CITATION\.cff)", text)
+        ]
+    assert len(paths) >= 12
+    for page, path in paths:
+        assert (page.parent / path).resolve().is_file(), (page, path)
