@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "study": ["driver", "metrics", "text", "paths", "types", "storage", "targets"],
     "report": ["study", "text", "assets", "paths", "types"],
     "machine": ["models", "streams", "calibration", "methods", "types", "paths"],
-    "streaming": ["driver", "export", "packing", "text"],
+    "streaming": ["driver", "export", "machine", "packing", "text"],
     "cli": ["streaming", "machine", "packing", "report", "study"],
     "__main__": ["cli"],
 }

@@ -71,6 +71,7 @@ class Journal:
         """Move the folder to `output`; an earlier one is set aside until it is there."""
         aside = self.work / ASIDE
         if output.exists():
+            shutil.rmtree(aside, ignore_errors=True)  # left by a process killed after it had moved its folder
             output.rename(aside)
         try:
             (self.work / MODEL).rename(output)

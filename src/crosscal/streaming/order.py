@@ -1,6 +1,7 @@
 """What was asked of `compress_folder`, and what follows from it before any weight is read."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from crosscal import __version__
 from crosscal.errors import InputError, suggest
+from crosscal.export import REPORT
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import Method, find_method
 from crosscal.models.loading import fast_dtype, resolve_device, resolve_dtype
@@ -52,6 +54,10 @@ class Order:
             known = ", ".join(STORAGES)
             raise InputError(f"storage is '{self.storage}'{suggest(self.storage, list(STORAGES))}; give one of {known}")
         _ = self.solver, self.where, self.grid, self.kept_dtype
+        try:
+            json.dumps(dict(self.made or {}))
+        except TypeError as error:
+            raise InputError(f"made is written to {REPORT}, which cannot hold all of it ({error})") from None
 
     @property
     def solver(self) -> Method:
@@ -97,12 +103,13 @@ class Order:
         told |= {} if self.grid is None else {"storage": f"{self.storage}, {self.grid}"}
         return told | dict(self.made or {})
 
-    def request(self, fingerprint: str, shares: Mapping[str, float], computed_in: torch.dtype) -> dict:
+    def request(self, fingerprint: str, config: str, shares: Mapping[str, float], computed_in: torch.dtype) -> dict:
         """Everything that the numbers depend on, in plain values: work of another request is not continued."""
         where, names = self.where, [(name, text_fingerprint(text)) for name, text in (self.calibration or {}).items()]
         return {
             "dtype": [str(self.kept_dtype), str(computed_in)],  # the fingerprint depends on it, so it is named first
             "model": fingerprint,
+            "config": json.loads(config),
             "method": [self.method, self.solver.version],
             "target": str(self.target),
             "options": {name: str(value) for name, value in sorted(self.options.items())},

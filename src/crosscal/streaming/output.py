@@ -59,6 +59,7 @@ class OutputFolder:
         copied = [key for key in map(self._places.written.get, names) if key not in replaced]
         self._write_shard(index + 1, changed, copied)
         masks.flush()
+        flush(self.folder)
 
     def write_rest(self) -> None:
         """Copy what lies outside the blocks: embeddings, norms, head."""

@@ -7,13 +7,14 @@ work for the same bits.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from crosscal.blockwork import BlockWork
 from crosscal.calibration.capture import hooked
-from crosscal.memory import free_bytes
+from crosscal.machine.facts import host_memory
 from crosscal.models import linear_layers
 from crosscal.schedules import SCHEDULES, Schedule, find_schedule
 from crosscal.streams import Batch
@@ -61,3 +62,24 @@ def choose_schedule(
     widest = max(layer.weight.shape[1] for layer in linear_layers(block))
     parked = n_tokens * (6 * width + 2 * widest) * dtype.itemsize
     return run if parked < SHARE * free_bytes(device) else sublayer_in_passes
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that may still be taken on a device: what is free, within the limits set for this process."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min([host_memory()[0], *_room_in_limit()])
+
+
+def _room_in_limit() -> list[int]:
+    """What a limit on the process's data (`ulimit -d`) still allows; nothing where there is none."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+    except (ImportError, OSError, StopIteration):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [limit - used]

@@ -96,7 +96,8 @@ def _stream(task: _Task) -> list:
     fingerprint = known if known and same_dtype else task.weights.fingerprint(progress=order.progress)
     with work_folder(order.output):
         try:
-            journal.open(order.request(fingerprint, task.shares, task.dtype), files)
+            config = (task.folder / "config.json").read_text(encoding="utf-8")
+            journal.open(order.request(fingerprint, config, task.shares, task.dtype), files)
             if journal.finished_as(order.output):
                 journal.close()
                 return journal.layers

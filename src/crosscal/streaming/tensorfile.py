@@ -33,7 +33,7 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
-PART = 2**26  # bytes read at a time where a tensor is read in parts
+PART = 2**24  # bytes read at a time where a tensor is read in parts
 PAGES = 2**18  # bytes from which on a tensor gets memory pages of its own
 AT_ONCE = 2**30  # bytes handed to the system in one call, which takes less than 2 GiB
 

@@ -190,6 +190,7 @@ def test_bad_requests_are_refused_before_anything_is_written(dense, tmp_path):
         ({"weights": {"a": 0.5, "b": 0.6}}, "sum to 1"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown"),
         ({"bits": 4}, "has no option 'bits'"),
+        ({"made": {"target": HALF}}, "cannot hold all of it"),
     ]:
         asked = {"method": "wanda", "target": HALF, "calibration": TEXT} | QUIET | options
         with pytest.raises(InputError, match=sentence):

@@ -139,11 +139,15 @@ def test_too_little_room_is_noticed_before_anything_is_written(dense, tmp_path, 
         ({"block": 16}, "options"),
         ({"dtype": "bfloat16"}, "dtype"),
         ({"model": "other"}, "model"),
+        ({"model": "twin"}, "config"),
     ],
 )
 def test_work_of_another_request_is_not_continued(other, named, dense, tmp_path, monkeypatch, caplog):
     save_tiny(tmp_path / "other")
     tiny_model("llama", seed=1).save_pretrained(tmp_path / "other")
+    shutil.copytree(dense, tmp_path / "twin")
+    config = (dense / "config.json").read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05')
+    (tmp_path / "twin" / "config.json").write_text(config)
     with monkeypatch.context() as patched:
         fail_at(patched, run, "block_from_text", 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -172,6 +176,13 @@ def test_an_existing_output_is_not_touched_unless_asked(dense, tmp_path):
     sparsegpt(dense, tmp_path / "out", overwrite=True, damp=0.5)
     assert contents(tmp_path / "out") != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out", "theirs"]
+
+
+def test_what_a_killed_process_left_beside_its_output_is_removed(dense, tmp_path):
+    sparsegpt(dense, tmp_path / "out")
+    shutil.copytree(dense, journal.work_path(tmp_path / "out") / journal.ASIDE)
+    sparsegpt(dense, tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out"]
 
 
 def test_two_processes_do_not_make_the_same_output(dense, tmp_path):
