@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from tqdm import tqdm
 from crosscal.calibration.capture import InputSums, all_finite, check_inputs
 from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
 from crosscal.errors import InputError
-from crosscal.models import decoder_blocks, linear_layers
-from crosscal.streams import input_groups, open_probe, open_streams, run_and_add, token_windows
+from crosscal.models import LoadedModel, decoder_blocks, linear_layers
+from crosscal.streams import Windows, input_groups, open_probe, open_streams, run_and_add, token_windows
 
 CONTENTS = "statistics.json"
 Group = tuple[list[str], dict[str, InputStats] | dict[str, DiagonalStats]]
@@ -77,8 +76,8 @@ def load_statistics(folder: str | Path) -> ModelStatistics:
 
 @torch.no_grad()
 def gather_statistics(
-    model: nn.Module,
-    calibration: Mapping[str, Int[Tensor, "n_windows length"]],
+    model: nn.Module | LoadedModel,
+    calibration: Mapping[str, Windows],
     *,
     folder: str | Path | None = None,
     diagonal_only: bool = False,

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from crosscal.calibration.capture import find_groups, hooked
+from crosscal.models.heads import check_length
 from crosscal.models.structure import LinearLayer, linear_layers
 
 # Tokens of a micro-batch: enough to keep the device busy, little enough to keep the activations small.
@@ -131,6 +132,7 @@ def run_and_add(
 
 def enter(model: nn.Module, blocks: nn.ModuleList, source: str, tokens: Tensor) -> MicroBatch:
     """Embed one micro-batch and record how the model calls each of its blocks."""
+    check_length(model, tokens.shape[1])
     inputs: list[Tensor] = []
     calls: list[tuple[tuple, dict]] = []
     with _stubbed(blocks, inputs, calls):

@@ -137,3 +137,9 @@ def test_activations_that_overflow_name_the_layer():
         layer.weight.fill_(6e4)
     with pytest.raises(InputError, match="NaN or infinite inputs on source 'text'"):
         compress(model, "wanda", Unstructured(0.5), calibration={"text": random_windows()}, **QUIET)
+
+
+def test_windows_longer_than_the_model_was_made_for_are_refused():
+    model = tiny_model("gpt2")
+    with pytest.raises(InputError, match="windows of 200 tokens are longer than the 128 this model was made for"):
+        compress(model, "wanda", Unstructured(0.5), calibration={"x": random_windows(2, 200)}, progress=False)

@@ -1,22 +1,19 @@
-"""What the machine tells of itself, and estimates beside what compressions really took."""
+"""What the machine tells of itself, and what is estimated; how near the times are is for `benchmarks/estimates.py`."""
 
 import json
-import time
 from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
-from crosscal import compress
 from crosscal.errors import InputError
 from crosscal.machine import EXTRAS, estimate, facts, samples, this_machine
 from crosscal.models import decoder_blocks, linear_layers
-from crosscal.study.provenance import device_name
 from crosscal.targets import parse_target
-from crosscal.types import Grid, LowRank, Unstructured
-from tests.unit.families import FAMILIES, random_windows, tiny_model
+from crosscal.types import LowRank, Unstructured
+from tests.unit.families import FAMILIES, tiny_model
 
 HALF = Unstructured(0.5)
 
@@ -26,12 +23,6 @@ def hasty(monkeypatch):
     """Measure each part once: what is asked is not how long it takes."""
     monkeypatch.setattr(samples, "ENOUGH", 0.0)
     monkeypatch.setattr(samples, "SIDE", 64)
-
-
-@pytest.fixture
-def brisk(monkeypatch):
-    """Measure shortly."""
-    monkeypatch.setattr(samples, "ENOUGH", 0.05)
 
 
 def small(**changes):
@@ -108,22 +99,6 @@ def test_unknown_methods_and_devices_get_a_sentence():
         estimate(small(), "wanda", HALF, device="gpu9")
 
 
-@pytest.mark.parametrize(
-    ("method", "target"), [("wanda", HALF), ("sparsegpt", HALF), ("gptq", Grid(4)), ("magnitude", HALF)]
-)
-def test_an_estimate_is_near_what_it_really_took(brisk, method, target):
-    """In CPU seconds, which other processes do not falsify; a factor of two, and one more for a crowded machine."""
-    config, windows = small(), random_windows(32, 256)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    found = estimate(config, method, target, n_windows=32, length=256, device="cpu", dtype="float32", streamed=False)
-    begun = time.process_time()
-    compress(model, method, target, calibration={"random": windows}, progress=False)
-    took = (time.process_time() - begun) / torch.get_num_threads()
-    assert took / 4 < found.seconds < took * 4
-
-
 SMOL = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
 SMOL |= {"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": True}
 STORED = json.loads((Path(__file__).parents[2] / "results" / "benchmarks" / "xeon-bf16.json").read_text())
@@ -133,8 +108,7 @@ ROWS = {f"{row['name']} {row.get('options')}": row for row in STORED["rows"] if 
 
 
 @pytest.mark.parametrize("name", list(ROWS)[::2])
-def test_an_estimate_for_smollm2_is_near_the_stored_benchmark(brisk, name):
-    """Its memory everywhere, its time where this is the machine that was measured and it has bfloat16 units."""
+def test_the_memory_estimated_for_smollm2_is_near_the_stored_benchmark(hasty, name):
     row = ROWS[name]
     method, target = row["name"].split(" ", 1)
     sizes = {"n_windows": STORED["n_windows"], "length": STORED["length"]}
@@ -151,7 +125,3 @@ def test_an_estimate_for_smollm2_is_near_the_stored_benchmark(brisk, name):
     assert found.parameters == pytest.approx(134.5e6, rel=0.01)
     peak = median(run["peak_bytes"] for run in row["ours"])
     assert peak / 2 < found.work_bytes < peak * 2
-    same = device_name(torch.device("cpu")).split(",")[0] == STORED["device"].split(",")[0]
-    if same and facts.fast_dtype() == torch.bfloat16:
-        took = median(run["cpu_seconds"] for run in row["ours"])
-        assert took / 2.5 < found.seconds * torch.get_num_threads() < took * 2.5

@@ -27,11 +27,10 @@ def write_card(model: str, found: dict) -> None:
 
 def section(found: dict) -> str:
     """The section of an evaluation, marked so that the next one finds it."""
-    from crosscal.cli.rows import task_table, text_table_of
+    from crosscal.cli.rows import note_of, task_table, text_table_of
     from crosscal.cli.tables import markdown_table
 
-    against = f" Compared with {found['dense']}." if found["dense"] else ""
-    note = f"In brackets: 95 % bootstrap intervals, over windows of held-out text or items of a task.{against}"
+    note = note_of(found) + (f" Compared with {found['dense']}." if found["dense"] else "")
     tables = [markdown_table(*table) for table in (text_table_of(found), task_table(found)) if table[1]]
     return "\n\n".join([BEGIN, "## What it lost", *tables, note, END])
 

@@ -69,11 +69,11 @@ def _measured(options: argparse.Namespace, asked) -> dict:
 def show(found: dict) -> str:
     """A table of texts and one of tasks."""
     from crosscal.cli.measuring import show_rehearsal
-    from crosscal.cli.rows import task_table, text_table_of
+    from crosscal.cli.rows import note_of, task_table, text_table_of
     from crosscal.cli.tables import text_table
 
     if found.get("dry_run"):
         return show_rehearsal(found)
     parts = [found["model"] + (f", compared with {found['dense']}" if found["dense"] else "")]
     parts += [text_table(*table) for table in (text_table_of(found), task_table(found)) if table[1]]
-    return "\n\n".join([*parts, "In brackets: 95 % bootstrap intervals, over windows of text or items of a task."])
+    return "\n\n".join([*parts, note_of(found)])

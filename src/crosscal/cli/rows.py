@@ -5,11 +5,16 @@ from collections.abc import Callable, Sequence
 from crosscal.cli.tables import percent, points, short, with_interval
 
 Table = tuple[list[str], list[list[str]]]
-NOTE = (
-    "In brackets: 95 % bootstrap intervals, over windows of text or items of a task, paired with the dense model. "
-    "* : p < 0.05 after Holm's correction."
-)
+INTERVALS = "In brackets: 95 % bootstrap intervals, over windows of text or items of a task"
+STAR = "* : p < 0.05 after Holm's correction."
+NOTE = f"{INTERVALS}, paired with the dense model. {STAR}"
 SIGNIFICANT = 0.05
+
+
+def note_of(found: dict) -> str:
+    """What the brackets, and a star where there is one, mean in the tables of one model."""
+    stars = any("*" in cell for row in task_table(found)[1] for cell in row)
+    return f"{INTERVALS}.{' ' + STAR if stars else ''}"
 
 
 def text_table_of(found: dict) -> Table:

@@ -3,7 +3,7 @@
 This package is the only place that knows anything about model families.
 """
 
-from crosscal.models.heads import final_hidden, head_logits
+from crosscal.models.heads import check_length, final_hidden, head_logits
 from crosscal.models.loading import (
     LoadedModel,
     fast_dtype,
@@ -18,6 +18,7 @@ from crosscal.models.structure import LinearLayer, decoder_blocks, linear_layers
 __all__ = [
     "LinearLayer",
     "LoadedModel",
+    "check_length",
     "decoder_blocks",
     "fast_dtype",
     "final_hidden",

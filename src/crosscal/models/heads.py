@@ -27,6 +27,13 @@ class HeadMemory:
         return torch.mm(hidden, head.weight.T, out=self._held[: len(hidden)])
 
 
+def check_length(model, length: int) -> None:
+    """Raises `InputError` for windows longer than the model was made for: some families fail there, others degrade."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise InputError(f"windows of {length} tokens are longer than the {most} this model was made for; shorten them")
+
+
 def final_hidden(
     model, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"] | None = None
 ) -> Float[Tensor, "batch length hidden"]:
@@ -34,6 +41,7 @@ def final_hidden(
     body = model.base_model
     if body is model:
         raise InputError(f"{type(model).__name__} has no separate body; load it as a causal language model")
+    check_length(model, input_ids.shape[1])
     return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
 

@@ -73,7 +73,8 @@ def test_what_a_guide_shows_runs(guide, desk, capsys):
     names: dict = {}
     for language, block in blocks:
         if language == "python":
-            exec(compile(block.replace("smollm2-135m", "published"), guide.name, "exec"), names)
+            short = block.replace("smollm2-135m", "published").replace("n_windows=16", "n_windows=2, length=32")
+            exec(compile(short, guide.name, "exec"), names)
             continue
         for line in commands(block):
             if not line.startswith(ELSEWHERE):

@@ -9,7 +9,6 @@ from crosscal.report.answers import ExecutedChapter, answers_tables
 from crosscal.report.pages import BEGIN, END, manifest, runs_table, with_part
 from crosscal.report.staging import stage
 
-
 OUTSIDE = re.compile(r"[ <]((?:\.\./)+(?:[\w-]+/)*(?:src/[\w/.]+|CITATION\.cff))")
 
 
