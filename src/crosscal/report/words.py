@@ -1,5 +1,6 @@
 """Numbers as people read them, and the short phrases that captions and takeaways share."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -15,9 +16,11 @@ KEPT = 1.10
 def times(ratio: float) -> str:
     """A ratio to the dense model's value.
 
-    >>> times(1.234), times(18.4), times(1234.0)
-    ('1.23×', '18.4×', '1,234×')
+    >>> times(1.234), times(18.4), times(1234.0), times(0.00213)
+    ('1.23×', '18.4×', '1,234×', '0.0021×')
     """
+    if 0 < ratio < 0.1:
+        return f"{ratio:.{1 - math.floor(math.log10(ratio))}f}×"
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:,.0f}×"
 
 
