@@ -84,7 +84,9 @@ def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
     """The notebook without what differs between two runs or machines, its figures' words where the book finds them."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
+    cells = []
     for number, cell in enumerate(notebook.cells):
+        cells.append(cell)
         cell["id"] = f"cell-{number:02d}"
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
@@ -93,13 +95,18 @@ def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
             cell.source = cell.source.rstrip()
         if cell.cell_type == "code":
             cell.outputs = [_plain(out) for out in cell.outputs if out.get("name") != "stderr"]
-            _adopt_words(notebook, cell, command)
+            cells += _adopt_words(notebook, cell, command)
+    notebook.cells = cells
     return notebook
 
 
-def _adopt_words(notebook: NotebookNode, cell: NotebookNode, command: str) -> None:
-    """Copy a figure's caption and alternative text to the cell's options, and a page's run ids to the notebook."""
-    for output in list(cell.outputs):
+def _adopt_words(notebook: NotebookNode, cell: NotebookNode, command: str) -> list[NotebookNode]:
+    """Copy a figure's caption and alternative text to the cell's options, and a page's run ids to the notebook.
+
+    Returns what goes below the cell.
+    """
+    below = []
+    for output in cell.outputs:
         words = output.get("metadata", {}).pop("crosscal", None)
         if not words:
             continue
@@ -109,15 +116,16 @@ def _adopt_words(notebook: NotebookNode, cell: NotebookNode, command: str) -> No
             figure = {"caption": words["caption"], "name": words["name"]}
             cell.metadata["mystnb"] = {"image": {"alt": words["alt"]}, "figure": figure}
             if words.get("csv"):
-                cell.outputs.append(_below(words["name"], words["csv"], command))
+                below.append(_below(words["name"], words["csv"], command, f"{cell['id']}-data"))
+    return below
 
 
-def _below(name: str, csv: str, command: str) -> NotebookNode:
-    """A line below a figure: its numbers, inside the link itself, its code, and the command that makes it again."""
+def _below(name: str, csv: str, command: str, cell_id: str) -> NotebookNode:
+    """A cell below a figure: its numbers, inside the link itself, its code, and the command that makes it again."""
     link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8,{quote(csv)}">Numbers of this figure (CSV)</a>'
     again = f"; code: the cell above; again: <code>{escape(command)}</code>" if command else ""
     html = f'<p class="figure-data">{link}{again}</p>'
-    return nbformat.v4.new_output("display_data", {"text/html": html, "text/plain": f"{name}.csv"})
+    return nbformat.v4.new_raw_cell(html, id=cell_id, metadata={"format": "text/html", "raw_mimetype": "text/html"})
 
 
 def _plain(output: NotebookNode) -> NotebookNode:

@@ -85,6 +85,8 @@ def _cells(notebook: NotebookNode, markdown: MarkdownIt):
                 return
             if begun:
                 yield markdown.render(_plain(cell.source))
+        elif cell.cell_type == "raw":  # a figure's numbers
+            yield cell.source
         elif cell.cell_type == "code":
             begun = True
             shown = "\n".join(_output(output, cell, markdown) for output in cell.outputs)
@@ -99,8 +101,6 @@ def _output(output: NotebookNode, cell: NotebookNode, markdown: MarkdownIt) -> s
         return _figure(data["image/svg+xml"], cell.metadata.get("mystnb", {}))
     if "text/markdown" in data:
         return markdown.render(data["text/markdown"])
-    if "text/html" in data:  # the line with a figure's numbers
-        return data["text/html"]
     text = data.get("text/plain", output.get("text", ""))
     return f"<pre>{html.escape(text)}</pre>" if text else ""
 

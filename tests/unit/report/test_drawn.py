@@ -68,9 +68,10 @@ def test_the_numbers_stand_below_the_figure_with_the_command(tmp_path):
     data, metadata = figure._repr_mimebundle_()
     output = nbformat.v4.new_output("display_data", data, metadata=metadata)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
-    shown, below = scrub(notebook, "papermill a.ipynb b.ipynb").cells[0].outputs
-    assert "crosscal" not in shown.metadata
-    html = below["data"]["text/html"]
+    shown, below = scrub(notebook, "papermill a.ipynb b.ipynb").cells
+    assert "crosscal" not in shown.outputs[0].metadata
+    assert (below.cell_type, below.metadata["format"]) == ("raw", "text/html")
+    html = below.source
     assert "papermill a.ipynb b.ipynb" in html
     assert unquote(html.split("charset=utf-8,")[1].split('"')[0]) == figure.csv
     assert '"a, b",1' in figure.csv
@@ -80,4 +81,4 @@ def test_a_figure_without_numbers_has_no_line_below():
     data, metadata = Figure("fig-x", "<svg/>", "c", "a")._repr_mimebundle_()
     output = nbformat.v4.new_output("display_data", data, metadata=metadata)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
-    assert len(scrub(notebook).cells[0].outputs) == 1
+    assert len(scrub(notebook).cells) == 1
