@@ -5,6 +5,7 @@ with equations loads are copied, and only the parts that are needed are loaded: 
 MathML that screen readers read. Left out are the right-click menu and its speech engine, most of the full bundle.
 """
 
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from docutils.nodes import math, math_block
 from sphinx.errors import ExtensionError
 
 PACKAGE = "sphinx-mathjax-offline"
+ICONS = re.compile(r'<script src="[^"]*scripts/fontawesome\.js[^"]*"></script>\n?')
 NEEDED = (
     "startup.js",
     "core.js",
@@ -48,6 +50,18 @@ def copy_files(app, error):
             shutil.copyfile(source / name, target / name)
 
 
+def drop_second_icons(app, error):
+    """Take the icons' script out of the pages: half a megabyte that draws once more what the theme's font draws."""
+    if error or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        slim = ICONS.sub("", text)
+        if slim != text:
+            page.write_text(slim, encoding="utf-8")
+    (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").unlink(missing_ok=True)
+
+
 def leave_out(app, pagename, templatename, context, doctree):
     """Drop scripts that a page has no use for.
 
@@ -70,4 +84,5 @@ def setup(app):
     app.connect("config-inited", configure)
     app.connect("html-page-context", leave_out, priority=900)
     app.connect("build-finished", copy_files)
+    app.connect("build-finished", drop_second_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

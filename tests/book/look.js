@@ -60,6 +60,8 @@ async function look(page, width, scheme) {
     frame.src = page;
   });
   await new Promise((done) => setTimeout(done, 150));
+  await frame.contentWindow.MathJax?.startup?.promise;
+  await new Promise((done) => setTimeout(done, 50));
   const inside = frame.contentDocument, view = frame.contentWindow;
   inside.documentElement.dataset.theme = scheme;
   const root = inside.documentElement;
@@ -67,7 +69,7 @@ async function look(page, width, scheme) {
   results.push({
     page, width, scheme,
     overflow: Math.max(root.scrollWidth, inside.body.scrollWidth) - view.innerWidth,
-    bytes: entries.reduce((sum, entry) => sum + entry.encodedBodySize, 0),
+    files: entries.map((entry) => new URL(entry.name).pathname),
     pale: pale(inside, view),
     nameless: nameless(inside),
     unreachable: unreachable(inside),
