@@ -21,6 +21,7 @@ from crosscal.report.studies.divergence_runs import (
     nats,
     noise_floor,
     paired_values,
+    reading_prompts,
     sample,
     shared,
     texts_of,
@@ -91,8 +92,12 @@ def tells_what_perplexity_leaves(results: Results) -> Verdict:
 
 
 def prompts_tell_more(results: Results) -> Verdict:
-    """Is JS on the tasks' own prompts a better guide than JS on running text? The rule is that of `verdicts`."""
+    """Is JS on the tasks' own prompts a better guide than JS on running text? The rule is that of `verdicts`.
+
+    Over the runs that read the prompts: those that were asked all tasks.
+    """
     claim, key = "JS divergence on the tasks' own prompts tells more than on other text", ("prompts", "js", LOSS)
+    results = reading_prompts(results)
     found = associate(results)
     if found is None or key not in found.estimates:
         return Verdict(claim, OPEN, TOO_FEW)

@@ -76,6 +76,13 @@ def shared(results: Results) -> Results:
     return results.common()
 
 
+@lru_cache(maxsize=8)
+def reading_prompts(results: Results) -> Results:
+    """The runs that read the tasks' prompts; the same object where all did, and for the same results."""
+    ids = set(results.only(metric="perplexity", domain=PROMPTS)["run_id"]) - {results.dense_id}
+    return results if len(ids) + 1 == len(results.run_ids) else results.subset(sorted(ids))
+
+
 def kind_of(pattern: str) -> str:
     """What a target does to the weights.
 

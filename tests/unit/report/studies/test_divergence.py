@@ -323,3 +323,16 @@ def test_the_takeaway_has_every_verdict_with_its_figure(good_js):
     for name in ("fig-correlations", "fig-loss-divergence", "fig-token-divergence"):
         assert f"(#{name})" in text
     assert divergence.best_sentence(good_js).count("against perplexity") == 2
+
+
+def test_prompts_are_judged_on_the_runs_that_read_them(good_js):
+    """Runs that were asked fewer tasks read no prompts; they must not make the claim untestable."""
+    without = good_js.run_ids[3:6]
+    rows = good_js.rows
+    kept = rows[~(rows["run_id"].isin(without) & (rows["eval_set"] == "task_prompts"))].reset_index(drop=True)
+    fewer = Results(kept, good_js.items, good_js.provenance, good_js.configs)
+    found = divergence.prompts_tell_more(fewer)
+    n = len(sample(good_js).runs) - len(without)
+    assert "on the prompts" in found.effect
+    assert len(divergence_runs.reading_prompts(fewer).run_ids) == n + 1
+    assert divergence_runs.reading_prompts(good_js) is good_js

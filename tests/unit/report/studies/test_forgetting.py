@@ -147,6 +147,12 @@ def test_the_claims_hold_where_the_runs_say_so(results):
         assert verdict.evidence.startswith("fig-forgetting-")
 
 
+def test_a_claim_about_two_rivals_needs_both(results):
+    runs = results.rows.drop_duplicates("run_id")
+    others = results.subset(runs.loc[runs["method"] != "fwsvd", "run_id"])
+    assert forgetting.verdicts(others)[4].answer == OPEN
+
+
 def test_the_claims_fail_where_the_runs_say_the_opposite(tmp_path):
     runs = {
         MILD: {"sciq_reading": 0.3, "sciq_typos": -0.02},
