@@ -61,7 +61,7 @@ def smaller(line: str) -> list[str]:
     line = line.replace("smollm2-135m", "published")
     name, command, *rest = shlex.split(line)
     assert name == "crosscal", line
-    if command == "compress" and "--length" not in rest and "--config" not in rest:
+    if command in ("compress", "doctor") and "--length" not in rest and "--config" not in rest:
         rest += ["--windows", "2", "--length", "32"]
     return [command, *rest, *shlex.split(SMALL.get(command, ""))]
 
