@@ -9,7 +9,8 @@ PAGE = Path(__file__).resolve().parents[2] / "book" / "methods" / "overview.md"
 
 
 def test_every_method_is_on_the_page_with_its_options():
-    lines = {m[1]: m[0] for m in re.finditer(r"^\| \[`(\w+)`\]\(\w+\.md\) \|.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)}
+    text = PAGE.read_text(encoding="utf-8")
+    lines = {m[1]: m[0] for m in re.finditer(r"^\| \[`(\w+)`\]\(\w+\.md\) \|.*$", text, re.MULTILINE)}
     assert set(lines) == set(METHODS)
     for name, method in METHODS.items():
         assert all(f"`{option}`" in lines[name] for option in method.options)
