@@ -77,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--storage",
         default="dense",
         choices=("dense", "compressed-tensors"),
-        help="plain weights, or quantized ones packed as vLLM and transformers read them (%(default)s)",
+        help="plain weights, or quantized ones packed in the compressed-tensors format (%(default)s)",
     )
     add_model_options(parser, "of the written weights (%(default)s: as in the model)")
 
