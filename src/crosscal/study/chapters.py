@@ -6,6 +6,7 @@ each preset.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 from crosscal.study.maker import Maker, Shares, mixed, only
 from crosscal.study.parameters import (
@@ -133,10 +134,9 @@ def cross_calibration(make: Maker) -> Iterator[RunConfig]:
         together = tuple((name, 1 / (1 + len(domains))) for name in (general, *domains))
         yield make("sparsegpt", half, together)
     yield from at_weights((0.25, 0.75), pairs)
-    for seed in (1, 2, 3, 4):
-        for weight in (0.0, 0.5, 1.0):
-            for domain in domains:
-                yield make("sparsegpt", half, mixed(general, domain, weight), seed=settings.seed + seed, **short)
+    for method, target in (pairs[0], *pairs[2:]):
+        for seed, weight, domain in product((1, 2, 3, 4), (0.0, 0.5, 1.0), domains):
+            yield make(method, target, mixed(general, domain, weight), seed=settings.seed + seed, **short)
     yield make("wanda", half, only(general), n_windows=2 * make.preset.n_windows, **short)
     if len(domains) > 1:
         for method, target in pairs[1:]:
