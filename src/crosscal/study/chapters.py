@@ -45,8 +45,8 @@ def perplexity(make: Maker) -> Iterator[RunConfig]:
     for pattern in patterns:
         for method in PRUNING:
             yield make(method, pattern, shares)
-    for sparsity in make.by_size((), (), (0.5, 0.3, 0.7)):
-        yield make("dpruner", Unstructured(sparsity), mixed("c4", "pubmed", 0.5))
+    for pattern in make.by_size((), (), patterns):
+        yield make("dpruner", pattern, mixed("c4", "pubmed", 0.5))
     for sparsity in make.by_size((), (), (0.6, 0.7)):
         for method in ("sparsegpt", "wanda"):
             yield make(method, Unstructured(sparsity), shares, allocation="owl")
