@@ -15,7 +15,7 @@ PANEL = 192
 def layer_losses(before: Sequence[Tensor], after: Sequence[Tensor], stats: InputStats) -> list[tuple[Tensor, Tensor]]:
     """For each layer of a group: tr(dW G dW^T) / n and tr(W G W^T) / n, as tensors.
 
-    The first is the squared output error per token, the second the squared output.
+    The first is the squared output error per token, the second the squared output. Equation eq-layer-loss of the book.
     """
     old = torch.cat([weight.float() for weight in before])
     change = old - torch.cat([weight.float() for weight in after])

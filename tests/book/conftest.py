@@ -23,6 +23,11 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def html(root, tmp_path_factory) -> Path:
     """The folder of built pages, from a fresh build with warnings as errors, where torch cannot be imported."""
+    return build(root, tmp_path_factory)
+
+
+def build(root: Path, tmp_path_factory) -> Path:
+    """Build the book from scratch into a new folder and return the folder of its pages."""
     blocked = tmp_path_factory.mktemp("blocked")
     (blocked / "torch.py").write_text("raise ImportError('the book is built without torch')\n")
     source = Path(os.environ.get("CROSSCAL_BOOK", root / "book")).resolve()

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from crosscal.assets import ARCHIVES
-from crosscal.report.data_page import sources_table
+from crosscal.metrics.tasks.registry import TASKS
+from crosscal.report.data_page import cited, sources_table, tasks_list
 from crosscal.text import SOURCES
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
@@ -16,12 +17,20 @@ def test_the_committed_tables_are_fresh():
     assert (BOOK / "_generated" / "sources.md").read_text(encoding="utf-8") == sources_table()
 
 
+def test_the_committed_tasks_are_fresh_and_all_there():
+    """To refresh them: python -m crosscal.report.data_page tasks > book/_generated/tasks.md"""
+    text = tasks_list()
+    assert (BOOK / "_generated" / "tasks.md").read_text(encoding="utf-8") == text
+    assert all(f"**`{name}`**" in text and task.built in text for name, task in TASKS.items())
+    assert "_generated/tasks.md" in (BOOK / "tasks.md").read_text(encoding="utf-8")
+
+
 def test_every_archive_and_source_is_on_the_page_with_its_licence():
     page = sources_table()
     for entry in (*ARCHIVES.values(), *SOURCES.values()):
         assert f"`{entry.name}`" in page
         assert entry.licence in page
-        assert entry.attribution in page
+        assert cited(entry.attribution) in page
     assert "_generated/sources.md" in (BOOK / "data.md").read_text(encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.book.test_browser import FLAGS
 
-LARGEST = 1_000_000  # bytes
+LARGEST, LARGEST_FRONT = 1_000_000, 300_000  # bytes
 PATIENCE = "--virtual-time-budget=600000"
 
 
@@ -71,4 +71,5 @@ def test_a_first_view_is_small(seen, html):
     views = [view for view in seen if (view["width"], view["scheme"]) == (1280, "light")]
     sizes = {view["page"]: sum(sent(path) for path in set(view["files"])) for view in views}
     assert {page: size for page, size in sizes.items() if size > LARGEST} == {}
+    assert sizes["index.html"] < LARGEST_FRONT
     assert min(sizes.values()) > 50_000, "the theme's own files were counted"

@@ -88,7 +88,8 @@ def mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats:
 
     Each source counts by its weight and not by its length; two sources of equal length at 1/2 each are the same
     as their pooled text. The result is an average, so its `n_tokens` is 1.
-    Source: Williams et al. 2025 (arXiv 2502.18424), with w the weight of the in-domain part.
+    Equation eq-mix of the book. Source: Williams et al. 2025 (arXiv 2502.18424), with w the weight of the in-domain
+    part.
 
     Raises `InputError` unless both mappings name the same sources, weights are >= 0 and sum to 1, and every
     source with a positive weight has tokens.

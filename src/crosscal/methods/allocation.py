@@ -89,6 +89,7 @@ def allocate(outliers: Sequence[float], sizes: Sequence[int], sparsity: float | 
     mean is exact, the bounds hold, and no block with more outliers is pruned more. Equal fractions, a limit of 0 and
     a sparsity of 0 or 1 give every block the same.
 
+    Equation eq-owl of the book.
     Source: Yin et al. 2023 (arXiv 2310.05175): S_i ~ 1 - D_i, within [S - lambda, S + lambda], with mean S. How its
     range and its mean are kept at once is our decision.
 

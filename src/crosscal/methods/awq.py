@@ -24,7 +24,8 @@ def awq(weight: Float[Tensor, "d_out d_in"], stats: InputStats, grid: Grid) -> F
     tr(dW G dW^T) = sum_t ||dW x_t||^2, read from the Gram matrix without a forward pass; the smallest of equally good
     ones. r = 0 is `rtn`. Two things differ from the paper. Size is the root mean square sqrt(mean_t x_tj^2) and not
     mean_t |x_tj|, because second moments are what statistics hold and what cross-calibration mixes. And only scales
-    are searched: the authors' code also clips weights. Source: Lin et al. 2024 (arXiv 2306.00978), eq. 4 and 5.
+    are searched: the authors' code also clips weights. Equation eq-awq of the book.
+    Source: Lin et al. 2024 (arXiv 2306.00978), eq. 4 and 5.
 
     Raises `InputError` for weights that are not finite.
 

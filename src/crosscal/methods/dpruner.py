@@ -76,6 +76,7 @@ def dpruner_scores(
     """|L(W) - L(W with W_m = 0)| in nats for each weight m, to second order, with L the regularized domain loss.
 
     For weight m, at row i and input j, g_m is the mean over windows of domain text of dL_next/dW_m, F_m of its square.
+    Equation eq-dpruner of the book, where G_m is I_m.
 
     1. General importance, by optimal brain surgeon (Hassibi et al. 1993): G_m = W_m^2 / [H^-1]_jj, the least mean
        squared output error per token with which the rest of the row can do without W_m. H = 2 E[x x^T] and the

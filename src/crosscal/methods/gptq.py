@@ -34,7 +34,7 @@ def gptq(
     reaches it, all earlier errors applied, also where groups are smaller than `block` or do not divide it.
     `act_order` takes the columns by falling diag(G) and keeps the groups of the original order, with levels fitted
     on the weights as given ("static groups"). The last group of a row may be shorter.
-    Source: Frantar et al. 2023 (arXiv 2210.17323), algorithm 1.
+    Equation eq-gptq of the book. Source: Frantar et al. 2023 (arXiv 2210.17323), algorithm 1.
 
     Raises `InputError` for weights that are not finite, or a Hessian that no damping makes positive definite.
 

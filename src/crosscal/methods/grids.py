@@ -28,7 +28,7 @@ def fit_levels(weights: Float[Tensor, "*groups size"], grid: Grid) -> Levels:
     """Min-max levels of each group (the last axis), the range widened to include 0.
 
     Asymmetric: scale = (max - min) / (2**bits - 1), zero = round(-min / scale). Symmetric: the range is
-    -max|w| .. max|w| and zero = 2**(bits - 1). A group of zeros gets scale 1.
+    -max|w| .. max|w| and zero = 2**(bits - 1). A group of zeros gets scale 1. Equation eq-rtn of the book.
 
     >>> levels = fit_levels(torch.tensor([[-1.0, 0.0, 2.0]]), Grid(bits=2))
     >>> levels.scale.item(), levels.zero.item()

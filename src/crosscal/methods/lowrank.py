@@ -51,7 +51,8 @@ def svd_factors(weight: Float[Tensor, "d_out d_in"], target: LowRank) -> Factors
 def svd(weight: Float[Tensor, "d_out d_in"], target: LowRank) -> Float[Tensor, "d_out d_in"]:
     """The closest matrix of rank `target.rank(d_out, d_in)`, every weight counting the same.
 
-    Source: Eckart & Young 1936. Raises `InputError` for weights that are not finite.
+    Equation eq-lowrank of the book with S = I, which `fwsvd` and `asvd` replace. Source: Eckart & Young 1936.
+    Raises `InputError` for weights that are not finite.
 
     >>> svd(torch.diag(torch.tensor([3.0, 2.0])), LowRank(1.0)).abs().tolist()
     [[3.0, 0.0], [0.0, 0.0]]

@@ -14,6 +14,7 @@ def magnitude(weight: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Float[Te
     """Zero the weights with the smallest |W_ij|, which compete across the whole matrix.
 
     Under N:M they compete within each group of M inputs of a row. Exactly floor(sparsity * size) weights go.
+    Equation eq-magnitude of the book.
     Source: Zhu & Gupta 2017 (arXiv 1710.01878), one-shot and layer by layer.
 
     Raises `InputError` for weights that are not finite and for a group that does not divide d_in.

@@ -36,6 +36,7 @@ def sparsegpt(
     goes, as in the authors' code. N:M: chosen on the updated weights every M columns. Dead inputs lose their weights.
     With a `grid`, what stays is rounded to its levels in the same sweep, fitted as `gptq` fits them, and what goes
     is exactly 0; blocks are then cut so that none holds part of a group.
+    Equation eq-sparsegpt of the book.
     Source: Frantar & Alistarh 2023 (arXiv 2301.00774), algorithm 1 and section 3.5 for the joint sweep.
 
     Raises `InputError` for weights that are not finite, a group that does not divide d_in, a block (or group of the

@@ -17,7 +17,7 @@ def wanda(
     """Zero the weights with the smallest |W_ij| * ||x_j||_2; rows compete only with themselves.
 
     The norm is sqrt(mean_t x_tj^2), so the number of tokens does not matter. Exactly floor(sparsity * d_in)
-    weights of each row go. Source: Sun et al. 2024 (arXiv 2306.11695), eq. 1.
+    weights of each row go. Equation eq-wanda of the book. Source: Sun et al. 2024 (arXiv 2306.11695), eq. 1.
 
     Raises `InputError` for weights that are not finite and for a group that does not divide d_in.
 

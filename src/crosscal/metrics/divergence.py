@@ -19,7 +19,8 @@ MEASURES = ("js_divergence", "kl_divergence", "kl_divergence_reverse", "top1_agr
 def js_divergence(logits_p: Float[Tensor, "*positions vocab"], logits_q: Float[Tensor, "*positions vocab"]) -> Tensor:
     """Jensen-Shannon divergence per position, in nats, from 0 (equal) to ln 2 (disjoint): [*positions].
 
-    JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2. Source: Lin 1991, eq. 4.1 (natural logarithm).
+    JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2. Equation eq-divergence of the book.
+    Source: Lin 1991, eq. 4.1 (natural logarithm).
 
     >>> far = torch.tensor([100.0, 0.0])
     >>> round(js_divergence(far, -far).item(), 4), js_divergence(far, far).item()

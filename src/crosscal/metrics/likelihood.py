@@ -57,7 +57,8 @@ def perplexity(model, tokens, micro_batch: int = 2) -> float:
     """exp of the mean negative log-likelihood per predicted token; a uniform guess scores the vocabulary size.
 
     `model` is a causal language model, or what `load_model` returns; `tokens` is [n_windows, length], or what
-    `load_text` returns. Context and stride as in `token_nll`. Source: Jelinek et al. 1977.
+    `load_text` returns. Context and stride as in `token_nll`. Equation eq-perplexity of the book.
+    Source: Jelinek et al. 1977.
     """
     if hasattr(model, "tokenizer"):
         model = model.model

@@ -18,7 +18,7 @@ from crosscal.report.studies import (
 )
 from crosscal.report.tables import Table
 from crosscal.report.takeaways import hidden_loss
-from crosscal.report.verdicts import Verdict
+from crosscal.report.verdicts import FAILS, HOLDS, OPEN, Verdict
 from crosscal.study.chapters import CHAPTERS
 from crosscal.types import Unstructured
 
@@ -99,10 +99,24 @@ def answers_tables(chapters: Sequence[ExecutedChapter]) -> tuple[Table, Table]:
         link = f"[chapter {chapter.number}](/chapters/{chapter.stem}.ipynb)"
         for verdict in chapter_verdicts(chapter):
             where = f"{link}, {{numref}}`{verdict.evidence}`" if verdict.evidence else link
-            effect = verdict.effect[0].upper() + verdict.effect[1:] + "."
-            line = [verdict.claim, f"**{verdict.answer}**", effect, where]
-            every.append(line)
+            every.append([verdict.claim, f"**{verdict.answer}**", _sentence(verdict.effect), where])
             if key := paper_of(verdict.claim):
-                papers.append([f"{verdict.claim} {{cite:p}}`{key}`", *line[1:]])
-    head = ["claim", "here it", "effect", "evidence"]
+                brief = _sentence(verdict.brief or verdict.effect)
+                papers.append([f"{verdict.claim} {{cite:p}}`{key}`", f"**{verdict.answer}**", brief, where])
+    head = ["claim", "verdict", "effect", "evidence"]
     return Table(head, papers, text_columns=4), Table(head, every, text_columns=4)
+
+
+def tally(table: Table) -> str:
+    """How many claims of a table hold, do not hold, and cannot be told.
+
+    >>> tally(Table(["claim", "verdict"], [["a", "**holds**"], ["b", "**holds**"], ["c", "**cannot be told**"]]))
+    'Of 3 claims 2 **hold**, 0 **do not hold** and 1 **cannot be told**.'
+    """
+    answers = [line[1].strip("*") for line in table.body]
+    hold, fail, unsure = (answers.count(answer) for answer in (HOLDS, FAILS, OPEN))
+    return f"Of {len(answers)} claims {hold} **hold**, {fail} **do not hold** and {unsure} **cannot be told**."
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."

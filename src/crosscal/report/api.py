@@ -172,9 +172,13 @@ def _docstring(text: str) -> list[str]:
 
 
 def _escaped(prose: str) -> str:
-    """Docstrings use plain letters for formulas; outside of code, stars and dollars are no markup."""
+    """Docstrings use plain letters for formulas; outside of code, stars and dollars are no markup.
+
+    A label of an equation becomes a link to it.
+    """
     parts = prose.split("`")
     parts[::2] = [re.sub(r"(?<!^)(?<!\n)([*$])", r"\\\1", part).replace("[^", r"\[^") for part in parts[::2]]
+    parts[::2] = [re.sub(r"\b(eq-[a-z-]*[a-z])", r"{eq}`\1`", part) for part in parts[::2]]
     return "`".join(parts)
 
 

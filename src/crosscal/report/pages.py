@@ -15,7 +15,7 @@ import pandas as pd
 
 from crosscal.errors import InputError
 from crosscal.paths import checkout
-from crosscal.report.answers import answers_tables, executed_chapters
+from crosscal.report.answers import answers_tables, executed_chapters, tally
 from crosscal.report.api import reference
 from crosscal.report.axes import by_method, pattern_order
 from crosscal.report.explore import explore_data
@@ -31,6 +31,8 @@ from crosscal.report.words import listing
 from crosscal.study.store import write_atomically
 
 FOCUS = "50%"
+ONE_LINE = "::::{container} one-line"  # cells of the table inside do not wrap
+ANSWERS = "::::{container} answers"  # on a phone each line of the table becomes a card
 BEGIN, END = "<!-- made from results by crosscal.report.pages: begin -->", "<!-- end -->"
 
 
@@ -52,9 +54,9 @@ def generated(book: Path) -> dict[str, str]:
     return {
         "_generated/headline.svg": figure.svg,
         "_generated/headline.md": "\n".join([*directive, "", figure.caption, "```", "", str(table)]),
-        "_generated/answers.md": str(papers),
-        "_generated/all_answers.md": str(every),
-        "_generated/status.md": f"{status_lines(everything)}\n{runs_table(everything)}",
+        "_generated/answers.md": f"{tally(papers)}\n\n{ANSWERS}\n{papers}::::\n",
+        "_generated/all_answers.md": f"{tally(every)}\n\n{ANSWERS}\n{every}::::\n",
+        "_generated/status.md": "\n".join([status_lines(everything), ONE_LINE, f"{runs_table(everything)}::::\n"]),
         "_generated/stamp.txt": str(stamp(everything)).strip().strip("*") + "\n",
         "_generated/alt.txt": figure.alt + "\n",
         **explore_data(chapters),
@@ -75,16 +77,16 @@ def status_lines(results: Results) -> str:
 
 
 def runs_table(results: Results) -> Table:
-    """One line per run: when and where it was made, what compressing cost."""
+    """One line per run: what compressing cost, when it was made and by which commit of the code."""
     body = []
     for method, lines in by_method(results.rows.drop_duplicates("run_id")):
         for run in sorted(lines.to_dict("records"), key=_run_order):
-            made = results.provenance[run["run_id"]].get("finished", "")
+            made = results.provenance[run["run_id"]].get("finished", "")[:16].replace("T", " ")
             cost = [f"{run['seconds']:,.1f}", f"{run['peak_bytes'] / 2**20:,.0f}"]
-            text = _calibration(run)
-            body.append([style_of(method).label, run["pattern"], text, *cost, made, f"`{run['run_id']}`"])
-    head = ["method", "target", "calibration", "seconds to compress", "peak memory (MiB)", "finished", "run"]
-    return Table(head, body, text_columns=3)
+            what = [run["model"], style_of(method).label, run["pattern"], _calibration(run)]
+            body.append([*what, *cost, made, f"`{run['commit'][:7]}`", f"`{run['run_id']}`"])
+    head = ["model", "method", "target", "calibration", "seconds", "MiB", "finished (UTC)", "commit", "run"]
+    return Table(head, body, text_columns=4)
 
 
 def _run_order(run: dict) -> tuple:

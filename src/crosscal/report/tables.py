@@ -38,7 +38,8 @@ def headline_table(results: Results, focus: str) -> Table:
     columns = {style_of(method).label: lines["run_id"].iloc[0] for method, lines in by_method(runs)}
     body = []
     for text in results.only(run_id=results.dense_id, metric="perplexity")["eval_set"]:
-        body.append([f"perplexity, {text}", *[_perplexity_cell(results, run_id, text) for run_id in columns.values()]])
+        name = f"perplexity, {text.replace('_', ' ')}"
+        body.append([name, *[_perplexity_cell(results, run_id, text) for run_id in columns.values()]])
     for group in dense_means(results):
         name = "accuracy, all (%)" if group == ALL_TASKS else f"accuracy, {group} (%)"
         body.append([name, *[_accuracy_cell(results, run_id, group) for run_id in columns.values()]])

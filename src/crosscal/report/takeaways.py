@@ -9,10 +9,11 @@ from crosscal.report.statistics import holm
 from crosscal.report.studies.perplexity import first_to_break, same_tasks_at_equal_perplexity
 from crosscal.report.style import style_of
 from crosscal.report.tradeoff import runs_by_ratio
-from crosscal.report.verdicts import FAILS, HOLDS, OPEN, Text, Verdict
+from crosscal.report.verdicts import FAILS, HOLDS, OPEN, Text, Verdict, takeaway_text
 from crosscal.report.words import KEPT, listing, p_text, points, run_name, times
 
 MARGIN = 0.01  # a mean loss below one point is called none
+EVIDENCE = "fig-loss-perplexity"
 
 
 def hidden_loss(results: Results) -> Verdict:
@@ -35,29 +36,32 @@ def hidden_loss(results: Results) -> Verdict:
     proofs = kept[(kept["p_holm"] < LEVEL) & (kept["change"] < 0)]
     if len(proofs):
         worst = proofs.sort_values("change").iloc[0]
-        return Verdict(claim, HOLDS, _effect(worst))
+        return Verdict(claim, HOLDS, _effect(worst), EVIDENCE, _brief(worst))
     if (kept["lo"] > -MARGIN).all():
         weakest = kept.sort_values("lo").iloc[0]
         return Verdict(
-            claim, FAILS, f"no run {kept_within} loses a point or more; the nearest to it: {_effect(weakest)}"
+            claim,
+            FAILS,
+            f"no run {kept_within} loses a point or more; the nearest to it: {_effect(weakest)}",
+            EVIDENCE,
+            _brief(weakest),
         )
     widest = kept.sort_values("lo").iloc[0]
     none = "no run with perplexity" if len(kept) > 1 else "the one run with perplexity"
     verb = "loses accuracy significantly" if len(kept) > 1 else "does not lose accuracy significantly"
-    return Verdict(claim, OPEN, f"{none} {kept_within} {verb}, but a loss is not excluded: {_effect(widest)}")
+    effect = f"{none} {kept_within} {verb}, but a loss is not excluded: {_effect(widest)}"
+    return Verdict(claim, OPEN, effect, EVIDENCE, _brief(widest))
 
 
 def takeaway(results: Results, focus: str) -> Text:
-    """The chapter's answer: the verdict, each method at `focus` (a pattern), and which tasks break."""
-    verdict, claim = hidden_loss(results), same_tasks_at_equal_perplexity(results)
+    """The chapter's answer: the verdicts, each method at `focus` (a pattern), and which tasks break."""
     parts = [
-        f"**Takeaway.** The claim that perplexity hides task loss **{verdict.answer}** here: {verdict.effect}.",
         f"At {focus} sparsity on {model_names(results.rows)}, {_kept_at(results, focus)}:\n\n"
         + "\n".join(_method_lines(results, focus)),
         _broken_tasks(results, focus),
-        f"{claim.claim}: **{claim.answer}** here; {claim.effect}. {first_to_break(results)}",
+        first_to_break(results),
     ]
-    return Text("\n\n".join(part for part in parts if part) + "\n")
+    return takeaway_text([hidden_loss(results), same_tasks_at_equal_perplexity(results)], *parts)
 
 
 def _effect(run: pd.Series) -> str:
@@ -66,6 +70,11 @@ def _effect(run: pd.Series) -> str:
         f"perplexity and its mean accuracy over {run['tasks']} tasks changes by {points(run['change'])} points "
         f"[{points(run['lo'])}, {points(run['hi'])}]" + (f", {p_text(run['p_holm'])}" if "p_holm" in run else "")
     )
+
+
+def _brief(run: pd.Series) -> str:
+    change = f"{points(run['change'])} points [{points(run['lo'])}, {points(run['hi'])}]"
+    return f"accuracy {change} at {times(run['ratio'])} the perplexity ({run_name(run)})"
 
 
 def _method_lines(results: Results, focus: str) -> list[str]:

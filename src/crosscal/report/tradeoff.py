@@ -13,6 +13,16 @@ from crosscal.report.words import KEPT, listing, points, run_name, times
 FAR = 100.0
 # Pixels from a point to its label, best place first.
 OFFSETS = [(9, 7), (-9, -7), (9, -7), (-9, 7), (9, 16), (-9, -16)]
+FAR_OFFSETS = [
+    (9, -16),
+    (-9, 16),
+    (9, 27),
+    (-9, -27),
+    (9, -27),
+    (-9, 27),
+    (9, 38),
+    (-9, -38),
+]  # for names, which must be
 
 
 def runs_by_ratio(results: Results) -> pd.DataFrame:
@@ -107,7 +117,8 @@ def _label_runs(axes: Axes, runs: pd.DataFrame) -> None:
         named = run["run_id"] in last
         text, size = (run_name(run), 9) if named else (run["pattern"], 8)
         others = [box for key, box in taken.items() if key != run["run_id"]]
-        boxes = {offset: _box(places[run["run_id"]], offset, text, size) for offset in OFFSETS}
+        offsets = OFFSETS + (FAR_OFFSETS if named else [])
+        boxes = {offset: _box(places[run["run_id"]], offset, text, size) for offset in offsets}
         free = [offset for offset, box in boxes.items() if not any(_overlap(box, other) for other in others)]
         if not free and not named:
             continue

@@ -9,17 +9,22 @@ from crosscal.report.words import listing
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 
 
+MANY = 3  # more commits than these are counted, not listed
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A claim's answer here: `holds`, `does not hold` or `cannot be told`, and the sentence that says why.
 
-    `effect` has its interval in it; `evidence` is the name of the figure or table that shows it.
+    `effect` has its interval in it; `evidence` is the name of the figure or table that shows it; `brief` is the effect
+    alone, without how it was tested, for the front page.
     """
 
     claim: str
     answer: str
     effect: str
     evidence: str = ""
+    brief: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,10 @@ def stamp(results: Results, planned: int | None = None) -> Stamp:
     """Preset, model, machine, commit and versions of the runs behind a page, and how many of those `planned`."""
     rows = results.rows
     made = [("Preset", "preset"), ("model", "model"), ("machine", "device"), ("commit", "commit")]
-    parts = [f"{name} {listing(sorted(rows[column].unique()))}" for name, column in made]
+    values = {name: sorted(rows[column].unique()) for name, column in made}
+    parts = [f"{name} {listing(found)}" for name, found in values.items() if len(found) <= MANY or name != "commit"]
+    if len(values["commit"]) > MANY:
+        parts.append(f"{len(values['commit'])} commits, listed by run on the status page")
     count, dense = len(results.run_ids), rows[rows["method"] == "dense"]
     runs = f"{count} runs" if planned in (None, count) else f"{count} of {planned} planned runs"
     items = dense.loc[dense["unit"] == "fraction of items", "n"]

@@ -152,7 +152,7 @@ _ALL = (
         share=0.5,
         split_rule=f"half / half {_HASH}: small, and needed on both sides",
         licence="CC BY-NC 4.0",
-        attribution="Consumer Contracts QA (Kolt 2022), LegalBench",
+        attribution="Consumer Contracts QA (Kolt 2022), LegalBench (Guha et al. 2023)",
         tokens=(41_266, 43_898),
     ),
     Source(

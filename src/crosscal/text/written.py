@@ -50,7 +50,8 @@ def write_text(
     device, the settings and `seed`; the caller's random state neither matters nor changes.
 
     Each finished batch is kept in the cache folder, so an interrupted call continues and a repeated one is instant.
-    The result has source "self" and split "calibration". Source: Ji et al. 2024 (arXiv 2410.17711).
+    The result has source "self" and split "calibration". Equation eq-written of the book.
+    Source: Ji et al. 2024 (arXiv 2410.17711).
 
     Raises `InputError` for settings that make no sense, a length beyond what the model was made for, prefixes that
     are all too short, a model without tokenizer, and a cache folder that cannot be written.

@@ -39,7 +39,7 @@ def test_two_runs_give_the_same_bytes_without_paths_timings_or_progress(notebook
     assert "progress" not in [output.get("text") for cell in nbformat.read(first, 4).cells for output in cell.outputs]
     copy = nbformat.read(first, 4)
     injected = [cell for cell in copy.cells if "injected-parameters" in cell.metadata.get("tags", [])]
-    assert "remove-cell" in injected[0].metadata["tags"]
+    assert "hide-input" in injected[0].metadata["tags"]
     assert copy.cells[-1].metadata["mystnb"]["image"] == {"alt": "words"}
     assert copy.cells[-1].metadata["mystnb"]["figure"] == {"caption": "a caption", "name": "fig-a"}
     assert copy.metadata["crosscal"]["parameters"] == {"sparsity": 0.6}

@@ -38,7 +38,7 @@ def _with(results: Results, nll_shift: float, flips: float) -> Results:
 def test_the_verdict_follows_the_rows(results, nll_shift, flips, answer):
     verdict = hidden_loss(_with(results, nll_shift, flips))
     assert verdict.answer == answer
-    assert f"**{answer}** here" in str(takeaway(_with(results, nll_shift, flips), "50%"))
+    assert f": **{answer}**. " in str(takeaway(_with(results, nll_shift, flips), "50%"))
 
 
 def test_too_few_items_cannot_tell(results):

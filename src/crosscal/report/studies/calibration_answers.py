@@ -134,7 +134,8 @@ def task_data(results: Results, general: str) -> list[Verdict]:
             f"[{points(gain.lo)}, {points(gain.hi)}] from {general} to {answers.task}, {p_text(p)}, over "
             f"{len(answers.pairs)} pairs of models"
         )
-        verdicts.append(Verdict(claim.format(which), answer, effect, FIGURE))
+        brief = f"{SCORES[DECIDES]} {points(gain.value)} points [{points(gain.lo)}, {points(gain.hi)}], {p_text(p)}"
+        verdicts.append(Verdict(claim.format(which), answer, effect, FIGURE, brief))
     if len(verdicts) == 1:
         verdicts.append(Verdict(claim.format("another"), OPEN, "no run wrote answers to another task", FIGURE))
     return verdicts

@@ -2,9 +2,9 @@
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from crosscal.report.axes import panels, ratio_ticks, sentence_figure
+from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.rows import Results
 from crosscal.report.statistics import bootstrap_mean
 from crosscal.report.studies.calibration_answers import SCORES, gather_answers, seen_words
@@ -48,7 +48,7 @@ def effect_sizes(results: Results, general: str = "c4", focus: str = "50%") -> F
         if values:
             axes.set_xlim(0 if measure is ACCURACY else min(values) / 3, max(highs) * 1.5)
         if measure is not ACCURACY:
-            ratio_ticks(axes.xaxis)
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))  # decades as far as their numbers have room
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel(measure.axis)

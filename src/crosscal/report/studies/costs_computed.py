@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from crosscal.report.axes import panels, sentence_figure
 from crosscal.report.speed import CLOCKS
@@ -126,7 +126,9 @@ def scaling_figure(measured: Sequence[Scaling]) -> Figure:
         axes.set_yscale("log")
         axes.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
         axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(title, loc="left")
         axes.set_xlabel("width" if by_width else "tokens")
     forward = ends.pop("")

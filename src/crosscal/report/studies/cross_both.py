@@ -75,6 +75,12 @@ def gains_text(found: Both) -> str:
     )
 
 
+def gains_brief(found: Both) -> str:
+    """Both gains with their intervals, for a table."""
+    domain, general = (percent_text(part.estimate()) for part in found.parts)
+    return f"domain perplexity {domain} against general text alone, general {general} against the domain alone"
+
+
 def because(p_holds: float, p_fails: float, margin: str = MARGIN_TEXT) -> str:
     """The test that decided, in brackets; a claim of a gain fails when a gain of `margin` is excluded."""
     answer = judge(p_holds, p_fails)

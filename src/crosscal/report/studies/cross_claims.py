@@ -1,5 +1,7 @@
 """Claims about a mix against its own sources, weights and draws, each with the rule by which it is judged."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -20,6 +22,7 @@ from crosscal.report.studies.cross_both import (
     both,
     count_text,
     drawn,
+    gains_brief,
     gains_text,
     pair_name,
 )
@@ -47,7 +50,8 @@ def keeps_both(mixes: Mixes) -> list[Verdict]:
         own = [alone[pair] for pair in pairs if pair.kind == kind]
         claim = f"In {kind}, calibrating on both texts keeps the domain better than general text alone, and general "
         effect = f"{gains_text(found[kind])} {because(p_yes, p_no)}; {count_text(own)}, Holm over {len(pairs)}"
-        verdicts.append(Verdict(f"{claim}text better than the domain's alone", judge(p_yes, p_no), effect, GAINS))
+        claim, brief = f"{claim}text better than the domain's alone", gains_brief(found[kind])
+        verdicts.append(Verdict(claim, judge(p_yes, p_no), effect, GAINS, brief))
     return verdicts or [Verdict("Calibrating on both texts keeps both the domain and general text", OPEN, MISSING_MIX)]
 
 
@@ -67,7 +71,9 @@ def tasks_follow(mixes: Mixes) -> Verdict:
     )
     effect += f"tasks against the domain alone, over {len(gains)} (method, domain) pairs"
     p_yes, p_no = found.p_holds, found.p_fails
-    return Verdict(claim, judge(p_yes, p_no), f"{effect} {because(p_yes, p_no, 'one point')}", TASKS)
+    effect = f"{effect} {because(p_yes, p_no, 'one point')}"
+    brief = f"{texts[0]} on domain tasks against general text alone, {texts[1]} on general tasks against the domain"
+    return Verdict(claim, judge(p_yes, p_no), effect, TASKS, brief)
 
 
 def task_gains(mixes: Mixes, pair: Pair) -> tuple[Paired, Paired] | None:
@@ -141,7 +147,7 @@ def holds_on(model: str, mixes: Mixes) -> Verdict:
         return Verdict(claim, OPEN, MISSING_MIX)
     found, alone = both(mixes, pairs), holm([both(mixes, [pair]).p_holds for pair in pairs])
     effect = f"{gains_text(found)} {because(found.p_holds, found.p_fails)}; {count_text(alone)}, Holm over {len(pairs)}"
-    return Verdict(claim, judge(found.p_holds, found.p_fails), effect, GAINS)
+    return Verdict(claim, judge(found.p_holds, found.p_fails), effect, GAINS, gains_brief(found))
 
 
 def over_all_draws(mixes: Mixes) -> Verdict:
@@ -164,8 +170,17 @@ def over_all_draws(mixes: Mixes) -> Verdict:
         holds.append(estimate.lo > 0 and mean.p_above() < LEVEL)
         fails.append(estimate.hi < MARGIN and mean.p_below(MARGIN) < LEVEL / 2)
     methods = listing(dict.fromkeys(style_of(pair.method).label for pair in pairs))
+    others = [pair_name(pair) for pair in pairs if not gains_over_draws(mixes, pair, seeds)]
     effect = (
         f"over {len(seeds)} draws of {methods}, half the weight on the domain changes the domain's perplexity by "
-        f"{texts[0]} against general text alone and the general texts' by {texts[1]} against the domain alone"
+        f"{texts[0]} against general text alone and the general texts' by {texts[1]} against the domain alone; on "
+        f"their own {len(pairs) - len(others)} of {len(pairs)} (method, domain) pairs show both gains"
+        + (f", not {'; '.join(others)}" if others else "")
     )
     return Verdict(claim, HOLDS if all(holds) else FAILS if any(fails) else OPEN, effect, DRAWN)
+
+
+def gains_over_draws(mixes: Mixes, pair: Pair, seeds: Sequence[int]) -> bool:
+    """Whether Student's intervals over draws of both gains of one pair lie above 0."""
+    found = [both(mixes, [pair], seed).parts for seed in seeds]
+    return all(over_draws([part.value for part in parts]).lo > 0 for parts in zip(*found, strict=True))

@@ -34,7 +34,8 @@ def beats_dpruner(mixes: Mixes, method: str = "sparsegpt", rival: str = RIVAL) -
         return verdict
     own = [mixes.run(pair, HALF) for pair in found]
     costs = [cost_text(mixes, run_ids) for run_ids in (own, list(found.values()))]
-    return Verdict(claim, verdict.answer, f"{verdict.effect}; it takes {costs[0]} against {costs[1]}", RIVALS)
+    effect = f"{verdict.effect}; it takes {costs[0]} against {costs[1]}"
+    return Verdict(claim, verdict.answer, effect, RIVALS, verdict.brief)
 
 
 def smaller_for_quantization(mixes: Mixes) -> Verdict:
@@ -66,7 +67,9 @@ def smaller_for_quantization(mixes: Mixes) -> Verdict:
         f"from quantization's by {percent_text(gap.estimate())}, negative where pruning gains more "
         f"{because(p_yes, p_no)}"
     )
-    return Verdict(claim, judge(p_yes, p_no), effect, GAINS)
+    parts = [f"{percent_text(gain.estimate())} in {kind}" for kind, gain in gains.items()]
+    brief = f"domain perplexity {listing(parts)}, difference {percent_text(gap.estimate())}"
+    return Verdict(claim, judge(p_yes, p_no), effect, GAINS, brief)
 
 
 def one_mix_for_all(mixes: Mixes) -> Verdict:
@@ -148,4 +151,5 @@ def _against(claim: str, mixes: Mixes, rivals: Mapping[Pair, str], missing: str)
         f"perplexity changes by {mean} over domain and general texts alike {because(p_yes, p_no)}: {domain} on the "
         f"domain, {general} on general texts; {count_text(alone)}, Holm over {len(rivals)}"
     )
-    return Verdict(claim, judge(p_yes, p_no), effect, RIVALS)
+    brief = f"perplexity {mean}: {domain} on the domain, {general} on general texts"
+    return Verdict(claim, judge(p_yes, p_no), effect, RIVALS, brief)

@@ -70,7 +70,11 @@ def tells_more(results: Results, outcome: str) -> Verdict:
         f"over {_size(found)} the rank correlation with {OUTCOMES[outcome]} is {js.text(coefficient)} for JS and "
         f"{perplexity.text(coefficient)} for perplexity, a difference of {_tested(results, key, _gain)}"
     )
-    return Verdict(claim, _answer(results, key, GAIN), "; ".join([effect, *parts]), "fig-correlations")
+    brief = (
+        f"rank correlation {js.text(coefficient)} for JS, {perplexity.text(coefficient)} for perplexity; difference "
+        f"{found.estimates[key].text(_gain)}"
+    )
+    return Verdict(claim, _answer(results, key, GAIN), "; ".join([effect, *parts]), "fig-correlations", brief)
 
 
 def tells_what_perplexity_leaves(results: Results) -> Verdict:

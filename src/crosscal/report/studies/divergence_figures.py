@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MultipleLocator
 
 from crosscal.report.axes import by_method, nothing_usable, panels, ratio_ticks
 from crosscal.report.rows import Results
@@ -17,6 +18,7 @@ from crosscal.report.studies.divergence_runs import (
     coefficient,
     nats,
     noise_floor,
+    reading_prompts,
     sample,
     shared,
     texts_of,
@@ -75,22 +77,27 @@ def loss_against_divergence(results: Results) -> Figure:
 
 def correlation_dots(results: Results) -> Figure:
     """The rank correlation of every number with task loss and answer flips, in all runs and within kinds of methods."""
-    scopes = (ALL, PRUNING, QUANTIZATION)
-    found = {scope: associate(results, scope) for scope in scopes}
-    canvas, grid = panels(1, len(scopes), 6.6, 3.9, sharey=True, sharex=True)
-    for axes, (scope, association) in zip(grid, found.items(), strict=True):
-        name = scope if scope == ALL else f"within {scope}"
+    found = {ALL: associate(results)}
+    found |= {f"within {kind}": associate(results, kind) for kind in (PRUNING, QUANTIZATION)}
+    prompted = reading_prompts(results)
+    some = prompted is not results and len(prompted.run_ids) > 0
+    if some:
+        found["asked all tasks"] = associate(prompted)
+    canvas, grid = panels(1, len(found), 6.8, 3.9, sharey=True, sharex=True)
+    for axes, (name, association) in zip(grid, found.items(), strict=True):
         if association is None:
             axes.set_title(name, loc="left", fontsize=9)
             words = f"fewer than\n{MIN_SETTINGS} settings"
             axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", fontsize=9)
         else:
-            axes.set_title(f"{name}\n{association.n} runs, {association.settings} settings", loc="left", fontsize=9)
+            size = f"{association.n} runs\n{association.settings} settings"
+            axes.set_title(f"{name}\n{size}", loc="left", fontsize=8)
             _draw_dots(axes, association)
     grid[0].set_yticks(range(len(PREDICTORS)), [asked.label for asked in PREDICTORS.values()])
     grid[0].set_ylim(len(PREDICTORS) - 0.4, -0.6)
     right = max([1.0, *[e.hi for a in found.values() if a for k, e in a.estimates.items() if k[0] == "rho"]])
     grid[0].set_xlim(right=right + 0.03)
+    grid[0].xaxis.set_major_locator(MultipleLocator(0.5))
     canvas.supxlabel("Spearman rank correlation over runs", fontsize=10)
     handles = [
         Line2D([], [], color=c, marker=m, mfc=_face(o), linestyle="none", label=f"with {OUTCOMES[o]}")
@@ -101,6 +108,7 @@ def correlation_dots(results: Results) -> Figure:
     caption = (
         f"How well each number ranks the runs by task loss and by answer flips. {words} Vertical line: perplexity with "
         "task loss. Bars: 95 % bootstrap intervals over windows, items and settings; the table has paired differences."
+        + (" Only runs that were asked all tasks (right) read all prompts." if some else "")
     )
     alt = f"Rank correlations of {len(PREDICTORS)} numbers with task loss and answer flips, with intervals. {words}"
     return finish(canvas, DOTS, caption, alt)

@@ -93,9 +93,9 @@ def same_tasks_at_equal_perplexity(results: Results) -> Verdict:
     widest = (proofs if len(proofs) else pairs).sort_values("gap", key=abs).iloc[-1]
     effect = f"at {times(widest['ratio'])} the dense perplexity the widest gap is {_gap(widest)}"
     if len(proofs):
-        return Verdict(claim, FAILS, effect)
+        return Verdict(claim, FAILS, effect, "fig-loss-perplexity")
     inside = (pairs["lo"] > -EQUAL).all() and (pairs["hi"] < EQUAL).all()
-    return Verdict(claim, HOLDS if inside else OPEN, effect)
+    return Verdict(claim, HOLDS if inside else OPEN, effect, "fig-loss-perplexity")
 
 
 def breaking_points(results: Results) -> pd.DataFrame:

@@ -116,8 +116,8 @@ def origin_figure(results: Results) -> Figure:
     if len(start):
         line = [start["error"].iloc[0] / expected_gain(FOCUS_BITS, b) for b in bits]
         axes.plot(bits, line, color="#555555", linestyle=":", linewidth=1.2)
-        place = {"xytext": (2, 8), "textcoords": "offset points", "fontsize": 8, "color": "#555555"}
-        axes.annotate("no grid", (bits[-1], line[-1]), ha="right", **place)
+        place = {"xytext": (8, -10), "textcoords": "offset points", "fontsize": 8, "color": "#555555"}
+        axes.annotate("no grid", (bits[-1], line[-1]), **place)
     axes.set_xscale("log", base=2)
     axes.set_xticks(bits, [str(b) for b in bits])
     axes.xaxis.set_minor_formatter(NullFormatter())
