@@ -4,6 +4,7 @@ Icons are used by class in pages and scripts (`fa-bars`), and by character in st
 brotli is missing, which packs web fonts, the whole font stays.
 """
 
+import logging
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,7 @@ def slim(app, error):
         return
     from fontTools import subset
 
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step
     folder = Path(app.outdir)
     characters = shown_characters(folder)
     for flavor, suffix in (("woff2", ".woff2"), (None, ".ttf")):
