@@ -153,11 +153,11 @@ def holds_on(model: str, mixes: Mixes) -> Verdict:
 def over_all_draws(mixes: Mixes) -> Verdict:
     """Do the gains of `keeps_both` hold whatever windows are drawn for calibration?
 
-    Judged on the mean over domains by Student's interval over draws and by the windows' test: holds when for both gains
+    Judged on the mean over methods and domains by Student's interval over draws and by the windows' test: holds when for both gains
     the interval lies above 0 and the one-sided p is below `LEVEL`; does not hold when for one of them the interval lies
     below `MARGIN` and so do the windows (p below `LEVEL` / 2); otherwise it cannot be told.
     """
-    claim = "The gains hold whatever calibration windows are drawn"
+    claim = "On average over methods and domains, the gains hold whatever calibration windows are drawn"
     pairs, seeds = drawn(mixes)
     if len(seeds) < FEW_DRAWS:
         return Verdict(claim, OPEN, f"no method has {FEW_DRAWS} or more draws of its mix and of both its sources")
