@@ -22,9 +22,9 @@ setup: .venv/.ready ## make .venv with the exact versions that were tested toget
 
 book: setup ## fetch the data, run the quick study, build its pages (resumable)
 	$(BIN)/python -m crosscal.assets
-	$(BIN)/python -m crosscal.report.pages --stage $(QUICK)
-	$(BIN)/python -m crosscal.report.notebooks --preset quick --into $(QUICK)/chapters
-	$(BIN)/python -m crosscal.report.pages --book $(QUICK)
+	$(BIN)/python -m crosscal_book.pages.generated --stage $(QUICK)
+	$(BIN)/python -m crosscal_book.pages.notebooks --preset quick --into $(QUICK)/chapters
+	$(BIN)/python -m crosscal_book.pages.generated --book $(QUICK)
 	$(BIN)/jupyter-book build -q $(QUICK)
 	@echo "The book is built: open $(CURDIR)/$(QUICK)/_build/html/index.html, or run: make serve"
 
@@ -33,13 +33,13 @@ test: setup ## run the tests
 
 check: setup ## lint, pairing, freshness, and a fresh build of the committed pages with warnings as errors
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m crosscal.report.freshness
+	$(BIN)/python -m crosscal_book.pages.freshness
 	$(BIN)/jupyter-book build book/ -q -W -n --keep-going --all
 
 notebooks: setup ## execute the chapters from the stored full runs and remake the generated pages
 	$(BIN)/jupytext --sync notebooks/*.md
-	$(BIN)/python -m crosscal.report.notebooks --preset full -p compute never
-	$(BIN)/python -m crosscal.report.pages
+	$(BIN)/python -m crosscal_book.pages.notebooks --preset full -p compute never
+	$(BIN)/python -m crosscal_book.pages.generated
 
 bench: setup ## time and memory against a plain textbook implementation
 	$(BIN)/python benchmarks/run.py

@@ -21,12 +21,12 @@ import torch
 from shapes import SHAPES, Subject, subject
 
 from crosscal import compress
-from crosscal.memory import PeakMemory
+from crosscal.engine.memory import PeakMemory
 from crosscal.metrics import perplexity
 from crosscal.metrics.text_scores import dense_reference, score_text
 from crosscal.paths import results_dir
-from crosscal.study.provenance import provenance
-from crosscal.study.store import write_atomically
+from crosscal.results.provenance import provenance
+from crosscal.results.store import write_atomically
 from crosscal.types import Grid, PerGroup, Unstructured
 
 TARGETS = {"wanda": Unstructured(0.5), "sparsegpt": Unstructured(0.5), "gptq": Grid(4, PerGroup(128))}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def add_footer(app, config):
-    """The line that `crosscal.report.pages` made from the rows, as the theme's extra footer."""
+    """The line that `crosscal_book.pages.generated` made from the rows, as the theme's extra footer."""
     stamp = Path(app.srcdir) / "_generated" / "stamp.txt"
     if stamp.exists():
         text = escape(stamp.read_text(encoding="utf-8").strip())

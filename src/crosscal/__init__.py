@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _FRONT = {
     "load_model": "crosscal.models",
     "load_text": "crosscal.text",
-    "compress": "crosscal.driver",
+    "compress": "crosscal.engine.driver",
     "evaluate": "crosscal.metrics.evaluate",
 }
 

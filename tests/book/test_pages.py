@@ -9,7 +9,7 @@ import pytest
 import yaml
 from fontTools.ttLib import TTFont
 
-from crosscal.report.freshness import check_all, check_pair
+from crosscal_book.pages.freshness import check_all, check_pair
 from tests.book.conftest import build
 
 LOADED = re.compile(r"<(?:script|img|iframe|audio|video|source|embed)[^>]*\ssrc=\"(https?:)?//[^\"]*\"", re.IGNORECASE)

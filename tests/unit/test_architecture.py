@@ -17,28 +17,21 @@ MAY_IMPORT = {
     "paths": [],
     "storage": ["types"],
     "targets": ["types", "errors"],
+    "stats": [],
     "assets": ["errors", "paths"],
     "text": ["assets", "errors", "paths"],
     "models": ["assets", "errors", "paths"],
     "calibration": ["models", "types"],
     "methods": ["calibration", "types", "errors"],
-    "memory": [],
-    "reports": [],
-    "streams": ["calibration", "models"],
-    "layerloss": ["calibration"],
-    "gather": ["calibration", "models", "streams", "errors"],
-    "blockwork": ["methods", "calibration", "models", "layerloss", "reports", "types"],
-    "schedules": ["blockwork", "streams"],
-    "blockstep": ["schedules"],
-    "driver": ["blockstep", "gather", "memory"],
-    "packing": ["models", "types", "errors"],
-    "export": ["models", "packing", "reports", "errors", "types"],
+    "engine": ["methods", "calibration", "models", "errors", "types"],
+    "output": ["engine", "models", "errors", "types"],
     "metrics": ["models", "text", "types"],
-    "study": ["driver", "metrics", "text", "paths", "types", "storage", "targets"],
-    "report": ["study", "text", "assets", "paths", "types"],
-    "machine": ["models", "streams", "calibration", "methods", "types", "paths"],
-    "streaming": ["driver", "export", "machine", "packing", "text"],
-    "cli": ["streaming", "machine", "packing", "report", "study"],
+    "results": ["stats", "types", "errors", "paths", "metrics"],
+    "plan": ["text", "types", "targets", "paths", "errors"],
+    "study": ["engine", "metrics", "text", "paths", "types", "storage", "targets", "results", "plan"],
+    "machine": ["models", "engine", "calibration", "methods", "types", "paths"],
+    "disk": ["engine", "output", "machine", "text"],
+    "cli": ["disk", "machine", "output", "study"],
     "__main__": ["cli"],
 }
 HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
@@ -77,15 +70,23 @@ def test_rooms_import_only_what_lies_below_them(path):
                 assert target in allowed(room), f"{room} may not import {target}"
 
 
-@pytest.mark.parametrize("room", ["errors", "types", "paths", "assets", "text", "report", "cli"])
+@pytest.mark.parametrize("room", ["errors", "types", "paths", "assets", "text", "results", "plan", "cli"])
 def test_light_rooms_load_nothing_heavy(room):
     code = f"import sys; [sys.modules.__setitem__(n, None) for n in {sorted(HEAVY)}]; import crosscal.{room}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_report_never_imports_torch_not_even_inside_functions():
-    for path in (ROOT / "report").rglob("*.py"):
+BOOK = ROOT.parent / "crosscal_book"
+
+
+def test_what_shows_never_imports_what_computes_not_even_inside_functions():
+    for path in BOOK.rglob("*.py"):
         assert not HEAVY & {name.split(".")[0] for name in imports(path) if name}, path.name
+
+
+def test_what_computes_never_imports_what_shows():
+    shows = {path: name for path in FILES for name in imports(path) if (name or "").startswith("crosscal_book")}
+    assert {path.relative_to(ROOT).as_posix() for path in shows} <= {"cli/report.py"}
 
 
 def test_importing_the_package_is_light():

@@ -8,7 +8,7 @@ from crosscal.cli.targets import add_target_options
 
 if TYPE_CHECKING:
     from crosscal.cli.plan import Plan
-    from crosscal.reports import CompressionReport
+    from crosscal.engine.reports import CompressionReport
     from crosscal.text import TextWindows
 
 HELP = "compress a model, calibrated on texts of your choice, into a folder that transformers loads"
@@ -110,7 +110,7 @@ def _asked(plan: "Plan", options: argparse.Namespace) -> dict:
 
 def _compressed(plan: "Plan", options: argparse.Namespace) -> dict:
     from crosscal.cli.sources import draw_calibration
-    from crosscal.streaming import compress_folder
+    from crosscal.disk import compress_folder
 
     texts = draw_calibration(options, plan.shares)
     report = compress_folder(
@@ -138,7 +138,7 @@ def _compressed(plan: "Plan", options: argparse.Namespace) -> dict:
 
 def _made(plan: "Plan", options: argparse.Namespace, texts: "dict[str, TextWindows]") -> dict:
     """Everything that makes the same model again: what was asked, which text it was, and the versions."""
-    from crosscal.study.provenance import versions
+    from crosscal.results.provenance import versions
 
     return _asked(plan, options) | {
         "seed": options.seed,

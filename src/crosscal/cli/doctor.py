@@ -115,10 +115,10 @@ def _packages(machine: "Machine") -> list[dict]:
 
 def _estimate(options: argparse.Namespace) -> "Estimate":
     from crosscal.cli.targets import check_method, read_target
+    from crosscal.engine.schedules import find_schedule
     from crosscal.machine import estimate
     from crosscal.methods.registry import find_method
     from crosscal.models.loading import find_config
-    from crosscal.schedules import find_schedule
 
     for name, least in (("windows", 1), ("length", 2), ("sources", 0)):
         if getattr(options, name) < least:

@@ -54,7 +54,7 @@ def check_measuring(options: argparse.Namespace) -> list[str]:
 
 def asked_tasks(options: argparse.Namespace) -> list[str]:
     """The tasks by name."""
-    from crosscal.study.presets import TASKS
+    from crosscal.plan.presets import TASKS
 
     return list(TASKS) if options.tasks.strip() == ALL else names_in(options.tasks)
 

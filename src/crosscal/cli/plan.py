@@ -48,7 +48,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     from crosscal.methods.allocation import Owl
     from crosscal.methods.registry import check_request, find_method
     from crosscal.models.loading import resolve_device
-    from crosscal.packing import check_storage
+    from crosscal.output.packing import check_storage
 
     method, target = find_method(options.method), read_target(options)
     extra = read_method_options(options.option)
@@ -82,7 +82,7 @@ def _check_numbers(options: argparse.Namespace, reads_text: bool) -> None:
 
 def _check_output(options: argparse.Namespace) -> None:
     """The same questions that are asked again before writing, here before anything is loaded."""
-    from crosscal.export import check_place
+    from crosscal.output.export import check_place
 
     folder = Path(options.output).expanduser()
     if folder.exists() and not options.overwrite:

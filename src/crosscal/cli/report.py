@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crosscal.errors import InputError
 
 if TYPE_CHECKING:
-    from crosscal.study.parameters import ReportCardSettings
+    from crosscal.plan.parameters import ReportCardSettings
 
 HELP = "the report card of a model, a method and your text, as one HTML file"
 DESCRIPTION = """
@@ -72,7 +72,7 @@ def _settings(options: argparse.Namespace) -> "ReportCardSettings":
     from crosscal.cli.sources import check_source
     from crosscal.cli.targets import check_method
     from crosscal.methods.registry import find_method
-    from crosscal.study.parameters import ReportCardSettings
+    from crosscal.plan.parameters import ReportCardSettings
     from crosscal.targets import parse_target
 
     settings = ReportCardSettings(
@@ -110,7 +110,7 @@ def _asked(options: argparse.Namespace, settings: "ReportCardSettings") -> dict:
 
 def _plan(settings: "ReportCardSettings") -> dict:
     from crosscal.paths import results_dir
-    from crosscal.study.chapters import CHAPTERS, Maker
+    from crosscal.plan.chapters import CHAPTERS, Maker
     from crosscal.study.grid import count_stored
 
     configs = CHAPTERS["report_card"].configs(Maker(settings))
@@ -121,10 +121,10 @@ def _made(options: argparse.Namespace, settings: "ReportCardSettings") -> dict:
     """Execute the notebook, which makes the missing runs, and write what it shows."""
     from crosscal.cli.files import write_text_file
     from crosscal.paths import results_dir
-    from crosscal.report.notebooks import executed_copy
-    from crosscal.report.rows import read_results
-    from crosscal.report.standalone import card_notebook, standalone_page
-    from crosscal.report.studies.report_card import recommend
+    from crosscal.results.frame import read_results
+    from crosscal_book.chapters.report_card import recommend
+    from crosscal_book.pages.notebooks import executed_copy
+    from crosscal_book.pages.standalone import card_notebook, standalone_page
 
     executed = executed_copy(card_notebook(), vars(settings))
     run_ids = list(executed.metadata["run_ids"])

@@ -20,7 +20,7 @@ def read_shares(text: str) -> dict[str, float]:
 
     Raises `InputError` for weights that do not sum to 1, and for unknown and repeated sources.
     """
-    from crosscal.study.parameters import parse_shares
+    from crosscal.plan.parameters import parse_shares
 
     pairs = parse_shares(text)
     shares = dict(pairs)

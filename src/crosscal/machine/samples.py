@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from crosscal.calibration.capture import InputSums
 from crosscal.calibration.statistics import InputStats
+from crosscal.engine.capture import InputSums
+from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, input_groups, open_probe, open_streams
 from crosscal.methods.registry import Evidence, find_method
 from crosscal.models.folders import attention_of
 from crosscal.models.structure import decoder_blocks, linear_layers
-from crosscal.streams import CPU_TOKENS, CUDA_TOKENS, input_groups, open_probe, open_streams
 from crosscal.types import LowRank, NofM, SparseGrid, Target
 
 SIDE = 512  # of the layer that is solved

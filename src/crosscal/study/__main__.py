@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from crosscal.errors import InputError, exit_status
 from crosscal.paths import results_dir
-from crosscal.study.chapters import CHAPTERS, Maker
+from crosscal.plan.chapters import CHAPTERS, Maker
+from crosscal.plan.presets import PRESETS
 from crosscal.study.grid import count_stored, run_chapter
-from crosscal.study.presets import PRESETS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from crosscal.errors import InputError
 from crosscal.paths import results_dir
-from crosscal.study.parameters import Settings
-from crosscal.study.store import has_run, hash_json, load_runs, save_run
+from crosscal.plan.parameters import Settings
+from crosscal.results.store import has_run, hash_json, load_runs, save_run
 from crosscal.types import RunConfig
 
 
@@ -29,7 +29,7 @@ def run_chapter(name: str, settings: Settings, chosen: slice = slice(None)) -> S
 
     Raises `InputError` when the dense model's run, or all others, are missing and nothing is to be computed.
     """
-    from crosscal.study.chapters import CHAPTERS, Maker
+    from crosscal.plan.chapters import CHAPTERS, Maker
 
     folder, chapter = results_dir(settings.preset), CHAPTERS[name]
     if settings.compute == "never":
@@ -58,7 +58,7 @@ def run_missing(configs: Sequence[RunConfig], folder: Path, preset: str, *, acce
 def _run_model(configs: list[RunConfig], folder: Path, preset: str, accept_terms: bool) -> dict[RunConfig, str]:
     """The missing runs on one model."""
     from crosscal.models import load_model
-    from crosscal.study.provenance import provenance
+    from crosscal.results.provenance import provenance
     from crosscal.study.rows import make_record
     from crosscal.study.session import Session
 

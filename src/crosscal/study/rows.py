@@ -7,9 +7,9 @@ import numpy as np
 
 from crosscal.metrics.tasks import TaskResult
 from crosscal.metrics.text_scores import TextScores
+from crosscal.results.store import RunRecord
+from crosscal.stats.intervals import area_under_curve, bootstrap_interval, exp_mean
 from crosscal.study.session import Outcome
-from crosscal.study.statistics import area_under_curve, bootstrap_interval, exp_mean
-from crosscal.study.store import RunRecord
 from crosscal.study.texts import TASK_PROMPTS
 from crosscal.text import domain_of
 from crosscal.types import Grid, Row, SparseGrid

@@ -12,7 +12,7 @@ import torch
 
 from crosscal.errors import InputError
 from crosscal.models import LoadedModel
-from crosscal.study.presets import TASK_PROMPTS
+from crosscal.plan.presets import TASK_PROMPTS
 from crosscal.text import SELF, TextWindows, load_text, write_text
 from crosscal.text.windows import draw_packed, fingerprint_of
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from crosscal.calibration import DiagonalStats, InputStats, mix
-from crosscal.calibration.capture import InputSums, find_groups
 from crosscal.calibration.gram import CPU_PANEL, GramSum, bf16_products
+from crosscal.engine.capture import InputSums, find_groups
 from crosscal.errors import InputError
 from crosscal.models import linear_layers
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from crosscal.cli import main
+from crosscal.disk.journal import Journal
 from crosscal.models import load_model
-from crosscal.streaming.journal import Journal
 from crosscal.text import TextWindows
 from tests.unit.cli.conftest import write_text
 

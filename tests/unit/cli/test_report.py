@@ -7,9 +7,10 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from crosscal.errors import InputError
-from crosscal.report import notebooks, rows
-from crosscal.report.studies import report_card
-from crosscal.report.studies.report_card import Choice
+from crosscal.results import frame as rows
+from crosscal_book.chapters import report_card
+from crosscal_book.chapters.report_card import Choice
+from crosscal_book.pages import notebooks
 
 
 @pytest.fixture

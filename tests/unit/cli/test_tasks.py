@@ -8,7 +8,7 @@ import pytest
 from crosscal.cli import measuring
 from crosscal.metrics.tasks import TASKS, TaskResult, evaluate, harness
 from crosscal.metrics.tasks.scoring import auc
-from crosscal.study.presets import TASKS as STUDY_TASKS
+from crosscal.plan.presets import TASKS as STUDY_TASKS
 
 pytest.importorskip("lm_eval")
 TEXT = ["--texts", "notes.jsonl", "--windows", 2, "--length", 20, "--dtype", "float32"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from crosscal.driver import compress
+from crosscal.engine.driver import compress
 from crosscal.errors import InputError
 from crosscal.metrics import js_divergence, kl_divergence, perplexity, text_scores, token_nll
 from crosscal.metrics.evaluate import evaluate

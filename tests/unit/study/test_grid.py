@@ -10,17 +10,17 @@ import time
 import pytest
 
 from crosscal.errors import InputError
-from crosscal.study.chapters import CHAPTERS, Maker
+from crosscal.plan.chapters import CHAPTERS, Maker
+from crosscal.plan.parameters import PruningSettings, Settings
+from crosscal.plan.presets import PRESETS
+from crosscal.results.store import load_runs
 from crosscal.study.grid import run_chapter
-from crosscal.study.parameters import PruningSettings, Settings
-from crosscal.study.presets import PRESETS
-from crosscal.study.store import load_runs
 from crosscal.types import RunConfig, Unstructured
 from tests.unit.families import save_tiny
 
 STUDY = """
 from crosscal.study.grid import run_chapter
-from crosscal.study.parameters import PruningSettings, Settings
+from crosscal.plan.parameters import PruningSettings, Settings
 run_chapter("perplexity", PruningSettings(preset="smoke", model={model!r}, device="cpu"))
 """
 

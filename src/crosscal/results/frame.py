@@ -1,0 +1,125 @@
+"""Read a results folder into tables: the only door between stored runs and pages."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from crosscal.errors import InputError
+from crosscal.results.store import load_run, load_runs
+from crosscal.types import ROW_FIELDS
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Rows and per-item outcomes of some runs of one folder.
+
+    `rows` has one line per (run, evaluation set, metric); `items[run_id][eval_set]` holds equally long lists, one
+    entry per window or task item; `provenance[run_id]` says what ran where and `configs[run_id]` what was asked.
+    Equal only to itself, so that comparisons derived from it can be cached.
+    """
+
+    rows: pd.DataFrame
+    items: dict[str, dict[str, dict[str, list]]]
+    provenance: dict[str, dict]
+    configs: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def dense_id(self) -> str:
+        """The run every other run is compared with.
+
+        Raises `InputError` unless there is exactly one dense run.
+        """
+        ids = self.rows.loc[self.rows["method"] == DENSE, "run_id"].unique()
+        if len(ids) != 1:
+            raise InputError(f"these results hold {len(ids)} dense runs; read the runs of one model and one preset")
+        return ids[0]
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs in the order they were asked for."""
+        return list(self.rows["run_id"].unique())
+
+    def only(self, **equal: object) -> pd.DataFrame:
+        """The rows whose columns have these values, such as `only(metric="perplexity", method="wanda")`."""
+        rows = self.rows
+        for column, value in equal.items():
+            rows = rows[rows[column] == value]
+        return rows
+
+    def subset(self, run_ids: Sequence[str]) -> "Results":
+        """The dense run and some others, with all they hold."""
+        wanted = {self.dense_id, *run_ids}
+        rows = self.rows[self.rows["run_id"].isin(wanted)].reset_index(drop=True)
+        return Results(
+            rows,
+            {run_id: items for run_id, items in self.items.items() if run_id in wanted},
+            {run_id: made for run_id, made in self.provenance.items() if run_id in wanted},
+            {run_id: config for run_id, config in self.configs.items() if run_id in wanted},
+        )
+
+    def common(self) -> "Results":
+        """The same runs with only those texts and tasks that all of them were evaluated on, so that means compare."""
+        sets = self.rows.groupby("run_id")["eval_set"].agg(set)
+        shared = set.intersection(*sets) | {"layers"}
+        rows = self.rows[self.rows["eval_set"].isin(shared)].reset_index(drop=True)
+        return Results(rows, self.items, self.provenance, self.configs)
+
+    def describe_run(self, run_id: str) -> pd.Series:
+        """The first row of a run, for the columns that are the same in all of them."""
+        return self.rows[self.rows["run_id"] == run_id].iloc[0]
+
+
+def read_results(folder: Path, run_ids: Sequence[str] | None = None) -> Results:
+    """The named runs of a folder, or all of them.
+
+    Raises `InputError` when a run is missing or damaged, or the folder holds none.
+    """
+    records = [load_run(folder, i, with_items=True) for i in run_ids] if run_ids else load_runs(folder, with_items=True)
+    if not records:
+        raise InputError(
+            f"there are no runs in {folder}; run the study first, or name the folder that holds its results"
+        )
+    rows = pd.DataFrame([asdict(row) for record in records for row in record.rows], columns=list(ROW_FIELDS))
+    by_id = {record.run_id: record for record in records}
+    return Results(
+        rows,
+        {run_id: record.items for run_id, record in by_id.items()},
+        {run_id: record.provenance for run_id, record in by_id.items()},
+        {run_id: record.config for run_id, record in by_id.items()},
+    )
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """Every row of every run in a folder, without the per-item outcomes."""
+    return pd.DataFrame([asdict(row) for record in load_runs(folder) for row in record.rows], columns=list(ROW_FIELDS))
+
+
+def model_names(rows: pd.DataFrame) -> str:
+    """The models of some rows, for a sentence.
+
+    >>> model_names(pd.DataFrame({"model": ["a", "b", "a"]}))
+    'a, b'
+    """
+    return ", ".join(sorted(rows["model"].unique()))
+
+
+def version_line(rows: pd.DataFrame) -> str:
+    """The package versions of some rows as readable text, whether stored as JSON or as plain text.
+
+    >>> version_line(pd.DataFrame({"versions": ['{"torch": "2.13.0"}']}))
+    'torch 2.13.0'
+    """
+    texts = []
+    for stored in sorted(rows["versions"].unique()):
+        try:
+            packages = json.loads(stored)
+        except json.JSONDecodeError:
+            texts.append(stored)
+        else:
+            texts.append(", ".join(f"{name} {version}" for name, version in packages.items()))
+    return "; ".join(texts)

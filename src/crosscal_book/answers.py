@@ -1,0 +1,122 @@
+"""Every claim of the study with its verdict: what the front page and the README show."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crosscal.paths import results_dir
+from crosscal.plan.chapters import CHAPTERS
+from crosscal.results.frame import Results, read_results
+from crosscal.types import Unstructured
+from crosscal_book.chapters import (
+    calibration,
+    costs,
+    cross_calibration,
+    divergence,
+    forgetting,
+    perplexity,
+    quantization,
+)
+from crosscal_book.pages.freshness import read_chapter
+from crosscal_book.tables import Table
+from crosscal_book.takeaways import hidden_loss
+from crosscal_book.verdicts import FAILS, HOLDS, OPEN, Verdict
+
+
+@dataclass(frozen=True)
+class ExecutedChapter:
+    """An executed notebook: its name in the plan, its file's stem, the results it read, its parameters."""
+
+    name: str
+    stem: str
+    results: Results
+    parameters: dict = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """The chapter's number in the book."""
+        return int(self.stem[:2])
+
+
+def executed_chapters(book: Path) -> list[ExecutedChapter]:
+    """The chapters that a book holds, in order, each with the rows it was made from.
+
+    Raises `InputError` when the first chapter is missing, or rows that a chapter was made from.
+    """
+    first = CHAPTERS["perplexity"].notebook
+    found = []
+    for name, chapter in CHAPTERS.items():
+        path = book / "chapters" / f"{chapter.notebook}.ipynb"
+        if path.exists() or chapter.notebook == first:
+            made = read_chapter(path)
+            results = read_results(results_dir(made["parameters"]["preset"]), made["run_ids"])
+            found.append(ExecutedChapter(name, chapter.notebook, results, made["parameters"]))
+    return found
+
+
+def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
+    """The verdicts of one chapter on its own results, with the parameters it was executed with."""
+    results, given = chapter.results, chapter.parameters
+    judges: dict[str, Callable[[], list[Verdict]]] = {
+        "perplexity": lambda: _perplexity(perplexity.uniform(results)),
+        "divergence": lambda: divergence.verdicts(results),
+        "calibration": lambda: calibration.verdicts(
+            results, given["calibration"], str(Unstructured(given["sparsity"]))
+        ),
+        "cross_calibration": lambda: cross_calibration.verdicts(results, given["general"]),
+        "quantization": lambda: quantization.verdicts(results.common(), results_dir(given["preset"])),
+        "forgetting": lambda: forgetting.verdicts(results),
+        "costs": lambda: costs.verdicts(results.common(), results_dir("benchmarks")),
+        "report_card": list,  # answers its reader's question, not one of the papers'
+    }
+    return judges[chapter.name]()
+
+
+def _perplexity(results: Results) -> list[Verdict]:
+    return [hidden_loss(results), perplexity.same_tasks_at_equal_perplexity(results)]
+
+
+PAPERS = {
+    "khanal2024": ("Perplexity hides task loss", "JS divergence tells more than perplexity", "Task data calibrates"),
+    "williams2025": ("alibrating on both texts keeps", "Cross-calibration", "SparseGPT with cross-calibration"),
+}
+"""The papers the study starts from, and how their claims begin or what they hold."""
+
+
+def paper_of(claim: str) -> str:
+    """The key of the paper that makes a claim, or "".
+
+    >>> paper_of("Perplexity hides task loss: ..."), paper_of("Act-order helps")
+    ('khanal2024', '')
+    """
+    return next((key for key, parts in PAPERS.items() if any(part in claim for part in parts)), "")
+
+
+def answers_tables(chapters: Sequence[ExecutedChapter]) -> tuple[Table, Table]:
+    """The two papers' claims for the front page, and every claim of the book, one line each, by chapter."""
+    papers, every = [], []
+    for chapter in chapters:
+        link = f"[chapter {chapter.number}](/chapters/{chapter.stem}.ipynb)"
+        for verdict in chapter_verdicts(chapter):
+            where = f"{link}, {{numref}}`{verdict.evidence}`" if verdict.evidence else link
+            every.append([verdict.claim, f"**{verdict.answer}**", _sentence(verdict.effect), where])
+            if key := paper_of(verdict.claim):
+                brief = _sentence(verdict.brief or verdict.effect)
+                papers.append([f"{verdict.claim} {{cite:p}}`{key}`", f"**{verdict.answer}**", brief, where])
+    head = ["claim", "verdict", "effect", "evidence"]
+    return Table(head, papers, text_columns=4), Table(head, every, text_columns=4)
+
+
+def tally(table: Table) -> str:
+    """How many claims of a table hold, do not hold, and cannot be told.
+
+    >>> tally(Table(["claim", "verdict"], [["a", "**holds**"], ["b", "**holds**"], ["c", "**cannot be told**"]]))
+    'Of 3 claims 2 **hold**, 0 **do not hold** and 1 **cannot be told**.'
+    """
+    answers = [line[1].strip("*") for line in table.body]
+    hold, fail, unsure = (answers.count(answer) for answer in (HOLDS, FAILS, OPEN))
+    return f"Of {len(answers)} claims {hold} **hold**, {fail} **do not hold** and {unsure} **cannot be told**."
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."

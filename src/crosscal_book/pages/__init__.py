@@ -1,0 +1,1 @@
+"""Notebooks executed, pages generated, freshness checked."""

@@ -1,0 +1,193 @@
+"""Execute the chapter notebooks, and clean what comes out so that two runs give the same bytes.
+
+    python -m crosscal_book.pages.notebooks -p compute never    every chapter, from stored full rows, into book/chapters
+    python -m crosscal_book.pages.notebooks --preset quick --into DIR 01    one chapter, computing what is missing
+
+papermill executes; it only warns about a parameter that a notebook does not have, so this runner stops instead. A
+failed run leaves the earlier file as it was.
+"""
+
+import argparse
+import ast
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import nbformat
+import papermill
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from crosscal.errors import InputError, exit_status, suggest
+from crosscal.paths import checkout, results_dir
+from crosscal.results.store import write_atomically
+from crosscal_book.pages.freshness import fingerprints
+
+GIVEN = "Parameters given for this page"
+
+
+def check_names(notebook: Path, parameters: Mapping[str, object]) -> None:
+    """Raise `InputError` for a parameter that the notebook's parameters cell does not set."""
+    known = list(papermill.inspect_notebook(notebook))
+    for name in parameters:
+        if name not in known:
+            near = suggest(name, known)
+            raise InputError(f"{notebook.name} has no parameter '{name}'{near}; it has: {', '.join(known)}")
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
+    """Run a notebook with these parameters and write its cleaned copy to `output`, whole or not at all.
+
+    Raises `InputError` with the notebook's own sentence when a cell fails.
+    """
+    clean = executed_copy(notebook, parameters, again=True)
+    values = {name: found["default"] for name, found in papermill.inspect_notebook(notebook).items()}
+    settings = {name: _literal(value) for name, value in values.items()} | dict(parameters)
+    record = {"parameters": settings, "run_ids": clean.metadata.pop("run_ids", [])}
+    folder = results_dir(str(settings.get("preset", "full")))
+    clean.metadata["crosscal"] = record | fingerprints(notebook, folder, record["run_ids"])
+    write_atomically(output, nbformat.writes(clean) + "\n")
+
+
+def executed_copy(notebook: Path, parameters: Mapping[str, object], again: bool = False) -> NotebookNode:
+    """Run a notebook with these parameters; what comes out, cleaned, `again` with the command for it below each figure.
+
+    Raises `InputError` with the notebook's own sentence when a cell fails. Kernels talk over files, not TCP ports, so
+    that several can run side by side; their progress bars go to standard error.
+    """
+    check_names(notebook, parameters)
+    with tempfile.TemporaryDirectory() as folder:
+        talk = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        config = Config({"KernelManager": talk}) if os.name == "posix" else Config()
+        try:
+            executed = papermill.execute_notebook(
+                notebook,
+                None,
+                dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                shutdown_kernel="immediate",  # the graceful way makes the kernel complain about being interrupted
+                stderr_file=sys.stderr,
+                config=config,
+            )
+        except PapermillExecutionError as error:
+            where = "" if error.ename == "InputError" else f"cell {error.cell_index + 1} stopped with {error.ename}: "
+            raise InputError(f"{notebook.name}: {where}{error.evalue}") from error
+    preset = parameters.get("preset", "quick")
+    return scrub(executed, f"papermill notebooks/{notebook.name} again.ipynb -p preset {preset}" if again else "")
+
+
+def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
+    """The notebook without what differs between two runs or machines, its figures' words where the book finds them."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    cells = []
+    for number, cell in enumerate(notebook.cells):
+        cells.append(cell)
+        cell["id"] = f"cell-{number:02d}"
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
+            cell.metadata["mystnb"] = {"code_prompt_show": GIVEN, "code_prompt_hide": GIVEN}
+            cell.source = cell.source.rstrip()
+        if cell.cell_type == "code":
+            cell.outputs = [_plain(out) for out in cell.outputs if out.get("name") != "stderr"]
+            cells += _adopt_words(notebook, cell, command)
+    notebook.cells = cells
+    return notebook
+
+
+def _adopt_words(notebook: NotebookNode, cell: NotebookNode, command: str) -> list[NotebookNode]:
+    """Copy a figure's caption and alternative text to the cell's options, and a page's run ids to the notebook.
+
+    Returns what goes below the cell.
+    """
+    below = []
+    for output in cell.outputs:
+        words = output.get("metadata", {}).pop("crosscal", None)
+        if not words:
+            continue
+        if "run_ids" in words:
+            notebook.metadata["run_ids"] = list(words["run_ids"])
+        else:
+            figure = {"caption": words["caption"], "name": words["name"]}
+            cell.metadata["mystnb"] = {"image": {"alt": words["alt"]}, "figure": figure}
+            if words.get("csv"):
+                below.append(_below(words["name"], words["csv"], command, f"{cell['id']}-data"))
+    return below
+
+
+def _below(name: str, csv: str, command: str, cell_id: str) -> NotebookNode:
+    """A cell below a figure: its numbers, inside the link itself, its code, and the command that makes it again."""
+    link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8,{quote(csv)}">Numbers of this figure (CSV)</a>'
+    again = f"; code: the cell above; again: <code>{escape(command)}</code>" if command else ""
+    html = f'<p class="figure-data">{link}{again}</p>'
+    return nbformat.v4.new_raw_cell(html, id=cell_id, metadata={"format": "text/html", "raw_mimetype": "text/html"})
+
+
+def _plain(output: NotebookNode) -> NotebookNode:
+    """An output without absolute paths."""
+    roots = [str(path) for path in (checkout(), Path.cwd(), Path.home()) if path and len(path.parts) > 1]
+
+    def clean(value):
+        if isinstance(value, str):
+            for root in roots:
+                value = value.replace(root + os.sep, "")
+            return value
+        if isinstance(value, list):
+            return [clean(v) for v in value]
+        return {k: clean(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return nbformat.from_dict(clean(output))
+
+
+def _literal(text: str) -> object:
+    """The value that a parameter's text stands for; a text that is no literal stands for itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m crosscal_book.pages.notebooks", description=__doc__.split("\n")[0])
+    parser.add_argument("chapters", nargs="*", help="beginnings of names, such as 01; all when none is given")
+    parser.add_argument("--preset", default="full")
+    parser.add_argument("--into", type=Path, help="folder for the executed copies (book/chapters)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    options = parser.parse_args(arguments)
+    again = "interrupted; finished runs are stored, the same command goes on from there"
+    return exit_status(lambda: _execute_all(options), again)
+
+
+def _execute_all(options: argparse.Namespace) -> None:
+    """Execute the chapters asked for, one after the other."""
+    root = checkout()
+    if root is None:
+        raise InputError("the notebooks are part of the source; run this in a git checkout of crosscal")
+    into = options.into or root / "book" / "chapters"
+    given = {name: _literal(value) for name, value in options.parameters}
+    for notebook in select(root / "notebooks", options.chapters):
+        sys.stderr.write(f"executing {notebook.name} with preset {options.preset}\n")
+        execute(notebook, into / notebook.name, {"preset": options.preset, **given})
+
+
+def select(folder: Path, beginnings: Sequence[str]) -> list[Path]:
+    """The numbered notebooks of a folder whose names begin so; raises `InputError` when a beginning fits none."""
+    notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    for beginning in beginnings:
+        if not any(notebook.name.startswith(beginning) for notebook in notebooks):
+            names = ", ".join(notebook.stem for notebook in notebooks) or "none"
+            raise InputError(f"no notebook begins with '{beginning}'; there are: {names}")
+    return [n for n in notebooks if not beginnings or n.name.startswith(tuple(beginnings))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

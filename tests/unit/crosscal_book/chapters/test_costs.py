@@ -1,0 +1,194 @@
+"""Chapter 7's verdicts, tables and computed times, on made-up runs and made-up machines."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosscal_book.chapters import costs
+from crosscal_book.chapters.costs_computed import larger_models, rate_tables, scaling_figure
+from crosscal_book.chapters.costs_figures import cost_figure, cost_table, pair_figure, textbook_figure
+from crosscal_book.chapters.costs_scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, read_scaling, work
+from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+from tests.unit.crosscal_book.chapters.made_up_grids import Made, study
+
+SPARSEGPT = Made("sparsegpt", "50%", 0.4, noise=0.002, seconds=60.0)
+RATES = {"forward": 4e9, "sums": 2e9, "solve": 1e9}
+
+
+def schedules(loss: float, name: str = "parallel", noise: float = 0.002) -> list[Made]:
+    return [SPARSEGPT, Made("sparsegpt", "50%", loss, noise, schedule=name, seconds=40.0)]
+
+
+@pytest.mark.parametrize(
+    ("runs", "answer"),
+    [
+        (schedules(0.402), HOLDS),
+        (schedules(0.3), HOLDS),
+        (schedules(0.45), FAILS),
+        (schedules(0.405, noise=0.1), OPEN),
+    ],
+    ids=["equal", "better", "worse", "noise"],
+)
+def test_a_cheaper_schedule(tmp_path, runs, answer):
+    verdict = costs.schedule_verdict(study(tmp_path, runs), "parallel")
+    assert verdict.answer == answer
+    assert "[" in verdict.effect
+    assert costs.schedule_verdict(study(tmp_path / "other", runs), "block").answer == OPEN
+
+
+@pytest.mark.parametrize(("wanda", "seconds", "answer"), [(0.5, 30.0, HOLDS), (0.3, 30.0, FAILS), (0.3, 55.0, OPEN)])
+def test_what_time_buys(tmp_path, wanda, seconds, answer):
+    """Wanda is the faster one; where it takes as long, nothing was bought."""
+    runs = [SPARSEGPT, Made("wanda", "50%", wanda, 0.002, seconds=seconds), *schedules(0.9)[1:]]
+    results = study(tmp_path, [*runs, Made("gptq", "3 bits g128", 0.1, seconds=50.0)])
+    assert costs.time_buys_quality(results).answer == answer
+    pairs = costs.cost_pairs(results)
+    assert set(pairs[pairs["kind"] == "method"]["name"]) <= {"50%: SparseGPT to Wanda"}
+
+
+def timings(folder: Path, ratios: list[float], divergence: float = 0.01) -> Path:
+    ours = [{"cpu_seconds": 2.0, "seconds": 1.0, "peak_bytes": 1} for _ in ratios]
+    theirs = [{"cpu_seconds": 2.0 * ratio, "seconds": 0.1, "peak_bytes": 1} for ratio in ratios]
+    slow = [{"cpu_seconds": 2.0 * divergence, "seconds": 1.0, "peak_bytes": 1} for _ in ratios]
+    rows = [
+        {"name": "wanda 50%", "options": {}, "ours": ours, "textbook": theirs},
+        {"name": "wanda 50%", "options": {"schedule": "block"}, "ours": ours, "textbook": []},
+        {"name": "divergence", "ours": ours, "textbook": slow},
+    ]
+    facts = {"model": "m", "dtype": "float32", "device": "Some(R) CPU, 2 threads", "clock": "cpu_seconds", "rows": rows}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "machine.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ratios", "answer"),
+    [([2.0, 2.5, 3.0, 2.0, 2.2, 2.4, 2.1], HOLDS), ([2.0, 3.0], OPEN), ([0.5] * 7, FAILS), ([0.5, 2.0] * 4, OPEN)],
+)
+def test_against_the_textbook(tmp_path, ratios, answer):
+    folder = timings(tmp_path, ratios)
+    verdict = costs.faster(folder)
+    assert verdict.answer == answer
+    assert "[" in verdict.effect
+    (row,) = costs.textbook_ratios(folder)
+    assert row["ratios"].tolist() == pytest.approx(ratios)
+    assert row["name"] == "wanda 50%, m, float32, Some CPU"
+    assert str(len(ratios)) in textbook_figure(folder).caption
+
+
+def machine(folder: Path, widths=(256, 512), tokens=(4096, 16384), faster_at_top: float = 1.0, skip=()) -> Scaling:
+    """A stored measurement of a machine with constant rates, but for the greatest width."""
+    points, blocks = [], 2
+    for width in widths:
+        shape, speed = Shape("", width, 3 * width, blocks), faster_at_top if width == widths[-1] else 1.0
+        for count in tokens:
+            parts = {}
+            for method in ("wanda", "gptq"):
+                for part, rate in RATES.items():
+                    parts[part] = blocks * work(shape, part, method, count) / rate / speed
+                head = {"width": width, "tokens": count, "method": method, "repeats": 3, "peak_bytes": 1}
+                points.append(head | {"part": "whole", "cpu_seconds": sum(parts.values())})
+                if count == tokens[0]:
+                    points.append(head | {"part": "solve", "cpu_seconds": parts["solve"]})
+            points.append(
+                {"width": width, "tokens": count, "part": "forward", "method": "", "repeats": 3, "peak_bytes": 1}
+                | {"cpu_seconds": parts["forward"], "parameters": blocks * shape.parameters}
+            )
+    facts = {"device": "a machine", "dtype": "bfloat16", "versions": "v", "commit": "c", "clock": "cpu_seconds"}
+    facts["shapes"] = {str(w): {"hidden": w, "intermediate": 3 * w, "blocks": blocks} for w in widths}
+    facts["points"] = [p for p in points if (p["part"], p["method"]) not in skip]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a.json").write_text(json.dumps(facts))
+    (found,) = read_scaling(folder) or [None]
+    return found
+
+
+def test_rates_are_found_again_from_the_parts(tmp_path):
+    scaling = machine(tmp_path)
+    for method in ("wanda", "gptq"):
+        for part, rate in RATES.items():
+            found = scaling.rate(512, part, method)
+            assert (found.middle, found.low, found.high) == pytest.approx((rate, rate, rate), rel=1e-6)
+    assert scaling.misses() == pytest.approx([1.0] * 4)
+    assert machine(tmp_path / "b", faster_at_top=2.0).misses() == pytest.approx([0.5] * 4)
+
+
+def test_a_larger_model_takes_its_work_over_the_rates(tmp_path):
+    scaling = machine(tmp_path, faster_at_top=2.0)
+    found = scaling.predict(LLAMA_7B, "gptq", 1000, 512)
+    d, m, blocks = 4096, 11008, 32
+    parameters = 4 * d * d + 3 * d * m
+    assert found["forward"][0] == pytest.approx(blocks * 2 * parameters * 1000 / (2 * RATES["forward"]))
+    assert found["sums"][0] == pytest.approx(blocks * 1000 * (3 * d**2 + m**2) / (2 * RATES["sums"]))
+    sweep = (4 * d * d + 2 * m * d) * (d + 128) + d * m * (m + 128)
+    assert found["solve"][0] == pytest.approx(blocks * (3 * d**3 + m**3 + sweep) / (2 * RATES["solve"]))
+    assert found["total"][0] == pytest.approx(sum(found[part][0] for part in RATES))
+
+
+def test_the_shapes_have_the_published_sizes():
+    """Weights in linear layers: 6.48 of 6.74 billion, and 68.5 of 69 billion; the rest is embedding, head and norms."""
+    for shape, linear in ((LLAMA_7B, 6.476e9), (LLAMA_70B, 68.45e9)):
+        assert shape.blocks * shape.parameters == pytest.approx(linear, rel=1e-3)
+
+
+def test_computed_times_are_marked_as_such(tmp_path):
+    text = str(larger_models([machine(tmp_path)]))
+    assert "**Computed, not measured**" in text
+    assert "1.00 to 1.00 times what is computed" in text
+    assert text.count("70B") == 2
+    assert "one width" in str(larger_models([machine(tmp_path / "b", widths=(256,))]))
+    assert "2 [2, 2]" in str(rate_tables([machine(tmp_path / "c")]))
+
+
+def test_an_unfinished_measurement_is_used_as_far_as_it_goes(tmp_path):
+    scaling = machine(tmp_path / "a", skip=[("solve", "gptq")])
+    assert scaling.predict(LLAMA_7B, "gptq", 1000, 512) is None
+    assert str(larger_models([scaling])).count("70B") == 1
+    assert machine(tmp_path / "b", skip=[("forward", "")]) is None
+    assert scaling_figure([scaling]).alt
+
+
+def test_without_measurements_the_page_says_so(tmp_path):
+    assert read_scaling(tmp_path / "none") == []
+    for text in (larger_models([]), rate_tables([])):
+        assert "No scaling measurement is stored" in str(text)
+    assert "No scaling measurement" in scaling_figure([]).caption
+    assert costs.faster(tmp_path).answer == OPEN
+
+
+ALL = [
+    Made("magnitude", "50%", 2.0, seconds=8.0, wrong=0.3),
+    *schedules(0.45, "block"),
+    schedules(0.47)[1],
+    Made("wanda", "50%", 0.5, seconds=30.0, wrong=0.1),
+    Made("rtn", "3 bits g128", 0.6, seconds=9.0),
+    Made("gptq", "3 bits g128", 0.3, seconds=55.0),
+]
+
+
+@pytest.mark.parametrize("runs", [ALL, ALL[:1], ALL[-1:], [Made("float32", "0%", 0.0, seconds=0.0)]])
+def test_the_page_stands_whatever_runs_there_are(tmp_path, runs):
+    results = study(tmp_path, runs).common()
+    folder = timings(tmp_path / "benchmarks", [2.0, 3.0])
+    for verdict in costs.verdicts(results, folder):
+        assert verdict.answer == OPEN or "[" in verdict.effect
+        assert verdict.claim in str(costs.takeaway(results, folder))
+    scaling = [machine(tmp_path / "scaling")]
+    for draw in (lambda: cost_figure(results), lambda: pair_figure(results), lambda: scaling_figure(scaling)):
+        figure = draw()
+        assert figure == draw()
+        assert ElementTree.fromstring(figure.svg).get("role") == "img"
+        assert len(figure.alt) > 40
+    lines = [line for line in str(cost_table(results)).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert all("[" in line for line in lines[2:])
+
+
+def test_the_table_counts_the_text_that_was_read(tmp_path):
+    table = str(cost_table(study(tmp_path, ALL)))
+    assert "8,192" in table
+    assert np.sum(["| none |" in line for line in table.splitlines()]) == 2
+    assert "(block)" in table

@@ -1,0 +1,250 @@
+"""Chapter 6 on made-up runs whose answers are known: rates of right answers and losses are set by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from crosscal.results.frame import Results, read_results
+from crosscal.results.store import RunRecord, save_run
+from crosscal.stats.estimates import Estimate
+from crosscal.types import Row
+from crosscal_book.chapters import forgetting, forgetting_figures, forgetting_storage, forgetting_tables
+from crosscal_book.chapters.forgetting_measures import (
+    Contrast,
+    compressed,
+    contrast,
+    dense_gap,
+    kept_shares,
+    margin_shifts,
+    readable,
+    reading_pairs,
+    resampled,
+    shared_items,
+    skills,
+    variant_pairs,
+)
+from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+
+DENSE = {  # task: rate of right answers; chance is 0.25, 0 (lambada) or 0.5 (language)
+    "sciq": 0.65, "sciq_reading": 0.85, "lambada": 0.5, "agreement": 0.95, "sciq_typos": 0.6,
+    "sciq_rephrased": 0.64, "fact_recall": 0.26,
+}  # fmt: skip
+CHANCE = {"lambada": 0.0, "agreement": 0.5, "fact_recall": 0.25}
+MILD, HARD = ("sparsegpt", "30%", 12.2, 0.04), ("sparsegpt", "50%", 9.0, 0.4)
+
+
+def study(folder, runs: dict, items: int = 240, windows: int = 8, tasks=tuple(DENSE)) -> Results:
+    """Dense and `runs`: {(method, pattern, bits, loss): {task: fall of the rate}}; fact_recall is at chance."""
+    draw = np.random.default_rng(3)
+    base = {text: 2.7 + 0.2 * draw.standard_normal(windows) for text in ("pubmed", "news")}
+    ability = draw.permutation((np.arange(items) + 0.5) / items)  # even, so that rates are met exactly
+    ids = []
+    for (method, pattern, bits, loss), falls in {("dense", "0%", 16.0, 0.0): {}, **runs}.items():
+        run_id = f"{method}-{pattern}".replace("%", "").replace(" ", "-").replace(":", "of")
+        common = (run_id, method, pattern, bits)
+        rows, outcomes = [], {}
+        for text, nll in base.items():
+            losses = nll + loss * (1 + 0.1 * draw.standard_normal(windows))
+            outcomes[text] = {"nll": losses.tolist()}
+            rows.append(_row(common, "general", text, "perplexity", math.exp(losses.mean()), 0.0, 99.0, windows))
+        for task in tasks:
+            rate = DENSE[task] - falls.get(task, 0.0)
+            n = items - 20 if task == "sciq_reading" else items  # some questions have no paragraph
+            order = range(items)[::-1][:n] if task == "sciq_reading" else range(n)
+            right = [int(ability[i] < rate) for i in order]
+            margins = [float(4 * (rate - ability[i])) for i in order]
+            outcomes[task] = {"id": [f"q{i}" for i in order], "correct": right, "margin": margins}
+            value = float(np.mean(right))
+            half = 1.96 * math.sqrt(value * (1 - value) / n)
+            rows.append(_row(common, "general", task, "accuracy", value, value - half, value + half, n))
+        chances = {"tasks": {task: {"chance": CHANCE.get(task, 0.25)} for task in tasks}}
+        save_run(folder, RunRecord(run_id, {"method": method}, chances, rows, [], outcomes))
+        ids.append(run_id)
+    return read_results(folder, ids)
+
+
+def _row(common, domain, eval_set, metric, value, lo, hi, n) -> Row:
+    run_id, method, pattern, bits = common
+    return Row(
+        run_id, "quick", "made-up", method, pattern, 0.5, 16, "", bits, "sublayer", "c4", 1.0, 16, 512, 0, domain,
+        eval_set, metric, value, lo, hi, n, "fraction of items", metric == "accuracy", 1.0, 1, "cpu",
+        json.dumps({"torch": "2.13.0"}), "0123456789",
+    )  # fmt: skip
+
+
+KNOWLEDGE_LOST = {"sciq": 0.2, "sciq_typos": 0.34, "sciq_rephrased": 0.2, "sciq_reading": 0.02}
+LOW = "low rank 56.25%"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    """Knowledge is lost, reading is not; typos hurt more after compression; ASVD is best, low rank loses."""
+    runs = {
+        MILD: KNOWLEDGE_LOST,
+        HARD: KNOWLEDGE_LOST,
+        ("wanda", "50%", 9.0, 0.6): KNOWLEDGE_LOST,
+        ("asvd", LOW, 8.99, 1.0): {task: 0.6 * (DENSE[task] - CHANCE.get(task, 0.25)) for task in DENSE},
+        ("svd", LOW, 8.99, 3.5): {task: DENSE[task] - CHANCE.get(task, 0.25) for task in DENSE},
+        ("fwsvd", LOW, 8.99, 3.0): {task: DENSE[task] - CHANCE.get(task, 0.25) for task in DENSE},
+    }
+    return study(tmp_path_factory.mktemp("forgetting"), runs)
+
+
+def test_the_skills_are_the_registrys_without_variants_and_without_tasks_at_chance(results):
+    assert skills(results) == {"knowledge": ["sciq"], "reading": ["sciq_reading", "lambada"], "language": ["agreement"]}
+    assert reading_pairs(results) == [("sciq", "sciq_reading")]
+    assert variant_pairs(results, "_typos") == [("sciq_typos", "sciq")]
+    assert shared_items(results, [("sciq", "sciq_reading")]) == 220
+
+
+def test_shares_of_skill_are_those_that_were_put_in(results):
+    kept = kept_shares(results).set_index(["run_id", "skill"])
+    line = kept.loc[("sparsegpt-30", "knowledge")]
+    assert line["kept"] == pytest.approx(0.2 / 0.4, abs=0.02)
+    assert line["lo"] < line["kept"] < line["hi"]
+    assert kept.loc[("sparsegpt-30", "language"), "kept"] == 1
+    assert kept.loc[(f"svd-{LOW}".replace("%", "").replace(" ", "-"), "reading"), "kept"] == pytest.approx(0, abs=0.03)
+    reading = kept.loc[("asvd-low-rank-56.25", "reading"), "kept"]
+    assert reading == pytest.approx(0.4, abs=0.03)  # both tasks keep two fifths
+    assert (margin_shifts(results).set_index(["run_id", "skill"]).loc[("sparsegpt-30", "knowledge"), "shift"]) < -0.5
+
+
+def test_runs_stand_by_perplexity_and_ruined_ones_enter_no_contrast(results):
+    assert list(compressed(results)["method"]) == ["sparsegpt", "sparsegpt", "wanda", "asvd", "fwsvd", "svd"]
+    assert len(readable(results)) == 4
+    assert "Left out of contrasts" in str(forgetting.takeaway(results))
+
+
+def test_a_contrast_is_paired_and_pooled(results):
+    one = contrast(results, ("sparsegpt-30",), (("sciq", "sciq_reading"),))
+    both = contrast(results, ("sparsegpt-30", "sparsegpt-50"), (("sciq", "sciq_reading"),))
+    assert one.points.value == pytest.approx(-0.18, abs=0.02)
+    assert one.share.value == pytest.approx(-0.5 + 0.02 / 0.6, abs=0.04)
+    assert one.margin.value == pytest.approx(4 * -0.18, abs=1e-6)  # the same for every question: no interval
+    assert one.margin.lo == pytest.approx(one.margin.hi)
+    assert both == one  # the same falls, on the same items: two runs tell no more than one
+
+
+def test_questions_are_matched_by_id_whatever_their_order(results):
+    dense = results.items[results.dense_id]
+    alone, given = (dict(zip(dense[t]["id"], dense[t]["correct"], strict=True)) for t in ("sciq", "sciq_reading"))
+    gap = dense_gap(results, [("sciq", "sciq_reading")])
+    assert gap.value == pytest.approx(np.mean([alone[i] - right for i, right in given.items()]), abs=1e-12)
+    assert gap.hi <= 0  # no question is right alone and wrong with its paragraph
+
+
+def test_the_claims_hold_where_the_runs_say_so(results):
+    answers = [verdict.answer for verdict in forgetting.verdicts(results)]
+    lost, pairs, typos, rephrasing, asvd, low_rank = answers
+    assert (lost, pairs, typos) == (HOLDS, HOLDS, HOLDS)
+    assert rephrasing == FAILS  # plain and rephrased questions fall by the same
+    assert asvd == HOLDS
+    assert low_rank == HOLDS
+    for verdict in forgetting.verdicts(results):
+        assert "[" in verdict.effect
+        assert verdict.evidence.startswith("fig-forgetting-")
+
+
+def test_a_claim_about_two_rivals_needs_both(results):
+    runs = results.rows.drop_duplicates("run_id")
+    others = results.subset(runs.loc[runs["method"] != "fwsvd", "run_id"])
+    assert forgetting.verdicts(others)[4].answer == OPEN
+
+
+def test_the_claims_fail_where_the_runs_say_the_opposite(tmp_path):
+    runs = {
+        MILD: {"sciq_reading": 0.3, "sciq_typos": -0.02},
+        ("asvd", LOW, 8.99, 1.0): {"sciq_reading": 0.3, "lambada": 0.1},
+        ("svd", LOW, 8.99, 0.5): {"sciq_reading": 0.3},
+        HARD: {"sciq_reading": 0.5, "lambada": 0.4, "sciq": 0.3},
+    }
+    results = study(tmp_path, runs)
+    lost, pairs, _, _, asvd, low_rank = [verdict.answer for verdict in forgetting.verdicts(results)]
+    assert lost == FAILS  # knowledge stays exactly as it was
+    assert pairs == FAILS
+    assert asvd == FAILS
+    assert low_rank == FAILS
+
+
+def test_without_its_runs_a_claim_cannot_be_told(tmp_path):
+    results = study(tmp_path, {HARD: {}}, items=40, tasks=("agreement",))
+    for verdict in forgetting.verdicts(results):
+        assert verdict.answer == OPEN
+        assert verdict.effect
+    for figure in _figures(results):
+        assert figure.caption
+    for table in _tables(results):
+        assert "|" in str(table)
+
+
+def test_without_a_mild_run_the_nearest_is_told_but_nothing_is_claimed(tmp_path):
+    verdict = forgetting.lost_before_perplexity(study(tmp_path, {HARD: KNOWLEDGE_LOST}))
+    assert verdict.answer == OPEN
+    assert "the nearest, SparseGPT 50% at 1.4" in verdict.effect
+    assert "knowledge −20" in verdict.effect
+
+
+def test_collapsed_runs_are_counted_in_the_table_only(results):
+    assert "mean of runs, collapsed ones too" in str(forgetting_tables.contrast_table(results))
+
+
+def test_few_noisy_items_cannot_tell(tmp_path):
+    results = study(tmp_path, {MILD: {"sciq": 0.05, "sciq_typos": 0.1}}, items=40)
+    answers = [verdict.answer for verdict in forgetting.verdicts(results)]
+    assert answers[0] == OPEN
+    assert answers[2] == OPEN
+
+
+def test_two_scales_that_contradict_each_other_tell_nothing():
+    def sure(value):
+        return Estimate(value, value - 0.02, value + 0.02, 100, 0.001)
+
+    assert forgetting.contrast_answer(Contrast(sure(-0.2), sure(0.1), sure(0))) == OPEN
+    assert forgetting.contrast_answer(Contrast(sure(-0.2), sure(-0.1), sure(0))) == HOLDS
+    assert forgetting.contrast_answer(Contrast(sure(-0.2), sure(-0.1), sure(0)), p_holm=0.2) == OPEN
+    assert forgetting.contrast_answer(Contrast(sure(0.2), sure(0.1), sure(0))) == FAILS
+    assert forgetting.contrast_answer(Contrast(sure(0.01), sure(0), sure(0)), p_holm=0.5) == FAILS
+
+
+def test_equal_storage_pairs_the_best_by_perplexity(results):
+    table = forgetting_storage.equal_storage(results)
+    best = table[table["best"].astype(bool)]
+    assert list(best["method"]) == ["asvd"]
+    assert list(best["rival"]) == ["SparseGPT 50%"]  # 30 % takes a third more
+    assert len(table) == 6
+    assert forgetting_storage.kind_of("2:4 + 4 bits g128") == "quantization"
+
+
+def test_resampling_leaves_out_draws_without_a_value():
+    found = resampled([np.array([[0.0], [1.0]])], lambda means: np.where(means[:, 0] > 0, means[:, 0], np.nan))
+    assert found.value == 0.5
+    assert found.lo == 0.5
+
+
+def test_figures_say_what_they_show_and_are_repeatable(results):
+    for first, second in zip(_figures(results), _figures(results), strict=True):
+        assert first == second
+        assert first.name.startswith("fig-forgetting-")
+        assert any(character.isdigit() for character in first.caption)
+        assert len(first.alt) > 40
+
+
+def test_tables_have_equally_many_cells_and_intervals(results):
+    for table in _tables(results):
+        lines = [line for line in str(table).splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+        assert all("[" in line for line in lines[2:])
+
+
+def _figures(results):
+    figures, tables = forgetting_figures, forgetting_tables
+    drawers = (figures.skills_kept, figures.skills_by_perplexity, figures.same_questions, figures.robustness_by_run)
+    return [draw(results) for draw in (*drawers, tables.storage_trade_off)]
+
+
+def _tables(results):
+    tables = forgetting_tables
+    drawers = (tables.dense_table, tables.skill_table, tables.contrast_table, tables.storage_table)
+    return [draw(results) for draw in drawers]

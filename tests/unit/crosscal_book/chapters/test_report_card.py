@@ -1,0 +1,252 @@
+"""Chapter 8 on made-up runs whose losses are set by hand, for every kind of setting a user may give."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from crosscal.plan.parameters import ReportCardSettings
+from crosscal.results.frame import Results, read_results
+from crosscal.results.store import RunRecord, save_run
+from crosscal.stats.estimates import Estimate
+from crosscal.types import Row
+from crosscal_book.chapters import report_card, report_card_show
+from crosscal_book.chapters.report_card_measures import (
+    KEPT_WORD,
+    MUCH,
+    SOME,
+    UNCLEAR,
+    Measure,
+    balanced_ratio,
+    losses,
+    runs_by_weight,
+    task_groups,
+    texts_of,
+    weight_name,
+)
+from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+
+TEXTS = {"pubmed": "biomedical", "wikipedia": "general", "news": "general", "task_prompts": "tasks"}
+TASKS = {"sciq": ("general", 0.25, 0.6), "bioasq": ("biomedical", 0.25, 0.8)}
+SETTINGS = ReportCardSettings(model="made-up")
+
+
+def study(folder, runs: dict, settings=SETTINGS, texts=TEXTS, tasks=TASKS, windows=8, noise=0.01) -> Results:
+    """Dense and `runs`: {weight or None: (rise of the loss on the domain, elsewhere, fall of all rates)}."""
+    draw = np.random.default_rng(11)
+    base = {text: 2.7 + 0.2 * draw.standard_normal(windows) for text in texts}
+    ability = draw.permutation((np.arange(200) + 0.5) / 200)
+    ids = []
+    for weight, (domain, general, fall) in {"dense": (0, 0, 0), **runs}.items():
+        run_id, dense = f"run-{weight}", weight == "dense"
+        common = (run_id, "dense" if dense else settings.method, "0%" if dense else settings.target)
+        common += _calibration(weight, settings)
+        rows, outcomes = [], {}
+        for text, nll in base.items():
+            rise = domain if text == settings.domain else general
+            means = nll + rise * (1 + noise * draw.standard_normal(windows))
+            outcomes[text] = {"nll": means.tolist()}
+            rows.append(_row(common, texts[text], text, "perplexity", math.exp(means.mean()), 0.0, 99.0, windows))
+            if not dense:
+                outcomes[text]["js_divergence"] = [rise / 4] * windows
+        for task, (kind, _, rate) in tasks.items():
+            right = [int(a < rate - fall) for a in ability]
+            outcomes[task] = {"id": list(range(200)), "correct": right, "margin": [0.0] * 200}
+            value = float(np.mean(right))
+            rows.append(_row(common, kind, task, "accuracy", value, value - 0.07, value + 0.07, 200))
+        chances = {"tasks": {task: {"chance": chance} for task, (_, chance, _) in tasks.items()}}
+        save_run(folder, RunRecord(run_id, {}, chances, rows, [], outcomes))
+        ids.append(run_id)
+    return read_results(folder, ids)
+
+
+def _calibration(weight, settings) -> tuple[str, float]:
+    if weight in ("dense", None):
+        return "", 1.0
+    if weight in (0.0, 1.0):
+        return (settings.domain if weight else settings.general), 1.0
+    return f"{settings.general}+{settings.domain}", weight
+
+
+def _row(common, domain, eval_set, metric, value, lo, hi, n) -> Row:
+    run_id, method, pattern, calibration, weight = common
+    return Row(
+        run_id, "quick", "made-up", method, pattern, 0.5, 16, "", 9.0, "sublayer", calibration, weight,
+        16 if calibration else 0, 512, 0, domain, eval_set, metric, value, lo, hi, n, "fraction of items",
+        metric == "accuracy", 1.0, 1, "cpu", json.dumps({"torch": "2.13.0"}), "0123456789",
+    )  # fmt: skip
+
+
+RUNS = {0.0: (0.5, 0.3, 0.1), 0.5: (0.35, 0.32, 0.1), 1.0: (0.33, 0.6, 0.15)}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    """The mix is nearly as good as each text alone on that text's own kind."""
+    return study(tmp_path_factory.mktemp("card"), RUNS)
+
+
+def test_runs_are_found_by_weight_and_texts_by_kind(results):
+    assert runs_by_weight(results, SETTINGS) == {0.0: "run-0.0", 0.5: "run-0.5", 1.0: "run-1.0"}
+    texts = texts_of(results, SETTINGS)
+    assert texts.domain == ("pubmed",)
+    assert texts.general == ("wikipedia", "news")
+    assert task_groups(results, SETTINGS) == {"all tasks": ("sciq", "bioasq"), "biomedical tasks": ("bioasq",)}
+
+
+def test_losses_are_those_that_were_put_in(results):
+    found = {m.name: m for m in losses(results, SETTINGS, "run-0.5")}
+    domain = found["perplexity, pubmed"]
+    assert domain.estimate.value == pytest.approx(math.exp(0.35), rel=0.01)
+    assert domain.word == SOME
+    assert found["perplexity, general text"].estimate.value == pytest.approx(math.exp(0.32), rel=0.01)
+    assert found["JS divergence, pubmed"].estimate.value == pytest.approx(0.35 / 4)
+    assert found["answers flipped"].estimate.value == pytest.approx(0.1, abs=0.01)
+    assert found["accuracy, all tasks (2)"].estimate.value == pytest.approx(-0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lo", "hi", "word"),
+    [
+        ("ratio", 1.01, 1.09, KEPT_WORD), ("ratio", 1.05, 1.2, UNCLEAR), ("ratio", 1.2, 2.5, SOME),
+        ("ratio", 2.1, 2.5, MUCH), ("change", -0.02, 0.01, KEPT_WORD), ("change", -0.2, -0.12, MUCH),
+        ("change", -0.08, -0.01, UNCLEAR), ("change", -0.08, -0.04, SOME), ("flips", 0.21, 0.3, MUCH),
+    ],
+)  # fmt: skip
+def test_a_word_says_what_the_interval_says(kind, lo, hi, word):
+    assert Measure("x", kind, Estimate((lo + hi) / 2, lo, hi, 10)).word == word
+
+
+def test_domain_and_general_text_count_half_each(results):
+    ratio = balanced_ratio(results, SETTINGS, "run-0.0", results.dense_id)
+    assert ratio.value == pytest.approx(math.exp(0.4), rel=0.01)  # (0.5 + 0.3) / 2, however many general texts
+
+
+def test_the_least_loss_is_recommended_when_the_data_can_tell(results):
+    choice = report_card.recommend(results, SETTINGS)
+    assert choice.weight == 0.5
+    assert choice.tied == ()
+    assert "beyond the intervals" in choice.sentence
+
+
+def test_a_clear_best_beats_the_default(tmp_path):
+    results = study(tmp_path, {0.0: (0.5, 0.3, 0), 0.5: (0.4, 0.3, 0), 1.0: (0.2, 0.3, 0)})
+    assert report_card.recommend(results, SETTINGS).weight == 1.0
+
+
+def test_ties_go_to_the_weight_nearest_to_one_half(tmp_path):
+    runs = {0.0: (0.8, 0.8, 0), 0.25: (0.32, 0.30, 0), 0.5: (0.31, 0.31, 0), 0.75: (0.30, 0.315, 0)}
+    settings = dataclasses.replace(SETTINGS, mix_weights="0,0.25,0.5,0.75")
+    choice = report_card.recommend(study(tmp_path, runs, settings, noise=0.5), settings)
+    assert choice.weight == 0.5
+    assert choice.tied
+    assert "cannot tell" in choice.sentence
+
+
+def test_the_claims_follow_the_runs(results, tmp_path):
+    kept, saves, spares = report_card.verdicts(results, SETTINGS)
+    assert (kept.answer, saves.answer, spares.answer) == (FAILS, HOLDS, HOLDS)
+    assert all("[" in verdict.effect for verdict in (kept, saves, spares))
+    other = study(tmp_path, {0.0: (0.02, 0.02, 0), 0.5: (0.05, 0.05, 0), 1.0: (0.06, 0.05, 0)})
+    kept, saves, spares = report_card.verdicts(other, SETTINGS)
+    assert (kept.answer, saves.answer) == (HOLDS, FAILS)
+    assert spares.answer == FAILS
+
+
+CASES = {
+    "no tasks": (RUNS, dataclasses.replace(SETTINGS, tasks=""), TEXTS, {}),
+    "one weight": ({0.5: RUNS[0.5]}, dataclasses.replace(SETTINGS, mix_weights="0.5"), TEXTS, TASKS),
+    "no text read": ({None: RUNS[0.0]}, dataclasses.replace(SETTINGS, method="magnitude"), TEXTS, TASKS),
+    "own file": (
+        RUNS,
+        dataclasses.replace(SETTINGS, domain="/x/notes.jsonl"),
+        {**TEXTS, "/x/notes.jsonl": "own"},
+        TASKS,
+    ),
+    "both own": (
+        RUNS,
+        dataclasses.replace(SETTINGS, general="a.txt", domain="b.txt"),
+        {**TEXTS, "b.txt": "own"},
+        TASKS,
+    ),
+    "general domain": (RUNS, dataclasses.replace(SETTINGS, domain="news"), TEXTS, TASKS),
+    "domain not evaluated": (RUNS, dataclasses.replace(SETTINGS, domain="legal"), TEXTS, TASKS),
+    "a missing run": ({0.0: RUNS[0.0], 0.5: RUNS[0.5]}, SETTINGS, TEXTS, TASKS),
+    "only domain text": (RUNS, SETTINGS, {"pubmed": "biomedical"}, {}),
+    "nothing in common": (RUNS, SETTINGS, {}, TASKS),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_setting_has_a_card(tmp_path, case):
+    runs, settings, texts, tasks = CASES[case]
+    results = study(tmp_path, runs, settings, texts, tasks)
+    text = str(report_card.card(results, settings))
+    assert "Which setting to use" in text
+    assert "/x/" not in text
+    assert "nan" not in text + str(report_card.takeaway(results, settings))
+    figure = report_card_show.card_figure(results, settings)
+    assert figure.caption
+    assert "nan" not in figure.caption
+    for table in (report_card_show.card_table(results, settings), report_card_show.savings_table(results, settings)):
+        lines = [line for line in str(table).splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+
+
+def test_special_cases_say_what_they_are(tmp_path):
+    def sentence(case):
+        runs, settings, texts, tasks = CASES[case]
+        return report_card.recommend(study(tmp_path / case, runs, settings, texts, tasks), settings).sentence
+
+    assert "reads no calibration text" in sentence("no text read")
+    assert "nothing to choose between" in sentence("one weight")
+    assert "Not stored, so not compared: w = 1" in sentence("a missing run")
+    assert "no weight can be recommended" in sentence("nothing in common")
+
+
+def test_a_domain_among_general_texts_is_no_general_text(tmp_path):
+    runs, settings, texts, tasks = CASES["general domain"]
+    found = texts_of(study(tmp_path, runs, settings, texts, tasks), settings)
+    assert found.domain == ("news",)
+    assert found.general == ("wikipedia",)
+
+
+def test_task_prompts_are_no_text_of_their_own(tmp_path):
+    texts = {"pubmed": "biomedical", "legal": "legal", "task_prompts": "tasks"}
+    assert texts_of(study(tmp_path, RUNS, texts=texts), SETTINGS).general == ("legal",)
+
+
+def test_other_runs_of_a_folder_are_left_alone(results):
+    other = dataclasses.replace(SETTINGS, target="60%")
+    assert runs_by_weight(results, other) == {}
+    assert "No run" in str(report_card.card(results, other))
+    assert report_card.verdicts(results, other)[0].answer == OPEN
+    assert "nothing to show" in report_card_show.card_figure(results, other).caption
+    assert weight_name(None, SETTINGS) == "no text"
+
+
+def test_the_figure_is_repeatable_and_says_what_it_shows(results):
+    first = report_card_show.card_figure(results, SETTINGS)
+    assert first == report_card_show.card_figure(results, SETTINGS)
+    assert first.name == "fig-report-card"
+    assert SOME in first.caption
+    assert len(first.alt) > 40
+
+
+def test_the_card_marks_the_recommended_setting_and_words(results):
+    text = str(report_card.card(results, SETTINGS))
+    assert "What was lost, w = 0.5, recommended" in text
+    assert "What calibration saved" in text
+    assert "general text: wikipedia and news" in text
+    table = str(report_card_show.card_table(results, SETTINGS))
+    assert "w = 0.5 ←" in table
+    assert f"**{SOME}**" in table
+
+
+def test_a_handful_of_windows_cannot_tell_and_says_so(tmp_path):
+    few = study(tmp_path, RUNS, texts={"pubmed": "biomedical", "news": "general"}, windows=4)
+    _, saves, _ = report_card.verdicts(few, SETTINGS)
+    assert saves.answer == OPEN
+    assert "4 windows are too few" in saves.effect
