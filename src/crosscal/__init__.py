@@ -7,6 +7,7 @@ Importing the package is light; torch, transformers, datasets and lm-eval load w
 
 from importlib import import_module
 
+from crosscal import _moved
 from crosscal.errors import InputError
 
 __version__ = "0.1.0"
@@ -19,6 +20,8 @@ _FRONT = {
 }
 
 __all__ = ["InputError", "__version__", "compress", "evaluate", "load_model", "load_text"]
+
+_moved.install()
 
 
 def __getattr__(name: str):

@@ -1,0 +1,36 @@
+"""Old module paths: every one is importable, warns, and is the new module itself."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from crosscal._moved import MOVED
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_moved_module_is_the_new_one(old):
+    new = import_module(MOVED[old])
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match="has moved to"):
+        module = import_module(old)
+    assert module is new
+    assert module.__spec__.name == MOVED[old]
+
+
+def test_moved_module_runs_by_its_old_name():
+    command = [sys.executable, "-W", "ignore", "-m", "crosscal.report.notebooks", "--help"]
+    assert "chapters" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_modules_of_a_moved_package_are_loaded_once():
+    with pytest.warns(DeprecationWarning):
+        module = import_module("crosscal.streaming.tensorfile")
+    assert module is import_module("crosscal.disk.tensorfile")
+
+
+def test_unknown_modules_are_still_unknown():
+    for name in ("crosscal.nowhere", "crosscal.streaming.nowhere"):
+        with pytest.raises(ModuleNotFoundError):
+            import_module(name)
