@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "targets": ["types", "errors"],
     "stats": [],
     "assets": ["errors", "paths"],
+    "_moved": [],
     "text": ["assets", "errors", "paths"],
     "models": ["assets", "errors", "paths"],
     "calibration": ["models", "types"],
