@@ -25,7 +25,7 @@ def test_moved_module_runs_by_its_old_name():
 
 
 def test_modules_of_a_moved_package_are_loaded_once():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="moved"):
         module = import_module("crosscal.streaming.tensorfile")
     assert module is import_module("crosscal.disk.tensorfile")
 
