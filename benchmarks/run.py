@@ -22,11 +22,11 @@ from shapes import SHAPES, Subject, subject
 
 from crosscal import compress
 from crosscal.engine.memory import PeakMemory
+from crosscal.files import write_atomically
 from crosscal.metrics import perplexity
 from crosscal.metrics.text_scores import dense_reference, score_text
 from crosscal.paths import results_dir
 from crosscal.results.provenance import provenance
-from crosscal.results.store import write_atomically
 from crosscal.types import Grid, PerGroup, Unstructured
 
 TARGETS = {"wanda": Unstructured(0.5), "sparsegpt": Unstructured(0.5), "gptq": Grid(4, PerGroup(128))}

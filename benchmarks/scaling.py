@@ -23,10 +23,10 @@ from run import TARGETS, timed
 from crosscal import compress
 from crosscal.engine.gather import gather_statistics
 from crosscal.engine.streams import MicroBatch, open_streams
+from crosscal.files import write_atomically
 from crosscal.models import decoder_blocks, linear_layers
 from crosscal.paths import results_dir
 from crosscal.results.provenance import provenance
-from crosscal.results.store import write_atomically
 
 WIDTHS, TOKENS = (256, 512, 1024, 2048), (4096, 16384, 65536)
 QUICK_WIDTHS, QUICK_TOKENS = (256, 512, 1024), (4096, 16384)

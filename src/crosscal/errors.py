@@ -33,6 +33,20 @@ def suggest(name: str, known: list[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def whole_number(name: str, value: object, least: int = 0, most: int = 2**63 - 1) -> int:
+    """Return a value that is a whole number from `least` to `most`; raise `InputError` with its name otherwise.
+
+    >>> whole_number("seed", -1)
+    Traceback (most recent call last):
+    crosscal.errors.InputError: seed is -1; give a whole number of at least 0
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
+    if value > most:
+        raise InputError(f"{name} is {value}; give a whole number from {least} to {most}")
+    return value
+
+
 def exit_status(work: Callable[[], int | None], interrupted: str) -> int:
     """Do the work of a command line: its own status (0 for None), 1 after an `InputError`, 130 after Ctrl-C.
 

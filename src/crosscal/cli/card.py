@@ -19,7 +19,7 @@ def check_card(model: str) -> Path:
 
 def write_card(model: str, found: dict) -> None:
     """Put the tables into the card, in the place of those of an earlier evaluation; the rest stays as it is."""
-    from crosscal.results.store import write_atomically
+    from crosscal.files import write_atomically
 
     path = check_card(model)
     write_atomically(path, with_section(path.read_text(encoding="utf-8") if path.exists() else "", section(found)))

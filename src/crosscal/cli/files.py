@@ -20,7 +20,7 @@ def check_new(path: str | None, overwrite: bool = False) -> None:
 
 def write_text_file(path: str | Path, text: str) -> None:
     """Write a text file under a temporary name, then rename it into place; raises `InputError` when that fails."""
-    from crosscal.results.store import write_atomically
+    from crosscal.files import write_atomically
 
     write_atomically(Path(path).expanduser(), text)
 

@@ -127,7 +127,7 @@ class _Work:
 
 
 def _file(decides: dict) -> Path:
-    from crosscal.results.store import hash_json
+    from crosscal.files import hash_json
 
     return cache_dir() / "evaluations" / f"{hash_json(decides, 32)}.json"
 
@@ -142,7 +142,7 @@ def _known(into: dict, part: str, path: Path) -> bool:
 
 
 def _keep(path: Path, value: dict) -> None:
-    from crosscal.results.store import write_atomically
+    from crosscal.files import write_atomically
 
     write_atomically(path, json.dumps(value))
 

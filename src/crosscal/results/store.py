@@ -8,13 +8,12 @@ renamed, so a killed run leaves nothing half-written and starting again repeats 
 This file imports neither torch nor pandas: pages read results on machines that have no torch.
 """
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from crosscal.errors import InputError
+from crosscal.files import write_atomically
 from crosscal.types import ROW_FIELDS, Row
 
 
@@ -31,34 +30,6 @@ class RunRecord:
     rows: list[Row]
     layers: list[dict] = field(default_factory=list)
     items: dict[str, dict[str, list]] = field(default_factory=dict)
-
-
-def hash_json(value: object, length: int = 16) -> str:
-    """The first hex digits of SHA-256 over canonical JSON: equal content, equal id.
-
-    >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
-    True
-    """
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it to disk, then rename it into place.
-
-    Raises `InputError` when the disk is full or the folder cannot be written; an earlier file stays as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path} ({error.strerror}); free some space or choose another folder") from error
 
 
 def save_run(folder: Path, record: RunRecord) -> Path:

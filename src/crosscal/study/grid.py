@@ -7,9 +7,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from crosscal.errors import InputError
+from crosscal.files import hash_json
 from crosscal.paths import results_dir
 from crosscal.plan.parameters import Settings
-from crosscal.results.store import has_run, hash_json, load_runs, save_run
+from crosscal.results.store import has_run, load_runs, save_run
 from crosscal.types import RunConfig
 
 

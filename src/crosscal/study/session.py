@@ -9,6 +9,7 @@ from math import prod
 import torch
 
 from crosscal.engine.driver import CompressionReport, compress
+from crosscal.files import hash_json
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import find_method
 from crosscal.metrics.evaluate import Evaluation, evaluate
@@ -16,7 +17,6 @@ from crosscal.metrics.instructions import instructions_version
 from crosscal.metrics.tasks.registry import task_version
 from crosscal.metrics.text_scores import DenseReference, dense_reference
 from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers
-from crosscal.results.store import hash_json
 from crosscal.storage import storage_bits
 from crosscal.study.texts import StudyTexts
 from crosscal.text import TextWindows

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from crosscal.errors import InputError
+from crosscal.files import write_atomically
 from crosscal.paths import checkout
 from crosscal.results.frame import Results, version_line
-from crosscal.results.store import write_atomically
 from crosscal_book.answers import answers_tables, executed_chapters, tally
 from crosscal_book.axes import by_method, pattern_order
 from crosscal_book.chapters.perplexity import uniform

@@ -24,8 +24,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from crosscal.errors import InputError, exit_status, suggest
+from crosscal.files import write_atomically
 from crosscal.paths import checkout, results_dir
-from crosscal.results.store import write_atomically
 from crosscal_book.pages.freshness import fingerprints
 
 GIVEN = "Parameters given for this page"

@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from crosscal.errors import InputError
-from crosscal.results import store
 from crosscal.results.store import RunRecord, has_run, load_run, load_runs, save_run
 from crosscal.types import ROW_FIELDS, Row
 
@@ -31,20 +30,6 @@ def test_runs_are_listed_by_id_and_temporary_files_are_not_runs(tmp_path):
     save_run(tmp_path, record("a"))
     (tmp_path / ".c.json.1.tmp").write_text("half")
     assert [run.run_id for run in load_runs(tmp_path)] == ["a", "b"]
-
-
-def test_a_kill_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    save_run(tmp_path, record())
-    before = (tmp_path / "abc.json").read_text()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(store.os, "fsync", full)
-    with pytest.raises(InputError, match=r"No space left on device.*free some space"):
-        save_run(tmp_path, record())
-    assert (tmp_path / "abc.json").read_text() == before
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(("content", "sentence"), [("{", "is damaged"), ('{"run_id": "abc"}', "lacks 'rows'")])

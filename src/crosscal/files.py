@@ -1,0 +1,59 @@
+"""Files that are written whole or not at all, and hashes of what is in them. Standard library only."""
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from crosscal.errors import InputError
+
+
+def write_atomically(path: str | os.PathLike, data: str | bytes, *, optional: bool = False) -> bool:
+    """Write a file under a temporary name, flush it to disk and rename it into place; return whether it was written.
+
+    The temporary name is random, so that processes of several machines may write the same file at the same moment.
+    An earlier file stays as it was when writing fails. Then `InputError` is raised, or, for an `optional` file such as
+    one of the cache, a line goes to standard error and the result is False.
+    """
+    path = Path(path).expanduser()
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data if isinstance(data, bytes) else data.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        return True
+    except (OSError, UnicodeEncodeError) as error:
+        said = getattr(error, "strerror", None) or "the text holds half of a surrogate pair"
+        if not optional:
+            raise InputError(f"cannot write {path} ({said}); free some space or choose another folder") from error
+        sys.stderr.write(f"not kept: cannot write {path} ({said})\n")
+        return False
+    finally:
+        with suppress(OSError):  # renamed, or never made
+            temporary.unlink()
+
+
+def hash_json(value: object, length: int = 16) -> str:
+    """Return the first hex digits of SHA-256 over canonical JSON: equal content, equal hash.
+
+    >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
+    True
+    """
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+def hash_files(paths: Iterable[Path], length: int = 16) -> str:
+    """Return the first hex digits of SHA-256 over the names and bytes of files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        with open(path, "rb") as file:
+            digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:length]
