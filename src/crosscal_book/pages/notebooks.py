@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -29,11 +30,13 @@ from crosscal.paths import checkout, results_dir
 from crosscal_book.pages.freshness import fingerprints
 
 GIVEN = "Parameters given for this page"
+SOCKET_FOLDER = 60
+"""Longest temporary folder, in bytes: a socket's path may have 103 (macOS) and what is added takes 30."""
 
 
 def check_names(notebook: Path, parameters: Mapping[str, object]) -> None:
     """Raise `InputError` for a parameter that the notebook's parameters cell does not set."""
-    known = list(papermill.inspect_notebook(notebook))
+    known = list(_declared(notebook))
     for name in parameters:
         if name not in known:
             near = suggest(name, known)
@@ -46,7 +49,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     Raises `InputError` with the notebook's own sentence when a cell fails.
     """
     clean = executed_copy(notebook, parameters, again=True)
-    values = {name: found["default"] for name, found in papermill.inspect_notebook(notebook).items()}
+    values = {name: declared["default"] for name, declared in _declared(notebook).items()}
     settings = {name: _literal(value) for name, value in values.items()} | dict(parameters)
     record = {"parameters": settings, "run_ids": clean.metadata.pop("run_ids", [])}
     folder = results_dir(str(settings.get("preset", "full")))
@@ -57,29 +60,50 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
 def executed_copy(notebook: Path, parameters: Mapping[str, object], again: bool = False) -> NotebookNode:
     """Run a notebook with these parameters; what comes out, cleaned, `again` with the command for it below each figure.
 
-    Raises `InputError` with the notebook's own sentence when a cell fails. Kernels talk over files, not TCP ports, so
-    that several can run side by side; their progress bars go to standard error.
+    Raises `InputError` with the notebook's own sentence when a cell fails. Kernels talk over files where a path is
+    short enough, not over TCP ports, so that several can run side by side; their progress bars go to standard error.
     """
     check_names(notebook, parameters)
-    with tempfile.TemporaryDirectory() as folder:
-        talk = {"transport": "ipc", "ip": f"{folder}/kernel"}
-        config = Config({"KernelManager": talk}) if os.name == "posix" else Config()
-        try:
-            executed = papermill.execute_notebook(
-                notebook,
-                None,
-                dict(parameters),
-                kernel_name="python3",
-                progress_bar=False,
-                shutdown_kernel="immediate",  # the graceful way makes the kernel complain about being interrupted
-                stderr_file=sys.stderr,
-                config=config,
-            )
-        except PapermillExecutionError as error:
-            where = "" if error.ename == "InputError" else f"cell {error.cell_index + 1} stopped with {error.ename}: "
-            raise InputError(f"{notebook.name}: {where}{error.evalue}") from error
+    folder = _kernel_sockets()
+    talk = {"transport": "ipc", "ip": f"{folder.name}/kernel"} if folder else {}
+    try:
+        executed = papermill.execute_notebook(
+            _unformatted(notebook),
+            None,
+            dict(parameters),
+            kernel_name="python3",
+            progress_bar=False,
+            shutdown_kernel="immediate",  # the graceful way makes the kernel complain about being interrupted
+            stderr_file=sys.stderr,
+            config=Config({"KernelManager": talk}),
+        )
+    except PapermillExecutionError as error:
+        where = "" if error.ename == "InputError" else f"cell {error.cell_index + 1} stopped with {error.ename}: "
+        raise InputError(f"{notebook.name}: {where}{error.evalue}") from error
+    finally:
+        if folder:
+            folder.cleanup()
     preset = parameters.get("preset", "quick")
     return scrub(executed, f"papermill notebooks/{notebook.name} again.ipynb -p preset {preset}" if again else "")
+
+
+def _unformatted(path: Path) -> str:
+    """The path as papermill gives it back, which takes paths for format strings."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _declared(notebook: Path) -> dict[str, dict]:
+    """What the notebook's parameters cell sets: name -> type, default and comment."""
+    return papermill.inspect_notebook(_unformatted(notebook))
+
+
+def _kernel_sockets() -> "tempfile.TemporaryDirectory | None":
+    """A temporary folder whose path is short enough for sockets; None where there is none, or there are no sockets."""
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp") if os.name == "posix" else ():
+        if len(os.fsencode(place)) <= SOCKET_FOLDER:
+            with suppress(OSError):
+                return tempfile.TemporaryDirectory(dir=place)
+    return None
 
 
 def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
@@ -173,10 +197,16 @@ def _execute_all(options: argparse.Namespace) -> None:
     if root is None:
         raise InputError("the notebooks are part of the source; run this in a git checkout of crosscal")
     into = options.into or root / "book" / "chapters"
-    given = {name: _literal(value) for name, value in options.parameters}
     for notebook in select(root / "notebooks", options.chapters):
         sys.stderr.write(f"executing {notebook.name} with preset {options.preset}\n")
+        given = _typed(notebook, dict(options.parameters))
         execute(notebook, into / notebook.name, {"preset": options.preset, **given})
+
+
+def _typed(notebook: Path, given: Mapping[str, str]) -> dict[str, object]:
+    """Values of the command line: text where the notebook's own value is text (a model named 007), else literals."""
+    texts = {name for name, declared in _declared(notebook).items() if declared["inferred_type_name"] == "str"}
+    return {name: value if name in texts else _literal(value) for name, value in given.items()}
 
 
 def select(folder: Path, beginnings: Sequence[str]) -> list[Path]:

@@ -3,8 +3,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from crosscal.errors import InputError
-from crosscal_book.pages import freshness
-from crosscal_book.pages.notebooks import check_names, execute, main, scrub, select
+from crosscal_book.pages import freshness, notebooks
+from crosscal_book.pages.notebooks import check_names, execute, executed_copy, main, scrub, select
 
 BODY = """
 import os, sys
@@ -59,6 +59,33 @@ def test_a_failed_run_says_why_and_leaves_the_earlier_file(notebook, tmp_path, m
     with pytest.raises(InputError, match=r"^01_test.ipynb: sparsity is too large; give less$"):
         execute(notebook, output, {"sparsity": 2.0})
     assert output.read_text() == "earlier"
+
+
+@pytest.mark.parametrize("name", ["{project}", "{{x}}", "{sparsity}", "a{}b"])
+def test_notebook_in_a_folder_with_braces(notebook, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    notebook.rename(folder / notebook.name)
+    assert executed_copy(folder / notebook.name, {"sparsity": 0.6}).cells
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_kernel_talks_from_a_long_temporary_folder(notebook, tmp_path, monkeypatch, elsewhere):
+    place = tmp_path / ("x" * 100)
+    place.mkdir()
+    monkeypatch.setattr(notebooks.tempfile, "tempdir", str(place))
+    if not elsewhere:  # and no shorter one can be written: TCP
+        monkeypatch.setattr(notebooks, "SOCKET_FOLDER", 0)
+    assert executed_copy(notebook, {}).cells
+
+
+def test_parameter_that_is_text_stays_as_written(tmp_path):
+    cells = [new_code_cell('model: str = "m"\nn: int = 1', metadata={"tags": ["parameters"]})]
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    path = tmp_path / "01_test.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    for text in ("007", "1.10", "2024_01", "1e5", "None", "inf", "0,0.5"):
+        assert notebooks._typed(path, {"model": text, "n": "2"}) == {"model": text, "n": 2}
 
 
 def test_the_command_line_prints_one_sentence_and_fails(capsys):
