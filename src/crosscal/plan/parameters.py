@@ -1,22 +1,27 @@
 """The parameters of a chapter, read from its notebook and checked before anything is computed.
 
 papermill only warns about a parameter the notebook does not know; a study run with a mistyped parameter would then
-answer another question than the one asked. So the notebook hands its own namespace to `read_parameters`.
+answer another question than the one asked. So the notebook hands its own namespace to `read_parameters`, which looks
+at what the parameters cell and papermill's cell below it set, and at nothing else that a notebook or a startup file
+may have put there.
 """
 
-from collections.abc import Mapping, Sequence
+import ast
+import filecmp
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from crosscal.errors import InputError, suggest
+from crosscal.errors import InputError, suggest, whole_number
 from crosscal.plan.presets import TASK_PROMPTS, find_preset
 from crosscal.targets import parse_target
 from crosscal.types import Unstructured
 
-# Names that IPython or a notebook's imports put there; anything else that holds a plain value was injected.
-_OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 COMPUTE = ("missing", "never")
+_OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+_INJECTED = "# Parameters"  # how the cell begins in which papermill sets parameters
 
 S = TypeVar("S", bound="Settings")
 
@@ -44,8 +49,7 @@ class Settings:
             if not fits:
                 raise InputError(f"{field.name} is {value!r}; give a {kind.__name__}, such as {field.default!r}")
         find_preset(self.preset)
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give a whole number of at least 0")
+        whole_number("seed", self.seed)
         if self.compute not in COMPUTE:
             raise InputError(f"compute is '{self.compute}'; give 'missing' to run what is not stored, or 'never'")
         self.check()
@@ -90,8 +94,8 @@ class CrossSettings(Settings):
         """Raises `InputError` for a sparsity outside 0..1, no domain, and a domain that is the general text."""
         Unstructured(self.sparsity)
         _check_source("general", self.general)
-        domains = [name.strip() for name in self.domains.split(",")]
-        if not all(domains) or self.general in domains or len(set(domains)) < len(domains):
+        texts = [self.general, *(name.strip() for name in self.domains.split(","))]
+        if not all(texts) or any(_same_text(a, b) for i, a in enumerate(texts) for b in texts[:i]):
             raise InputError(f"domains is '{self.domains}'; give different sources, none of them {self.general}")
 
 
@@ -122,8 +126,8 @@ class ReportCardSettings(Settings):
         parse_target(self.target)
         _check_source("general", self.general)
         _check_source("domain", self.domain)
-        if self.general == self.domain:
-            raise InputError(f"general and domain are both '{self.general}'; give two different texts")
+        if _same_text(self.general, self.domain):
+            raise InputError(f"general and domain are both '{self.domain}'; give two different texts")
         if not self.weights:
             raise InputError("mix_weights is empty; give weights of the domain, such as 0,0.5,1")
 
@@ -148,6 +152,15 @@ class ReportCardSettings(Settings):
 def _check_source(name: str, source: str) -> None:
     if not source.strip() or "=" in source or ("," in source and not source.startswith("hub:")):
         raise InputError(f"{name} is '{source}'; give one text source, such as c4 or a path to a .txt or .jsonl file")
+
+
+def _same_text(one: str, other: str) -> bool:
+    """Whether two sources are one: the same name, or files with the same content."""
+    files = [Path(source).expanduser() for source in (one, other)]
+    try:
+        return one == other or (all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False))
+    except OSError:
+        return False  # a name that the system refuses to answer for
 
 
 def parse_shares(text: str) -> tuple[tuple[str, float], ...]:
@@ -175,9 +188,9 @@ def parse_shares(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def read_parameters(namespace: Mapping[str, object], kind: type[S] = Settings) -> S:
-    """The settings among a notebook's global names.
+    """Return the settings that a notebook's parameters cell declares, or those in a mapping of parameters alone.
 
-    Raises `InputError` for a name that is no parameter of the chapter, which is how a mistyped
+    Raises `InputError` for a declared name that is no parameter of the chapter, which is how a mistyped
     `papermill -p NAME VALUE` arrives, and for values that make no sense.
 
     >>> read_parameters({"seed": 1}).seed
@@ -186,19 +199,86 @@ def read_parameters(namespace: Mapping[str, object], kind: type[S] = Settings) -
     Traceback (most recent call last):
     crosscal.errors.InputError: unknown parameter 'sede'; did you mean 'seed'?; known: preset, model, ...
     """
-    known = [field.name for field in fields(kind)]
-    for name, value in namespace.items():
-        skipped = name.startswith("_") or name in _OF_IPYTHON or callable(value) or isinstance(value, ModuleType)
-        if not skipped and name not in known:
-            raise InputError(f"unknown parameter '{name}'{suggest(name, known)}; known: {', '.join(known)}")
-    texts = {field.name for field in fields(kind) if isinstance(field.default, str)}
-    return kind(
-        **{name: _text(namespace[name]) if name in texts else namespace[name] for name in known if name in namespace}
+    known = {field.name: field.default for field in fields(kind)}
+    for name in _declared(namespace, known):
+        if name not in known:
+            raise InputError(f"unknown parameter '{name}'{suggest(name, list(known))}; known: {', '.join(known)}")
+    return kind(**{name: _typed(name, namespace[name], known[name]) for name in known if name in namespace})
+
+
+def _declared(namespace: Mapping[str, object], known: Mapping[str, object]) -> list[str]:
+    """The names set by the last parameters cell that ran, and by papermill's cell below it.
+
+    IPython keeps the text of all cells in `In`. A script has no cells but annotations; what has neither is a mapping
+    that holds parameters and nothing else.
+    """
+    if history := namespace.get("In"):
+        declared: list[str] = []
+        for source in history:
+            names = list(_assigned(source, annotated=True))
+            if not known.keys().isdisjoint(names):
+                declared = list(_assigned(source))
+            elif source.startswith(_INJECTED):
+                declared += (name for name in _assigned(source) if not name.startswith("PAPERMILL_"))
+        return declared
+    if annotated := namespace.get("__annotations__"):
+        return list(annotated)
+    return [
+        name
+        for name, value in namespace.items()
+        if not (name.startswith("_") or name in _OF_IPYTHON or callable(value) or isinstance(value, ModuleType))
+    ]
+
+
+def _assigned(source: str, annotated: bool = False) -> Iterator[str]:
+    """The names that the statements of a cell assign to, or only those with an annotation."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return
+    for statement in statements:
+        if isinstance(statement, ast.AnnAssign):
+            yield from [statement.target.id] if isinstance(statement.target, ast.Name) else []
+        elif isinstance(statement, ast.Assign) and not annotated:
+            yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
+
+
+def _typed(name: str, value: object, default: object) -> object:
+    """A value in the type of its default: texts that papermill or YAML read as another type are not guessed at.
+
+    Numbers stand for texts where the text is one of numbers, as in `-p mix_weights 0.5`.
+    """
+    if isinstance(default, float) and isinstance(value, str):
+        try:
+            return float(value)  # YAML takes 5e-1 for a text
+        except ValueError:
+            return value
+    if not isinstance(default, str) or isinstance(value, str):
+        return value
+    if isinstance(value, (tuple, list)):
+        return ",".join(str(_typed(name, part, default)) for part in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and set(default) <= set("0123456789.,"):
+        return str(value)
+    written = _spellings(value)
+    raise InputError(
+        f"{name} is {value!r} (written {' or '.join(written)}?); a text that looks like a value needs papermill's -r "
+        f"in place of -p, as in -r {name} {written[0]}, or quotes in YAML"
     )
 
 
-def _text(value: object) -> object:
-    """`-p mix_weights 0.5` arrives as a number and `0,0.5` as several: what was meant is the text that was written."""
-    if isinstance(value, (tuple, list)):
-        return ",".join(str(part) for part in value)
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+def _spellings(value: object) -> list[str]:
+    """Texts that papermill or YAML 1.1 turn into this value.
+
+    >>> _spellings(124), _spellings(202401), _spellings(1.1)
+    (['2:4', '124', '00124', '0174'], ['2024_01', '202401', '00202401', '0613241'], ['1.10', '1.1', '1.1e0'])
+    """
+    if value is None or isinstance(value, bool):
+        return {None: ["None", "null", "~"], True: ["yes", "on", "true"], False: ["no", "off", "false"]}[value]
+    if isinstance(value, int):
+        parts = [f"{value // 60}:{value % 60}"] if 60 <= value < 3600 else []
+        parts += [f"{value // 100}_{value % 100:02}"] if value >= 10_000 else []
+        return [*parts, str(value), f"00{value}", f"0{value:o}"]
+    if isinstance(value, float) and value - value == 0:
+        mantissa, exponent = f"{value:e}".split("e")
+        return [f"{value}0", str(value), f"{float(mantissa):g}e{int(exponent)}"]
+    return [str(value)]

@@ -105,3 +105,70 @@ def test_numbers_given_for_a_text_are_what_was_written():
     """papermill's -p turns 0.5 into a number, and this project's runner 0,0.5,1 into several."""
     assert read_parameters({"mix_weights": (0, 0.5, 1)}, ReportCardSettings).weights == [0, 0.5, 1]
     assert read_parameters({"mix_weights": 0.5}, ReportCardSettings).weights == [0.5]
+
+
+@pytest.mark.parametrize("name", ["model", "target", "domain", "tasks"])
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        *((124, "2:4"), (7, "007"), (202401, "2024_01"), (511, "0777"), (1.1, "1.10"), (1e5, "1e5"), (2e-5, "2e-5")),
+        *((float("inf"), "inf"), (None, "None"), (False, "no"), (True, "on")),
+    ],
+)
+def test_value_in_place_of_a_text_is_refused_by_what_was_written(name, value, written):
+    with pytest.raises(InputError, match=rf"^{name} is .*\b{written}\b.*-r {name} "):
+        read_parameters({name: value}, ReportCardSettings)
+
+
+def test_lists_and_exponents_of_yaml_are_read():
+    assert read_parameters({"tasks": ["sciq", "piqa"]}, ReportCardSettings).tasks == "sciq,piqa"
+    assert read_parameters({"sparsity": "5e-1"}, PruningSettings).sparsity == 0.5
+
+
+def test_seed_beyond_64_bits_is_refused():
+    with pytest.raises(InputError, match=r"seed is 1\d+; give a whole number from 0 to"):
+        Settings(seed=10**19)
+
+
+@pytest.mark.parametrize("other", ["./a.jsonl", "copy.jsonl"])
+def test_one_text_under_two_names_is_refused(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "copy.jsonl"):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\n')
+    with pytest.raises(InputError, match="two different texts"):
+        ReportCardSettings(general=other, domain="a.jsonl")
+    with pytest.raises(InputError, match="different sources"):
+        CrossSettings(domains=f"a.jsonl,{other}")
+    assert ReportCardSettings(general="b.jsonl", domain="a.jsonl")
+
+
+CELL = 'preset: str = "smoke"  # size\nsparsity: float = 0.5'
+
+
+def in_ipython(*cells):
+    """The settings that a notebook of these cells reads in its last one."""
+    shell = {"In": [""]}
+    for cell in cells:
+        shell["In"].append(cell)
+        exec(cell, shell)
+    return read_parameters(shell, PruningSettings)
+
+
+def test_setup_cell_may_run_again():
+    results = ["settings = 3", "runs: list = []", "MY_COLOUR = 'red'", "d = {}\nd['preset'] = 1", "%broken"]
+    assert in_ipython("MY_COLOUR = 'red'", CELL, *results[:4]).preset == "smoke"
+    assert in_ipython(CELL, "x = 1", "sparsity = 0.6").sparsity == 0.6
+    assert in_ipython(CELL, "x = 1", CELL.replace("0.5", "0.7")).sparsity == 0.7
+
+
+def test_papermills_cell_is_read_and_its_paths_are_no_parameters():
+    assert in_ipython(CELL, "# Parameters\nsparsity = 0.6\nPAPERMILL_INPUT_PATH = 'a'").sparsity == 0.6
+    with pytest.raises(InputError, match="unknown parameter 'sparsty'; did you mean 'sparsity'"):
+        in_ipython(CELL, "# Parameters\nsparsty = 0.6")
+    with pytest.raises(InputError, match="unknown parameter 'sparsty'"):
+        in_ipython(CELL.replace("sparsity", "sparsty"))
+
+
+def test_script_declares_by_annotations():
+    assert read_parameters({"__annotations__": {"seed": int}, "seed": 2, "other": 3}).seed == 2
