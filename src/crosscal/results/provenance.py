@@ -24,7 +24,7 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def commit() -> str:
+def _commit() -> str:
     """The checkout's commit, with "-dirty" when the package differs from it; "unknown" outside a checkout."""
     root = checkout()
     try:
@@ -41,7 +41,7 @@ def _git(root: Path | None, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def device_name(device) -> str:
+def _device_name(device) -> str:
     """The GPU's name, or the CPU's with its core count: `"NVIDIA H200"`, `"Intel(R) Xeon(R) Processor, 2 cores"`."""
     import torch
 
@@ -69,8 +69,8 @@ def provenance(device) -> dict:
         "versions": versions(),
         "python": platform.python_version(),
         "system": platform.system(),
-        "device": device_name(device),
-        "commit": commit(),
+        "device": _device_name(device),
+        "commit": _commit(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

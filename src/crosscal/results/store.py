@@ -9,7 +9,7 @@ This file imports neither torch nor pandas: pages read results on machines that 
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from crosscal.errors import InputError
@@ -34,8 +34,7 @@ class RunRecord:
 
 def save_run(folder: Path, record: RunRecord) -> Path:
     """Store a finished run; the main file comes last, so its presence means the run is complete."""
-    if record.items:
-        write_atomically(folder / "items" / f"{record.run_id}.json", _dump({"items": record.items}))
+    write_atomically(folder / "items" / f"{record.run_id}.json", _dump({"items": record.items}))
     body = asdict(record)
     del body["items"]
     path = folder / f"{record.run_id}.json"
@@ -59,33 +58,55 @@ def _dump(value: dict) -> str:
 
 
 def has_run(folder: Path, run_id: str) -> bool:
-    """Whether this run is complete in the folder."""
-    return (folder / f"{run_id}.json").exists()
+    """Return whether this run is complete in the folder: a damaged one, or one without its items, is made again."""
+    try:
+        load_run(folder, run_id, with_items=True)
+    except InputError:
+        return False
+    return True
 
 
 def load_run(folder: Path, run_id: str, with_items: bool = False) -> RunRecord:
-    """Read one run back; items only on request.
-
-    Raises `InputError` when the run is missing or its file is damaged.
-    """
-    body = _read(folder / f"{run_id}.json")
-    items = _read(folder / "items" / f"{run_id}.json")["items"] if with_items else {}
-    try:
-        rows = [Row(**{name: row[name] for name in ROW_FIELDS}) for row in body["rows"]]
-        return RunRecord(body["run_id"], body["config"], body["provenance"], rows, body["layers"], items)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / run_id}.json lacks {error}; delete it and run the study again") from error
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no run at {path}; run the study first, or name the folder that holds its results") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"{path} is damaged; delete it and run the study again") from None
+    """Read one run back, its items only on request; raise `InputError` when it is missing, damaged or incomplete."""
+    path = folder / f"{run_id}.json"
+    if not path.exists():
+        raise InputError(f"no run at {path}; run the study first, or name the folder that holds its results")
+    return _record(path, _read(path), with_items)
 
 
 def load_runs(folder: Path, with_items: bool = False) -> list[RunRecord]:
-    """Every run of a folder, in the order of their ids; an empty list when there is none."""
-    return [load_run(folder, path.stem, with_items) for path in sorted(folder.glob("[!.]*.json"))]
+    """Read every run of a folder, in the order of their ids; JSON files of another kind are left out.
+
+    Raises `InputError` for a damaged run.
+    """
+    bodies = {path: _read(path) for path in sorted(folder.glob("[!.]*.json"))}
+    return [_record(path, body, with_items) for path, body in bodies.items() if {"run_id", "rows"} & body.keys()]
+
+
+def _record(path: Path, body: dict, with_items: bool) -> RunRecord:
+    try:
+        rows = [Row(**{name: row[name] for name in ROW_FIELDS}) for row in body["rows"]]
+        record = RunRecord(body["run_id"], body["config"], body["provenance"], rows, body["layers"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} lacks {error}; delete it and run the study again") from error
+    if not with_items:
+        return record
+    items = _read(path.parent / "items" / path.name, of=path).get("items")
+    if not isinstance(items, dict):
+        raise _damaged(path.parent / "items" / path.name, path)
+    return replace(record, items=items)
+
+
+def _read(path: Path, of: Path | None = None) -> dict:
+    """The JSON object in a file that belongs to the run `of`."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, of or path) from error
+    if not isinstance(body, dict):
+        raise _damaged(path, of or path)
+    return body
+
+
+def _damaged(path: Path, run: Path) -> InputError:
+    return InputError(f"{path} is damaged or missing; delete {run} and make the run again")

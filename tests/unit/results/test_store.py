@@ -39,6 +39,28 @@ def test_a_damaged_file_is_named(tmp_path, content, sentence):
         load_run(tmp_path, "abc")
 
 
+@pytest.mark.parametrize("name", ["abc.json", "items/abc.json"])
+@pytest.mark.parametrize("content", [None, "", "{", "null", "[]", "{}", '{"items": [1]}', '{"run_id": "abc"}'])
+def test_run_copied_in_part_is_made_again(tmp_path, name, content):
+    """It counts as not stored, and reading it says what to delete: no dead end, no traceback."""
+    save_run(tmp_path, record())
+    path = tmp_path / name
+    path.unlink() if content is None else path.write_text(content)
+    assert not has_run(tmp_path, "abc")
+    with pytest.raises(InputError, match=r"delete (it|.*abc\.json)|no run at"):
+        load_run(tmp_path, "abc", with_items=True)
+    if name == "items/abc.json":
+        assert load_run(tmp_path, "abc").run_id == "abc"
+    save_run(tmp_path, record())
+    assert has_run(tmp_path, "abc")
+
+
+def test_files_of_another_kind_are_no_runs(tmp_path):
+    save_run(tmp_path, record())
+    (tmp_path / "half.json").write_text('{"dense": null, "texts": {}}')
+    assert [run.run_id for run in load_runs(tmp_path, with_items=True)] == ["abc"]
+
+
 def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(InputError, match="no run at"):
         load_run(tmp_path, "abc")
