@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
 from crosscal import compress, load_model, load_text
 from crosscal.machine import estimate
-from crosscal.targets import parse_target
+from crosscal.types import parse_target
 
 CASES = (("magnitude", "50%"), ("wanda", "50%"), ("sparsegpt", "50%"), ("rtn", "4 bits g128"), ("gptq", "4 bits g128"))
 

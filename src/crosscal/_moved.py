@@ -25,12 +25,14 @@ MOVED = {
     "crosscal.report.pages": "crosscal_book.pages.generated",
     "crosscal.report.rows": "crosscal.results.frame",
     "crosscal.reports": "crosscal.engine.reports",
+    "crosscal.storage": "crosscal.types",
     "crosscal.streaming": "crosscal.disk",
     "crosscal.streaming.journal": "crosscal.disk.journal",
     "crosscal.study.chapters": "crosscal.plan.chapters",
     "crosscal.study.parameters": "crosscal.plan.parameters",
     "crosscal.study.presets": "crosscal.plan.presets",
     "crosscal.study.store": "crosscal.results.store",
+    "crosscal.targets": "crosscal.types",
 }
 
 

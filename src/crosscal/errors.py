@@ -1,7 +1,10 @@
 """One exception for everything a user can put right, whose text says what to do, and the exit status it gives."""
 
+import math
+import operator
 import sys
 from collections.abc import Callable
+from numbers import Real
 
 
 class InputError(ValueError):
@@ -34,17 +37,39 @@ def suggest(name: str, known: list[str]) -> str:
 
 
 def whole_number(name: str, value: object, least: int = 0, most: int = 2**63 - 1) -> int:
-    """Return a value that is a whole number from `least` to `most`; raise `InputError` with its name otherwise.
+    """Return a whole number from `least` to `most` as `int`, numpy's too; raise `InputError` with its name otherwise.
 
     >>> whole_number("seed", -1)
     Traceback (most recent call last):
     crosscal.errors.InputError: seed is -1; give a whole number of at least 0
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
         raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
-    if value > most:
-        raise InputError(f"{name} is {value}; give a whole number from {least} to {most}")
-    return value
+    if number > most:
+        raise InputError(f"{name} is {number}; give a whole number from {least} to {most}")
+    return number
+
+
+def real_number(name: str, value: object, least: float = 0.0, most: float = math.inf, *, above: bool = False) -> float:
+    """Return a number from `least` to `most` as `float`, numpy's too; raise `InputError` with its name otherwise.
+
+    Infinity and NaN are refused. With `above` the number must exceed `least`.
+
+    >>> real_number("ratio", 0, 0, 1, above=True)
+    Traceback (most recent call last):
+    crosscal.errors.InputError: ratio is 0; give a number above 0 and at most 1
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and (least < number if above else least <= number) and number <= most:
+        return number
+    bound = f"above {least:g}" if above else f"of at least {least:g}"
+    if most < math.inf:
+        bound = f"above {least:g} and at most {most:g}" if above else f"from {least:g} to {most:g}"
+    raise InputError(f"{name} is {value!r}; give a number {bound}")
 
 
 def exit_status(work: Callable[[], int | None], interrupted: str) -> int:

@@ -1,16 +1,27 @@
-"""The frozen vocabulary of a study: a choice is a type, checked once, where it is made."""
+"""The vocabulary of a study: targets, their written form, their storage cost, and the config and rows of a run.
+
+A choice is a frozen type, checked once, where it is made. Standard library only.
+"""
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
+from decimal import Decimal, InvalidOperation
 
-from crosscal.errors import InputError
+from crosscal.errors import InputError, real_number, whole_number
+
+
+def _set(frozen: object, **values: object) -> None:
+    """Set checked values while a frozen dataclass is being made."""
+    for name, value in values.items():
+        object.__setattr__(frozen, name, value)
 
 
 @dataclass(frozen=True)
 class Unstructured:
-    """Zero this fraction of the weights, anywhere.
+    """Zero a fraction of the weights, anywhere.
 
-    Raises `InputError` outside 0..1 (both ends allowed).
+    Raises `InputError` unless 0 <= sparsity <= 1.
 
     >>> str(Unstructured(0.5))
     '50%'
@@ -19,11 +30,10 @@ class Unstructured:
     sparsity: float
 
     def __post_init__(self):
-        if not isinstance(self.sparsity, (int, float)) or not 0.0 <= self.sparsity <= 1.0:
-            raise InputError(f"sparsity is {self.sparsity!r}; give a number from 0 (keep all) to 1 (drop all)")
+        _set(self, sparsity=real_number("sparsity", self.sparsity, 0, 1) + 0.0)  # -0.0 becomes 0.0
 
     def __str__(self) -> str:
-        return f"{100 * self.sparsity:g}%"
+        return _percent(self.sparsity)
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,13 @@ class NofM:
     m: int
 
     def __post_init__(self):
-        if not (isinstance(self.n, int) and isinstance(self.m, int) and 0 <= self.n <= self.m and self.m >= 1):
-            raise InputError(f"pattern is {self.n}:{self.m}; give kept:group with 0 <= kept <= group, such as 2:4")
+        _set(self, n=whole_number("n of a pattern", self.n), m=whole_number("m of a pattern", self.m, 1))
+        if self.n > self.m:
+            raise InputError(f"pattern is {self}; give kept:group with 0 <= kept <= group, such as 2:4")
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros the pattern asks for."""
+        """Fraction of zeros."""
         return 1.0 - self.n / self.m
 
     def __str__(self) -> str:
@@ -53,26 +64,6 @@ class NofM:
 
 
 Pattern = Unstructured | NofM
-
-
-def parse_pattern(text: str) -> Pattern:
-    """A pattern from how people write it.
-
-    >>> parse_pattern("0.5"), parse_pattern("50%"), parse_pattern("2:4")
-    (Unstructured(sparsity=0.5), Unstructured(sparsity=0.5), NofM(n=2, m=4))
-    """
-    text = str(text).strip()
-    try:
-        if ":" in text:
-            kept, group = text.split(":")
-            return NofM(int(kept), int(group))
-        return Unstructured(float(text[:-1]) / 100 if text.endswith("%") else float(text))
-    except InputError:
-        raise
-    except ValueError:
-        raise InputError(
-            f"pattern is '{text}'; give a fraction (0.5), a percentage (50%) or kept:group (2:4)"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -85,13 +76,15 @@ class PerRow:
 
 @dataclass(frozen=True)
 class PerGroup:
-    """One scale (and zero point) for each `size` consecutive inputs of a row; the last group may be shorter."""
+    """One scale (and zero point) for each `size` consecutive inputs of a row; the last group may be shorter.
+
+    Raises `InputError` unless size is a whole number of at least 1.
+    """
 
     size: int
 
     def __post_init__(self):
-        if not isinstance(self.size, int) or self.size < 1:
-            raise InputError(f"group size is {self.size!r}; give a whole number of inputs, such as 64 or 128")
+        _set(self, size=whole_number("group size", self.size, 1))
 
     def __str__(self) -> str:
         return f"g{self.size}"
@@ -113,8 +106,9 @@ class Grid:
     symmetric: bool = False
 
     def __post_init__(self):
-        if not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
-            raise InputError(f"bits is {self.bits!r}; give a whole number from 1 to 16")
+        _set(self, bits=whole_number("bits", self.bits, 1, 16), symmetric=bool(self.symmetric))
+        if not isinstance(self.group, (PerRow, PerGroup)):
+            raise InputError(f"the group of a grid is {self.group!r}; give PerRow() or PerGroup(128)")
         if self.symmetric and self.bits == 1:
             raise InputError("a symmetric grid of 1 bit rounds every weight to 0; use symmetric=False or more bits")
 
@@ -151,19 +145,108 @@ class LowRank:
     ratio: float
 
     def __post_init__(self):
-        if not isinstance(self.ratio, (int, float)) or not 0.0 < self.ratio <= 1.0:
-            raise InputError(f"the low-rank ratio is {self.ratio!r}; give a number above 0 and at most 1")
+        _set(self, ratio=real_number("the low-rank ratio", self.ratio, 0, 1, above=True))
 
     def rank(self, d_out: int, d_in: int) -> int:
-        """The largest rank whose factors, rank * (d_out + d_in) numbers, fit the ratio; at least 1."""
+        """Return the largest rank whose factors, rank * (d_out + d_in) numbers, fit the ratio; at least 1."""
         return max(1, math.floor(self.ratio * d_out * d_in / (d_out + d_in) + 1e-6))
 
     def __str__(self) -> str:
-        return f"low rank {100 * self.ratio:g}%"
+        return f"low rank {_percent(self.ratio)}"
 
 
 Target = Unstructured | NofM | Grid | SparseGrid | LowRank
-"""What a model can be compressed to."""
+"""A compression target."""
+
+_GRID = re.compile(r"(\d+) ?(?:bits?|b)(?: (?:per row|g ?(\d+)))?( symmetric)?")
+_RANK = re.compile(r"low rank (\d+(?:\.\d+)?%)")
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Parse a sparsity pattern: a fraction, a percentage or kept:group; raises `InputError` for anything else.
+
+    >>> parse_pattern("0.5"), parse_pattern("50%"), parse_pattern("2:4")
+    (Unstructured(sparsity=0.5), Unstructured(sparsity=0.5), NofM(n=2, m=4))
+    """
+    kept, colon, group = str(text).strip().partition(":")
+    try:
+        pattern = (int(kept), int(group)) if colon else (_fraction(kept),)
+    except (ValueError, InvalidOperation):
+        raise InputError(
+            f"pattern is '{text}'; give a fraction (0.5), a percentage (50%) or kept:group (2:4)"
+        ) from None
+    return NofM(*pattern) if colon else Unstructured(*pattern)
+
+
+def parse_target(text: str) -> Target:
+    """Parse a target as `str` writes it: parse_target(str(target)) == target.
+
+    Raises `InputError` for a text that names no sparsity, pattern, grid, pattern with grid, or rank.
+
+    >>> parse_target("50%"), parse_target("2:4"), parse_target("low rank 50%")
+    (Unstructured(sparsity=0.5), NofM(n=2, m=4), LowRank(ratio=0.5))
+    >>> str(parse_target("3 bits g128")), str(parse_target("2:4 + 4b g64 symmetric"))
+    ('3 bits g128', '2:4 + 4 bits g64 symmetric')
+    """
+    text = " ".join(str(text).split())
+    pattern, plus, grid = (part.strip() for part in text.partition("+"))
+    if plus and _GRID.fullmatch(grid):
+        return SparseGrid(parse_pattern(pattern), _parse_grid(grid))
+    if rank := _RANK.fullmatch(text):
+        return LowRank(_fraction(rank[1]))
+    if _GRID.fullmatch(text):
+        return _parse_grid(text)
+    if not re.fullmatch(r"-?[\d.]+%?|[\d:]+", text):
+        raise InputError(
+            f"target '{text}' is unclear; write a sparsity (50%), a pattern (2:4), a grid (4 bits g128), both "
+            "(2:4 + 4 bits g128) or a rank (low rank 50%)"
+        )
+    return parse_pattern(text)
+
+
+def _parse_grid(text: str) -> Grid:
+    bits, size, symmetric = _GRID.fullmatch(text).groups()  # type: ignore[union-attr]
+    return Grid(int(bits), PerGroup(int(size)) if size else PerRow(), symmetric=bool(symmetric))
+
+
+def _percent(fraction: float) -> str:
+    """Write a fraction in per cent with all of its digits: the shortest decimal that is this float, shifted."""
+    return f"{Decimal(repr(fraction)).scaleb(2).normalize():f}%"
+
+
+def _fraction(text: str) -> float:
+    return float(Decimal(text[:-1]).scaleb(-2)) if text.endswith("%") else float(text)
+
+
+def storage_bits(target: Target, dense_bits: int = 16, shape: tuple[int, int] | None = None) -> float:
+    """Return the bits that one weight takes when stored: values, masks, scales and zero points.
+
+    A mask costs one bit a weight, or, for n of m, n log2(m) bits a group, as in GPUs' sparse formats. A group of a grid
+    brings a 16-bit scale and, unless symmetric, a zero point of as many bits as a weight; rows need the `shape`
+    (d_out, d_in) of a weight, without which their scales count nothing.
+
+    >>> storage_bits(Unstructured(0.5)), storage_bits(NofM(2, 4)), storage_bits(Grid(4, PerGroup(128)))
+    (9.0, 9.0, 4.15625)
+    >>> round(storage_bits(SparseGrid(Unstructured(0.5), Grid(4, PerGroup(128)))), 3)
+    3.156
+    """
+    if isinstance(target, LowRank):
+        share = target.ratio if shape is None else target.rank(*shape) * sum(shape) / math.prod(shape)
+        return dense_bits * share
+    if isinstance(target, Grid):
+        return target.bits + _scale_bits(target, shape)
+    joint = isinstance(target, SparseGrid)
+    pattern, values = (target.pattern, target.grid.bits) if joint else (target, dense_bits)
+    mask = pattern.n / pattern.m * math.log2(pattern.m) if isinstance(pattern, NofM) else 1.0
+    bits = (1 - pattern.sparsity) * values + (mask if 0 < pattern.sparsity < 1 else 0.0)
+    return bits + _scale_bits(target.grid, shape) if joint else bits
+
+
+def _scale_bits(grid: Grid, shape: tuple[int, int] | None) -> float:
+    each = 16 + (0 if grid.symmetric else grid.bits)
+    if isinstance(grid.group, PerGroup):
+        return each / grid.group.size if shape is None else each * math.ceil(shape[1] / grid.group.size) / shape[1]
+    return 0.0 if shape is None else each / shape[1]
 
 
 ALLOCATIONS = ("uniform", "owl")
@@ -201,27 +284,24 @@ class RunConfig:
 
     def __post_init__(self):
         for name in ("n_windows", "window", "eval_windows", "eval_window", "task_items", "answer_items"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed is {self.seed!r}; give a whole number of at least 0")
+            _set(self, **{name: whole_number(name, getattr(self, name), 1)})
+        _set(self, seed=whole_number("seed", self.seed))
         if self.calibration and not math.isclose(sum(w for _, w in self.calibration), 1.0, abs_tol=1e-6):
             raise InputError(f"the calibration weights {dict(self.calibration)} do not sum to 1; make them sum to 1")
         if self.allocation not in ALLOCATIONS:
             raise InputError(f"allocation is '{self.allocation}'; give one of {', '.join(ALLOCATIONS)}")
 
     def to_json(self) -> dict:
-        """A plain dictionary, the target as people write it."""
+        """Return a plain dictionary, the target as text."""
         lists = {name: [list(pair) for pair in getattr(self, name)] for name in ("calibration", "options")}
         return asdict(self) | {"target": str(self.target)} | lists
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tidy number of a run: a metric on an evaluation set, with its interval and where it comes from.
+    """One tidy number of a run: a metric on an evaluation set, with its interval and provenance.
 
-    `pattern` is the target as people write it, `storage_bits` what a weight of it takes, masks and scales counted.
+    `pattern` is the target as text, `storage_bits` what a weight of it takes, masks and scales counted.
     `lo`, `hi` bound the 95 % interval (equal to `value` where none applies); `n` counts what was resampled
     (windows or items). `seconds` and `peak_bytes` are the compression's; `versions` names the packages used.
     """

@@ -2,13 +2,15 @@
 
 import errno
 import json
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from crosscal import files
-from crosscal.errors import InputError, whole_number
+from crosscal.errors import InputError, real_number, whole_number
 from crosscal.files import hash_files, write_atomically
 
 
@@ -98,3 +100,20 @@ def test_whole_number_refuses_the_rest(value):
     with pytest.raises(InputError, match=r"seed is .*; give a whole number"):
         whole_number("seed", value)
     assert whole_number("seed", 7) == 7
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    for value in (np.int64(7), np.uint8(7)):
+        assert type(whole_number("seed", value)) is int
+    for value in (np.float32(0.5), np.float64(0.5), np.int64(1), 1):
+        assert type(real_number("sparsity", value, 0, 1)) is float
+    with pytest.raises(InputError, match="seed is"):
+        whole_number("seed", np.True_)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, True, np.True_, "0.5", None, math.nan, math.inf])
+def test_real_number_refuses_the_rest(value):
+    with pytest.raises(InputError, match=r"sparsity is .*; give a number from 0 to 1"):
+        real_number("sparsity", value, 0, 1)
+    with pytest.raises(InputError, match=r"damp is 0; give a number above 0$"):
+        real_number("damp", 0, above=True)

@@ -11,8 +11,7 @@ from transformers import LlamaConfig
 from crosscal.errors import InputError
 from crosscal.machine import EXTRAS, estimate, facts, samples, this_machine
 from crosscal.models import decoder_blocks, linear_layers
-from crosscal.targets import parse_target
-from crosscal.types import LowRank, Unstructured
+from crosscal.types import LowRank, Unstructured, parse_target
 from tests.unit.families import FAMILIES, tiny_model
 
 HALF = Unstructured(0.5)

@@ -37,7 +37,7 @@ class Plan:
     @property
     def bits_per_weight(self) -> float:
         """What a weight takes when packed, averaged over all weights of the layers."""
-        from crosscal.storage import storage_bits
+        from crosscal.types import storage_bits
 
         bits = [storage_bits(self.target, self.dense_bits, shape) * prod(shape) for shape in self.shapes]
         return round(sum(bits) / sum(map(prod, self.shapes)), 4)

@@ -73,7 +73,7 @@ def _settings(options: argparse.Namespace) -> "ReportCardSettings":
     from crosscal.cli.targets import check_method
     from crosscal.methods.registry import find_method
     from crosscal.plan.parameters import ReportCardSettings
-    from crosscal.targets import parse_target
+    from crosscal.types import parse_target
 
     settings = ReportCardSettings(
         preset=options.preset,

@@ -33,8 +33,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
 
 def read_target(options: argparse.Namespace) -> "Target":
     """The target that the options describe; raises `InputError` when they say nothing, or contradict each other."""
-    from crosscal.targets import parse_target
-    from crosscal.types import LowRank, SparseGrid
+    from crosscal.types import LowRank, SparseGrid, parse_target
 
     pattern, grid, rank = _pattern(options), _grid(options), options.rank
     if options.target is not None:

@@ -18,8 +18,18 @@ from crosscal.plan.parameters import (
     Settings,
     parse_shares,
 )
-from crosscal.targets import parse_target
-from crosscal.types import Grid, LowRank, NofM, PerGroup, PerRow, RunConfig, SparseGrid, Target, Unstructured
+from crosscal.types import (
+    Grid,
+    LowRank,
+    NofM,
+    PerGroup,
+    PerRow,
+    RunConfig,
+    SparseGrid,
+    Target,
+    Unstructured,
+    parse_target,
+)
 
 PRUNING = ("sparsegpt", "wanda", "magnitude")
 QUANTIZERS = ("gptq", "rtn", "awq")

@@ -16,8 +16,7 @@ from typing import TypeVar
 
 from crosscal.errors import InputError, suggest, whole_number
 from crosscal.plan.presets import TASK_PROMPTS, find_preset
-from crosscal.targets import parse_target
-from crosscal.types import Unstructured
+from crosscal.types import Unstructured, parse_target
 
 COMPUTE = ("missing", "never")
 _OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}

@@ -17,10 +17,9 @@ from crosscal.metrics.instructions import instructions_version
 from crosscal.metrics.tasks.registry import task_version
 from crosscal.metrics.text_scores import DenseReference, dense_reference
 from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers
-from crosscal.storage import storage_bits
 from crosscal.study.texts import StudyTexts
 from crosscal.text import TextWindows
-from crosscal.types import RunConfig
+from crosscal.types import RunConfig, storage_bits
 
 DENSE = "dense"
 FLOAT32 = "float32"

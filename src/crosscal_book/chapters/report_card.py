@@ -7,7 +7,7 @@ from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.compare import LEVEL
 from crosscal.results.frame import Results
 from crosscal.stats.estimates import Estimate, holm
-from crosscal.targets import parse_target
+from crosscal.types import parse_target
 from crosscal_book.chapters.report_card_measures import (
     KEPT_WORD,
     MUCH,

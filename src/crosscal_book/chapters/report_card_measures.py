@@ -15,8 +15,8 @@ from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.compare import PROMPTS, accuracy_tasks, differences
 from crosscal.results.frame import DENSE, Results
 from crosscal.stats.estimates import Estimate, bootstrap_mean, sign_flip_p
-from crosscal.targets import parse_target
 from crosscal.text import domain_of
+from crosscal.types import parse_target
 from crosscal_book.words import KEPT
 
 # kind of measure -> (at most this is kept, from this on it is much). A convention, set before any run was seen:

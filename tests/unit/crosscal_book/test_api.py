@@ -31,7 +31,7 @@ def test_signatures_show_defaults_and_the_star(monkeypatch):
     assert "rtn(weight: Float[Tensor, 'd_out d_in'], grid: Grid)" in text
     assert "mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats" in text
     assert "```pycon\n>>> NofM(1, 4).sparsity\n0.75\n```" in text
-    assert "`.sparsity`\n: Fraction of zeros the pattern asks for." in text
+    assert "`.sparsity`\n: Fraction of zeros." in text
 
 
 def test_a_name_that_is_gone_is_reported(monkeypatch):

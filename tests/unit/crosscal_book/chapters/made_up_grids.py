@@ -9,9 +9,7 @@ import numpy as np
 
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
-from crosscal.storage import storage_bits
-from crosscal.targets import parse_target
-from crosscal.types import Grid, Row, SparseGrid
+from crosscal.types import Grid, Row, SparseGrid, parse_target, storage_bits
 
 TEXTS = {"pubmed": "biomedical", "legal": "legal", "news": "general"}
 TASKS = {"sciq": 0.25, "arc_easy": 0.25}
