@@ -6,10 +6,10 @@ QUICK := book/_quick
 CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test check notebooks bench site serve clean
+.PHONY: help setup book test test-fast lint check notebooks bench site serve clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
 
 setup: .venv/.ready ## make .venv with the exact versions that were tested together
 
@@ -28,11 +28,17 @@ book: setup ## fetch the data, run the quick study, build its pages (resumable)
 	$(BIN)/jupyter-book build -q $(QUICK)
 	@echo "The book is built: open $(CURDIR)/$(QUICK)/_build/html/index.html, or run: make serve"
 
-test: setup ## run the tests
+test: setup ## run all tests
 	$(BIN)/python -m pytest
 
-check: setup ## lint, pairing, freshness, and a fresh build of the committed pages with warnings as errors
+test-fast: setup ## run the tests that take no more than a minute or so: no slow ones, no pages, no browser
+	$(BIN)/python -m pytest -q -m "not slow and not book and not browser"
+
+lint: setup ## lint, format and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+check: lint ## lint, pairing, freshness, and a fresh build of the committed pages with warnings as errors
 	$(BIN)/python -m crosscal_book.pages.freshness
 	$(BIN)/jupyter-book build book/ -q -W -n --keep-going --all
 

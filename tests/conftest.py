@@ -1,4 +1,6 @@
-"""Every test run also checks every tensor shape and argument type of the numeric core."""
+"""Every test run also checks every tensor shape and argument type of the numeric core; marks go by folder and fixture."""
+
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -16,3 +18,12 @@ CORE = (
 )
 
 install_import_hook([f"crosscal.{room}" for room in CORE], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of the pages `book`, and those of them that open Chromium `browser`."""
+    for item in items:
+        if Path(__file__).parent / "book" in item.path.parents:
+            item.add_marker("book")
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")

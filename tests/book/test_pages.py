@@ -124,6 +124,7 @@ def test_notebooks_are_thin(root):
                 assert len(cell.source.splitlines()) <= 14, (notebook.name, cell.source)
 
 
+@pytest.mark.slow
 def test_building_twice_gives_identical_files(root, html, tmp_path_factory):
     def digests(folder):
         files = (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -66,6 +66,7 @@ def smaller(line: str) -> list[str]:
     return [command, *rest, *shlex.split(SMALL.get(command, ""))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_what_a_guide_shows_runs(guide, desk, capsys):
     blocks = BLOCKS.findall(guide.read_text(encoding="utf-8"))
@@ -85,6 +86,7 @@ def test_the_guides_are_found():
     assert len(GUIDES) >= 6
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(desk, capsys):
     text = (checkout() / "README.md").read_text(encoding="utf-8")
     shown = [line for _, block in BLOCKS.findall(text) for line in commands(block) if line.startswith("crosscal ")]

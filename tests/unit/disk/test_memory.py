@@ -61,6 +61,7 @@ def limited(*arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
     llama(tmp_path / "small", 2, 32)
     size = llama(tmp_path / "dense", 30, 512)

@@ -62,6 +62,7 @@ def killed_runs(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed by signals")
 def test_after_a_kill_at_any_step_the_same_call_gives_the_same_files(dense, tmp_path):
     compress_folder(dense, tmp_path / "earlier", "magnitude", HALF, progress=False)

@@ -97,6 +97,7 @@ def test_the_dtype_is_the_hardwares_fast_one():
     assert resolve_dtype("auto", torch.device("cpu")) == fast_dtype("cpu")
 
 
+@pytest.mark.slow
 def test_the_embedded_model_loads_and_can_be_saved_again(tmp_path):
     loaded = load_model("smollm2-135m")
     assert loaded.model.config.num_hidden_layers == 30

@@ -54,6 +54,7 @@ def stored(model, tmp_path_factory):
     return folder, survived
 
 
+@pytest.mark.slow
 def test_a_killed_study_continues_without_repeating_a_run(stored):
     folder, survived = stored
     configs = chapter_configs(PruningSettings(preset="smoke"))
@@ -63,6 +64,7 @@ def test_a_killed_study_continues_without_repeating_a_run(stored):
     assert all(after[name] == modified for name, modified in survived.items())
 
 
+@pytest.mark.slow
 def test_rows_are_tidy(stored):
     runs = load_runs(stored[0], with_items=True)
     preset = PRESETS["smoke"]
@@ -81,6 +83,7 @@ def test_rows_are_tidy(stored):
         assert len(run.layers) == (0 if dense else 21)
 
 
+@pytest.mark.slow
 def test_the_dense_weights_are_restored_between_runs(stored):
     """Each method starts from the dense weights: all losses differ, and sparsity is that of one run, not of two."""
     runs = {run.config["method"]: run for run in load_runs(stored[0])}
@@ -89,6 +92,7 @@ def test_the_dense_weights_are_restored_between_runs(stored):
     assert runs["sparsegpt"].rows[0].sparsity == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.slow
 def test_stored_runs_are_found_without_computing(stored, model, monkeypatch):
     monkeypatch.setenv("CROSSCAL_RESULTS", str(stored[0].parent))
     settings = PruningSettings(preset="smoke", model=model, compute="never")

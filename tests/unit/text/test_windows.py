@@ -175,6 +175,7 @@ def test_text_files_are_split_at_blank_lines_and_fields_are_found(tmp_path):
         assert first in both
 
 
+@pytest.mark.slow
 def test_the_real_tokenizer_counts_what_the_registry_says():
     import transformers
 
