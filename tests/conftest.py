@@ -8,11 +8,8 @@ CORE = (
     "calibration",
     "methods",
     "models",
-    "packing",
-    "driver",
-    "gather",
-    "layerloss",
-    "streams",
+    "output.packing",
+    "engine",
     "metrics.divergence",
     "metrics.likelihood",
 )
