@@ -1,4 +1,4 @@
-"""Every test run also checks every tensor shape and argument type of the numeric core; marks go by folder and fixture."""
+"""Every test run also checks the tensor shapes and argument types of the numeric core; marks by folder and fixture."""
 
 from pathlib import Path
 
