@@ -21,14 +21,10 @@ MEAN_COLUMNS = [*RUN_COLUMNS, "group", "change", "lo", "hi", "n", "p", "tasks", 
 
 
 def chance_of(results: Results, eval_set: str, metric: str) -> float:
-    """What guessing scores on a task: as stored with the run, else from the task registry, else NaN (0.5 for AUC)."""
+    """What guessing scores on a task: as stored with the run, else NaN (0.5 for AUC)."""
     stored = results.provenance[results.dense_id].get("tasks", {})
     if "chance" in stored.get(eval_set, {}):
         return float(stored[eval_set]["chance"])
-    from crosscal.metrics.tasks.registry import TASKS
-
-    if eval_set in TASKS:
-        return float(TASKS[eval_set].chance)
     return 0.5 if metric == "auc" else math.nan
 
 

@@ -1,28 +1,17 @@
 """From what a run produced to tidy rows with intervals, and the per-item outcomes behind them."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from crosscal.metrics.tasks import TaskResult
-from crosscal.metrics.text_scores import TextScores
+from crosscal.results.quantities import QUANTITIES, Quantity, quantities_over, task_quantity
 from crosscal.results.store import RunRecord
-from crosscal.stats.intervals import area_under_curve, bootstrap_interval, exp_mean
 from crosscal.study.session import Outcome
 from crosscal.study.texts import TASK_PROMPTS
 from crosscal.text import domain_of
 from crosscal.types import Grid, Row, SparseGrid
 
-# metric -> unit, whether higher is better
-DIVERGENCES = {
-    "js_divergence": ("nats per token", False),
-    "kl_divergence": ("nats per token", False),
-    "kl_divergence_reverse": ("nats per token", False),
-    "top1_agreement": ("fraction of tokens", True),
-}
-JS_PERCENTILES = (50, 90, 99)
-FEW_RESAMPLES = 100  # a percentile over every token of every resample is slow
 QUANTILES = (*(round(0.05 * step, 2) for step in range(20)), 0.99, 0.999, 1.0)
 
 
@@ -67,72 +56,33 @@ def _common(run_id: str, preset: str, outcome: Outcome, provenance: dict) -> dic
 def _cells(outcome: Outcome) -> Iterator[dict]:
     """The columns that differ between the rows of a run."""
     for name, scores in outcome.evaluation.texts.items():
-        yield from _text_cells(name, scores)
+        place = {"domain": "tasks" if name == TASK_PROMPTS else domain_of(name), "eval_set": name}
+        windows = {metric: scores.per_window(metric) for metric in scores.per_token}
+        for quantity in quantities_over("windows", "tokens"):
+            if set(quantity.items) <= set(windows):
+                yield _cell(place, quantity, scores.per_token if quantity.over == "tokens" else windows)
     for name, result in outcome.evaluation.tasks.items():
-        yield _task_cell(name, result)
+        place = {"domain": result.domain, "eval_set": name}
+        yield _cell(place, task_quantity(result.metric), result.items)
     for name, result in outcome.evaluation.answers.items():
-        for metric, value in result.values.items():
-            place = {"domain": "instruction", "eval_set": f"{name} answers"}
-            interval = bootstrap_interval(result.items[metric])
-            yield _cell(place, metric, value, interval, result.n, "fraction", True)
-    yield from _layer_cells(outcome)
-
-
-def _layer_cells(outcome: Outcome) -> Iterator[dict]:
-    """The output error of the layers, relative to their output, on the text they were measured on."""
+        for quantity in quantities_over("answers"):
+            yield _cell({"domain": "instruction", "eval_set": f"{name} answers"}, quantity, result.items)
     errors = [layer.relative_error for layer in outcome.compression.layers]
     if errors and None not in errors:
         place = {"domain": "calibration", "eval_set": "layers"}
-        unit = "fraction of squared output, mean over layers"
-        yield _cell(place, "layer_error", float(np.mean(errors)), bootstrap_interval(errors), len(errors), unit, False)
+        yield _cell(place, QUANTITIES["layer_error"], {"relative_error": errors})
 
 
-def _text_cells(name: str, scores: TextScores) -> Iterator[dict]:
-    place = {"domain": "tasks" if name == TASK_PROMPTS else domain_of(name), "eval_set": name}
-    losses = scores.per_window("nll")
-    interval = bootstrap_interval(losses, exp_mean)
-    yield _cell(place, "perplexity", math.exp(float(np.mean(losses))), interval, len(losses), "per token", False)
-    for metric, (unit, higher) in DIVERGENCES.items():
-        if metric in scores.per_token:
-            means = scores.per_window(metric)
-            yield _cell(place, metric, float(np.mean(means)), bootstrap_interval(means), len(means), unit, higher)
-    if "js_divergence" in scores.per_token:
-        tokens = scores.per_token["js_divergence"].double().numpy()
-        for percent in JS_PERCENTILES:
-            interval = bootstrap_interval(tokens, _percentile(percent), resamples=FEW_RESAMPLES)
-            value, metric = float(np.percentile(tokens, percent)), f"js_divergence_p{percent}"
-            yield _cell(place, metric, value, interval, len(tokens), "nats per token", False)
-
-
-def _percentile(percent: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The percentile over all tokens of the windows drawn."""
-    return lambda drawn: np.percentile(drawn.reshape(len(drawn), -1), percent, axis=1)
-
-
-def _task_cell(name: str, result: TaskResult) -> dict:
-    place = {"domain": result.domain, "eval_set": name}
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None
-    if result.metric == "auc":
-        units = np.column_stack([result.items["score"], result.items["gold"]])
-        statistic, unit = area_under_curve, "area under the ROC curve"
-    else:
-        units, unit = np.asarray(result.items["correct"], dtype=float), "fraction of items"
-    interval = bootstrap_interval(units, statistic)
-    return _cell(place, result.metric, result.value, interval, result.n, unit, True)
-
-
-def _cell(
-    place: dict, metric: str, value: float, interval: tuple[float, float], n: int, unit: str, higher: bool
-) -> dict:
-    low, high = interval
+def _cell(place: dict, quantity: Quantity, items: Mapping[str, ArrayLike]) -> dict:
+    estimate = quantity.estimate(items)
     return place | {
-        "metric": metric,
-        "value": float(f"{value:.6g}"),
-        "lo": float(f"{low:.6g}"),
-        "hi": float(f"{high:.6g}"),
-        "n": n,
-        "unit": unit,
-        "higher_is_better": higher,
+        "metric": quantity.name,
+        "value": float(f"{estimate.value:.6g}"),
+        "lo": float(f"{estimate.lo:.6g}"),
+        "hi": float(f"{estimate.hi:.6g}"),
+        "n": estimate.n,
+        "unit": quantity.unit,
+        "higher_is_better": quantity.higher_is_better,
     }
 
 

@@ -1,0 +1,146 @@
+"""Every quantity that rows hold, registered once: label, unit, direction, scale, and how it follows from items.
+
+To add one, compute its items (per token in `crosscal.metrics.text_scores`, per task item in `crosscal.metrics.tasks`,
+per answer in `crosscal.metrics.answers`) and register it here; rows, tables, comparisons and pages follow.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from crosscal.stats.estimates import Estimate
+from crosscal.stats.intervals import RESAMPLES, area_under_curve, bootstrap_interval, exp_mean
+
+_Statistic = Callable[[np.ndarray], np.ndarray]
+_TOKEN_RESAMPLES = 100  # a percentile over all tokens of every resample is slow
+
+
+def _mean(drawn: np.ndarray) -> np.ndarray:
+    return drawn.mean(axis=1)
+
+
+def _percentile(percent: int) -> _Statistic:
+    """The percentile over all tokens of the windows drawn."""
+    return lambda drawn: np.percentile(drawn.reshape(len(drawn), -1), percent, axis=1)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Describe one measured quantity.
+
+    `name` stands in rows, `label` in tables and figures, `unit` in rows. `scale` says how values and changes are
+    written: "ratio" (changes are quotients, 1.23 times), "nats" (differences in nats) or "points" (values are
+    fractions, written in percent; changes in points of a hundred). `over` names the kind of evaluation set that has
+    it: "windows" of a text, all "tokens" of a text's windows, items of a "task", "answers" to instructions, or
+    "layers". `items` names the lists of per-item outcomes it follows from, `statistic` maps resamples of them
+    [resamples, n(, lists)] to values [resamples].
+    """
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool
+    scale: Literal["ratio", "nats", "points"]
+    over: Literal["windows", "tokens", "task", "answers", "layers"]
+    items: tuple[str, ...]
+    statistic: _Statistic = _mean
+    resamples: int = RESAMPLES
+
+    @property
+    def heading(self) -> str:
+        """Return the label with what values are written in.
+
+        >>> QUANTITIES["js_divergence"].heading, QUANTITIES["top1_agreement"].heading
+        ('JS divergence (nats)', 'same first token (%)')
+        """
+        written_in = {"ratio": "", "nats": " (nats)", "points": " (%)"}[self.scale]
+        return self.label + written_in
+
+    def estimate(self, items: Mapping[str, ArrayLike]) -> Estimate:
+        """Return the value with its percentile bootstrap 95 % interval over windows, items or layers.
+
+        `items` holds the lists that `self.items` names: [n], or [n, tokens] where `over` is "tokens". Raises `KeyError`
+        when one is missing.
+
+        >>> QUANTITIES["perplexity"].estimate({"nll": [0.0, 0.0]})
+        Estimate(value=1.0, lo=1.0, hi=1.0, n=2, p=nan)
+        """
+        lists = [np.asarray(items[name], dtype=np.float64) for name in self.items]
+        values = lists[0] if len(lists) == 1 else np.stack(lists, axis=-1)
+        lo, hi = bootstrap_interval(values, self.statistic, resamples=self.resamples)
+        return Estimate(float(self.statistic(values[None])[0]), lo, hi, len(values))
+
+
+def _divergence(name: str, label: str) -> Quantity:
+    return Quantity(name, label, "nats per token", False, "nats", "windows", (name,))
+
+
+def _js_percentile(percent: int) -> Quantity:
+    return Quantity(
+        f"js_divergence_p{percent}",
+        f"JS divergence, {percent}th percentile",
+        "nats per token",
+        False,
+        "nats",
+        "tokens",
+        ("js_divergence",),
+        _percentile(percent),
+        _TOKEN_RESAMPLES,
+    )
+
+
+def _accuracy(name: str, label: str) -> Quantity:
+    return Quantity(name, label, "fraction of items", True, "points", "task", ("correct",))
+
+
+def _answer_score(name: str, label: str) -> Quantity:
+    return Quantity(name, label, "fraction", True, "points", "answers", (name,))
+
+
+_LAYER_UNIT = "fraction of squared output, mean over layers"
+_AUC_UNIT = "area under the ROC curve"
+_REGISTERED = (
+    Quantity("perplexity", "perplexity", "per token", False, "ratio", "windows", ("nll",), exp_mean),
+    _divergence("js_divergence", "JS divergence"),
+    _divergence("kl_divergence", "KL(dense ‖ compressed)"),
+    _divergence("kl_divergence_reverse", "KL(compressed ‖ dense)"),
+    Quantity(
+        "top1_agreement", "same first token", "fraction of tokens", True, "points", "windows", ("top1_agreement",)
+    ),
+    *map(_js_percentile, (50, 90, 99)),
+    _accuracy("accuracy", "accuracy"),
+    _accuracy("accuracy_per_char", "accuracy per character"),
+    _accuracy("accuracy_per_byte", "accuracy per byte"),
+    Quantity("auc", "AUC", _AUC_UNIT, True, "points", "task", ("score", "gold"), area_under_curve),
+    _answer_score("exact_match", "exact match"),
+    _answer_score("f1", "F1"),
+    _answer_score("rouge1", "ROUGE-1"),
+    Quantity("layer_error", "layer error", _LAYER_UNIT, False, "points", "layers", ("relative_error",)),
+)
+
+QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in _REGISTERED}
+"""Every registered quantity by the name it has in rows, in the order of rows."""
+
+
+def quantities_over(*kinds: str) -> list[Quantity]:
+    """Return the quantities of some kinds of evaluation sets, in the order of rows.
+
+    >>> [quantity.name for quantity in quantities_over("answers")]
+    ['exact_match', 'f1', 'rouge1']
+    """
+    return [quantity for quantity in QUANTITIES.values() if quantity.over in kinds]
+
+
+def task_quantity(metric: str) -> Quantity:
+    """Return the quantity of a task's score; a metric that only the harness knows is a mean over items.
+
+    >>> task_quantity("accuracy").unit, task_quantity("exact_match").items
+    ('fraction of items', ('correct',))
+    """
+    registered = QUANTITIES.get(metric)
+    if registered is not None and registered.over == "task":
+        return registered
+    return _accuracy(metric, metric.replace("_", " "))
