@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from crosscal.cli.options import add_model_options, loading
+from crosscal.cli.sources import add_text_options
 from crosscal.cli.targets import add_target_options
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="built-in names, .txt or .jsonl files, hub:<data set>, or self; weights sum to 1 "
         "(default: c4 for methods that read text)",
     )
+    add_text_options(group)
     group.add_argument("--windows", type=int, default=128, help="windows drawn from each source (%(default)s)")
     group.add_argument("--length", type=int, default=1024, help="tokens of a window (%(default)s)")
     group.add_argument("--seed", type=int, default=0, help="decides which windows are drawn (%(default)s)")

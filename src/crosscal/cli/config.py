@@ -25,8 +25,8 @@ ONCE = ("overwrite", "yes")
 
 def read_config(path: Path) -> dict[str, object]:
     """The options in a TOML file, or those that made the folder (or its crosscal.json); raises `InputError`."""
-    path = path / REPORT if path.is_dir() else path
     try:
+        path = path / REPORT if path.is_dir() else path
         text = path.read_text(encoding="utf-8")
         return json.loads(text)["made"]["config"] if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:

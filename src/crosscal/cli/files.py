@@ -8,13 +8,17 @@ from crosscal.errors import InputError
 
 
 def check_new(path: str | None, overwrite: bool = False) -> None:
-    """Raises `InputError` for a file that exists, unless it may be overwritten, and for a folder."""
+    """Raises `InputError` for a file that exists, unless it may be overwritten, a folder, and a hidden place."""
     if path is None:
         return
     place = Path(path).expanduser()
-    if place.is_dir():
+    try:
+        is_folder, exists = place.is_dir(), place.exists()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); give another place or name") from None
+    if is_folder:
         raise InputError(f"{path} is a folder; give the name of a file")
-    if place.exists() and not overwrite:
+    if exists and not overwrite:
         raise InputError(f"{path} exists already; give another name, or remove it first")
 
 

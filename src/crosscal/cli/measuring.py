@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from crosscal.cli.options import config_of, names_in
+from crosscal.cli.sources import add_text_options, note_reading, read_texts
 from crosscal.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT,...",
         help="held-out texts: built-in names, .txt or .jsonl files, hub:<data set> (%(default)s)",
     )
+    add_text_options(group)
     group.add_argument("--windows", type=int, default=8, help="windows of each text (%(default)s)")
     group.add_argument("--length", type=int, default=512, help="tokens of a window (%(default)s)")
     group.add_argument(
@@ -38,9 +40,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
 
 def check_measuring(options: argparse.Namespace) -> list[str]:
     """The held-out texts; raises `InputError` for unknown ones, for unknown tasks and for senseless sizes."""
-    from crosscal.cli.sources import read_texts
-
-    texts, tasks = read_texts(options.texts), asked_tasks(options)
+    texts, tasks = read_texts(options), asked_tasks(options)
     if not texts and not tasks:
         raise InputError("nothing is to be measured; give --texts, --tasks, or both")
     for name, least in (("windows", 1), ("length", 2), ("items", 1)):
@@ -77,6 +77,8 @@ def make_asked(options: argparse.Namespace, models: Sequence[str], texts: Sequen
     tokenizer = check_same_tokens(options, models)
     sizes = {"n_windows": options.windows, "length": options.length, "seed": 0, "split": "held_out"}
     drawn = {name: load_text(name, tokenizer, **sizes) for name in texts}
+    for windows in drawn.values():
+        note_reading(options, windows)
     return Asked(drawn, asked_tasks(options), options.items, options)
 
 

@@ -55,7 +55,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     check_method(method, target, extra, options.allocation)
     needs_text = method.needs_text or options.allocation == "owl"
     sources = options.sources or (DEFAULT if needs_text else "")
-    shares = read_shares(sources) if sources else {}
+    shares = read_shares(sources, options) if sources else {}
     _check_numbers(options, bool(shares))
     _check_output(options)
     resolve_device(options.device)

@@ -5,6 +5,8 @@ import shlex
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from crosscal.cli.notes import note
+from crosscal.cli.sources import add_text_options, check_own, with_fields
 from crosscal.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `crosscal report`."""
     parser.add_argument("--model", required=True, help="a built-in model, a folder, or a hub id")
     parser.add_argument("--domain", required=True, metavar="TEXT", help="your text: .txt or .jsonl, built-in or hub:ID")
+    add_text_options(parser)
     parser.add_argument("--output", required=True, metavar="FILE.html", help="where the page goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier page")
     parser.add_argument("--general", default="c4", metavar="TEXT", help="general text (default: %(default)s)")
@@ -69,12 +72,12 @@ def _check_packages() -> None:
 
 def _settings(options: argparse.Namespace) -> "ReportCardSettings":
     """What was asked for, checked as the notebook checks it, and the texts and the method by name."""
-    from crosscal.cli.sources import check_source
     from crosscal.cli.targets import check_method
     from crosscal.methods.registry import find_method
     from crosscal.plan.parameters import ReportCardSettings
     from crosscal.types import parse_target
 
+    general, domain = with_fields([options.general, options.domain], options)
     settings = ReportCardSettings(
         preset=options.preset,
         model=options.model,
@@ -83,14 +86,15 @@ def _settings(options: argparse.Namespace) -> "ReportCardSettings":
         accept_terms=options.accept_terms,
         method=options.method,
         target=options.target,
-        general=options.general,
-        domain=options.domain,
+        general=general,
+        domain=domain,
         mix_weights=options.weights,
         tasks=options.tasks,
     )
     check_method(find_method(settings.method), parse_target(settings.target), {}, "uniform")
     for source in (settings.general, settings.domain):
-        check_source(source, may_be_written=False)
+        if line := check_own(source, may_be_written=False):
+            note(options, f"read {line}")
     return settings
 
 
@@ -152,6 +156,8 @@ def _command(options: argparse.Namespace) -> str:
     words = ["crosscal", "report"]
     for name in ("model", "domain", "general", "method", "target", "weights", "tasks", "preset", "seed", "device"):
         words += [f"--{name}", str(getattr(options, name))]
+    words += ["--field", options.field] if options.field else []
+    words += ["--chat"] if options.chat else []
     words += ["--accept-terms"] if options.accept_terms else []
     return shlex.join([*words, "--output", options.output, "--overwrite"])
 

@@ -10,9 +10,7 @@ from functools import lru_cache, partial
 from crosscal.assets import asset_file
 from crosscal.errors import InputError, suggest
 from crosscal.metrics.tasks.rows import task_documents
-from crosscal.text.documents import documents
-from crosscal.text.readers import read
-from crosscal.text.registry import SOURCES
+from crosscal.text import SOURCES, documents
 
 VERSION = 1
 """Rises when the same items would be asked, answered or scored differently."""
@@ -91,7 +89,7 @@ def _held_out(name: str, pair_of: Callable[[dict], tuple[str, str] | None]) -> t
     held_out = set(documents(name, "held_out"))
     found: dict[str, Instruction] = {}
     # The reader yields one document a row, so that its text, by which the parts are told apart, is made in one place.
-    for number, (row, document) in enumerate(zip(rows, read(name), strict=True)):
+    for number, (row, document) in enumerate(zip(rows, source.read(), strict=True)):
         text = document.text.strip()
         pair = pair_of(row)
         if text in held_out and pair is not None and _fits(*pair):

@@ -6,19 +6,24 @@
 
 from importlib import import_module
 
-from crosscal.text.documents import documents
-from crosscal.text.registry import SELF, SOURCES, SPLITS, Source, describe, domain_of
+from crosscal.text.documents import SELF, SPLITS, check_source, documents, domain_of, with_field
+from crosscal.text.hub import HUB_ROLES
+from crosscal.text.own import SourceReport
+from crosscal.text.sources import SOURCES, Source
 
 __all__ = [
+    "HUB_ROLES",
     "SELF",
     "SOURCES",
     "SPLITS",
     "Source",
+    "SourceReport",
     "TextWindows",
-    "describe",
+    "check_source",
     "documents",
     "domain_of",
     "load_text",
+    "with_field",
     "write_text",
 ]
 

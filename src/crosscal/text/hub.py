@@ -2,54 +2,141 @@
 
 The data sets of the two papers are read file by file, because some of their repositories still carry a loading
 script, which the `datasets` library refuses. Files in the hub's own local cache are used first; `HF_HUB_OFFLINE` and
-`HF_TOKEN` are honoured by the hub's libraries. Large sets are streamed and read only as far as needed.
+`HF_TOKEN` are honoured by the hub's libraries. Large sets are streamed and read only as far as needed. Importing this
+file needs the standard library only.
 """
 
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+import glob
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
+from typing import Literal
 
 from crosscal.errors import InputError
-from crosscal.text.documents import OWN_SHARE, split_documents
-from crosscal.text.files import text_of
-from crosscal.text.hub_errors import hub_errors_explained
-from crosscal.text.hub_sets import KNOWN, HubFiles, Row
-from crosscal.text.readers import Document
-from crosscal.text.registry import Split
+from crosscal.text.fields import _Document, _instruction_text, _reading_of, _Split
+from crosscal.text.own import _CHAT, SourceReport
 
-MAX_CHARACTERS = 20_000_000  # about 4.5 million tokens: more windows than any study here draws
-MAX_CHARACTERS_LARGE = 60_000_000  # where only documents longer than a window count: some 25,000 web pages
+_MAX_CHARACTERS = 20_000_000  # about 4.5 million tokens: more windows than any study here draws
+_MAX_CHARACTERS_LARGE = 60_000_000  # where only documents longer than a window count: some 25,000 web pages
+_SAMPLE = 1_000  # rows that decide which field is the text
+_CAUSES = 8  # how far back a chain of causes is read
+
+_Row = dict
+_Texts = Callable[[Iterable[_Row]], Iterator[str]]
 
 
-def drawn_within(source: str) -> bool:
+def _field(name: str) -> _Texts:
+    return lambda rows: (row[name] for row in rows)
+
+
+def _articles(rows: Iterable[_Row]) -> Iterator[str]:
+    """WikiText has one paragraph a row; a heading of the first level, ` = Title = `, opens an article."""
+    article: list[str] = []
+    for line in (row["text"] for row in rows):
+        if line.startswith(" = ") and not line.startswith(" = =") and article:
+            yield "".join(article)
+            article = []
+        article.append(line)
+    yield "".join(article)
+
+
+def _holdings(rows: Iterable[_Row]) -> Iterator[str]:
+    """CaseHOLD: the citing text (column 0) with its right holding (columns 1 to 5, number in column 11) put in."""
+    for row in rows:
+        yield str(row["0"]).replace("<HOLDING>", str(row[str(1 + int(row["11"]))]))
+
+
+@dataclass(frozen=True)
+class _HubFiles:
+    """Files of a known data set, by part; an empty `held_out` means that documents are split by a hash of each."""
+
+    role: str
+    kind: Literal["json", "csv", "parquet"]
+    calibration: tuple[str, ...]
+    held_out: tuple[str, ...]
+    texts: _Texts
+    large: bool = False  # streamed, not downloaded
+
+
+# Its files are read side by side, a row each in turn, so six of eleven documents are web pages.
+_REDPAJAMA = (
+    *("arxiv", "book", "c4", "cc_2019-30", "cc_2020-05", "cc_2021-04", "cc_2022-05", "cc_2023-06"),
+    *("github", "stackexchange", "wikipedia"),
+)
+_KNOWN: dict[str, _HubFiles] = {
+    "allenai/c4": _HubFiles(
+        "general",
+        "json",
+        ("en/c4-train.00000-of-01024.json.gz",),
+        ("en/c4-validation.00000-of-00008.json.gz",),
+        _field("text"),
+        large=True,
+    ),
+    "Salesforce/wikitext": _HubFiles(
+        "general",
+        "parquet",
+        ("wikitext-2-raw-v1/train-00000-of-00001.parquet",),
+        ("wikitext-2-raw-v1/test-00000-of-00001.parquet",),
+        _articles,
+    ),
+    "togethercomputer/RedPajama-Data-1T-Sample": _HubFiles(
+        "general", "json", tuple(f"{part}_sample.jsonl" for part in _REDPAJAMA), (), _field("text"), large=True
+    ),
+    "tatsu-lab/alpaca": _HubFiles(
+        "instruction",
+        "parquet",
+        ("data/train-00000-of-00001-a09b74b3ef9c3b56.parquet",),
+        (),
+        lambda rows: (_instruction_text(row["instruction"], row["input"], row["output"]) for row in rows),
+    ),
+    "qiaojin/PubMedQA": _HubFiles(
+        "biomedical",
+        "parquet",
+        ("pqa_artificial/train-00000-of-00001.parquet",),
+        ("pqa_labeled/train-00000-of-00001.parquet",),
+        lambda rows: ("\n".join(row["context"]["contexts"]) for row in rows),
+    ),
+    "FiscalNote/billsum": _HubFiles(
+        "legal",
+        "parquet",
+        ("data/train-00000-of-00001.parquet",),
+        ("data/test-00000-of-00001.parquet",),
+        _field("text"),
+    ),
+    "casehold/casehold": _HubFiles("legal", "csv", ("data/all/train.csv",), ("data/all/test.csv",), _holdings),
+}
+
+HUB_ROLES: dict[str, str] = {name: known.role for name, known in _KNOWN.items()}
+"""Data sets of the hub with a known role; any other is "own"."""
+
+
+def _is_known(source: str) -> bool:
+    return source.removeprefix("hub:") in _KNOWN
+
+
+def _drawn_within(source: str) -> bool:
     """Whether windows of this source are by custom cut inside long documents: the large web sets.
 
-    >>> drawn_within("hub:allenai/c4"), drawn_within("hub:FiscalNote/billsum"), drawn_within("c4")
+    >>> _drawn_within("hub:allenai/c4"), _drawn_within("hub:FiscalNote/billsum"), _drawn_within("c4")
     (True, False, False)
     """
-    known = KNOWN.get(source.removeprefix("hub:"))
+    known = _KNOWN.get(source.removeprefix("hub:"))
     return source.startswith("hub:") and known is not None and known.large
 
 
-def hub_documents(source: str, split: str) -> list[str]:
-    """The documents of one part of a hub data set; raises `InputError` when it cannot be had, with what to do.
+def _read_hub(source: str) -> tuple[list[_Document], SourceReport]:
+    """The documents of a hub source, with the publisher's parts where there are any, and what was read.
 
-    Parts are the publisher's where there are any (train, and test or validation), else a hash of each document.
+    Raises `InputError` when it cannot be had, with what to do.
     """
-    found = list(_parts(source)[split])
-    if not found:
-        raise InputError(f"the {split} part of {source} holds no text; use another data set or your own file")
-    return found
-
-
-@lru_cache(maxsize=4)
-def _parts(source: str) -> dict[str, tuple[str, ...]]:
-    """Both parts of a hub source, cleaned of equal documents; calibration documents never return as held-out ones."""
     dataset, config, field = _parse(source)
-    known = KNOWN.get(dataset) if not config and not field else None
-    with hub_errors_explained(source, dataset):
-        found = _any_documents(source, dataset, config, field) if known is None else _known_documents(dataset, known)
-        return split_documents(found, OWN_SHARE)
+    known = _KNOWN.get(dataset) if not config and not field else None
+    with _explained(source, dataset):
+        if known is not None:
+            documents = list(_known_documents(dataset, known))
+            return documents, SourceReport(source, "as the papers read it", len(documents), len(documents))
+        return _any_documents(source, dataset, config, field)
 
 
 def _parse(source: str) -> tuple[str, str, str]:
@@ -65,56 +152,61 @@ def _parse(source: str) -> tuple[str, str, str]:
     return dataset, config, field
 
 
-def _known_documents(dataset: str, known: HubFiles) -> Iterator[Document]:
-    parts: tuple[tuple[tuple[str, ...], Split | None], ...]
+def _known_documents(dataset: str, known: _HubFiles) -> Iterator[_Document]:
+    parts: tuple[tuple[tuple[str, ...], _Split | None], ...] = ((known.calibration, None),)
     if known.held_out:
         parts = ((known.calibration, "calibration"), (known.held_out, "held_out"))
-    else:
-        parts = ((known.calibration, None),)
     for files, split in parts:
         streams = [_rows(known.kind, file) for file in _addresses(dataset, files, known.large)]
         rows = (row for turn in zip_longest(*streams) for row in turn if row is not None)
-        limit = MAX_CHARACTERS_LARGE if known.large and split != "held_out" else MAX_CHARACTERS
-        for text in _up_to(known.texts(rows), limit):
-            yield Document(text, text, split)
+        limit = _MAX_CHARACTERS_LARGE if known.large and split != "held_out" else _MAX_CHARACTERS
+        yield from _up_to((_Document(text, text, split) for text in known.texts(rows)), limit)
 
 
 def _addresses(dataset: str, files: tuple[str, ...], large: bool) -> list[str]:
     """Where to read the files: in the hub's local cache, downloaded into it, or, if large, streamed from the hub."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    found = []
+    places = []
     for file in files:
         cached = try_to_load_from_cache(dataset, file, repo_type="dataset")
-        if isinstance(cached, str):
-            found.append(cached)
-        elif large and not constants.is_offline_mode():
-            found.append(f"hf://datasets/{dataset}/{file}")
-        else:
-            found.append(hf_hub_download(dataset, file, repo_type="dataset"))
-    return found
+        if not isinstance(cached, str) and large and not constants.is_offline_mode():
+            places.append(f"hf://datasets/{dataset}/{file}")
+        else:  # brackets in the cache's path are no pattern
+            local = cached if isinstance(cached, str) else hf_hub_download(dataset, file, repo_type="dataset")
+            places.append(glob.escape(local))
+    return places
 
 
-def _rows(kind: str, file: str) -> Iterator[Row]:
+def _rows(kind: str, file: str) -> Iterator[_Row]:
     from datasets import load_dataset
 
     return iter(load_dataset(kind, data_files=[file], split="train", streaming=True))
 
 
-def _any_documents(source: str, dataset: str, config: str, field: str) -> Iterator[Document]:
+def _any_documents(source: str, dataset: str, config: str, field: str) -> tuple[list[_Document], SourceReport]:
     """Any other data set, as the `datasets` library sees it: its parts if it has two, else one to be split."""
     from datasets import load_dataset
 
-    found = load_dataset(_local_copy(dataset), config or None, streaming=True)
-    names = list(found)
+    sets = load_dataset(_local_copy(dataset), config or None, streaming=True)
+    names = list(sets)
     held_out = next((name for name in ("test", "validation", "valid", "dev") if name in names), None)
     first = "train" if "train" in names else names[0]
-    parts: tuple[tuple[str, Split | None], ...] = ((first, None),)
+    parts: tuple[tuple[str, _Split | None], ...] = ((first, None),)
     if held_out is not None and held_out != first:
         parts = ((first, "calibration"), (held_out, "held_out"))
+    reading, read, documents = None, 0, []
     for name, split in parts:
-        for text in _up_to(_texts_of(source, found[name], field), MAX_CHARACTERS):
-            yield Document(text, text, split)
+        rows = iter(sets[name])
+        head = list(islice(rows, _SAMPLE))
+        reading = reading or _reading_of(head, source, field.removeprefix(_CHAT), field.startswith(_CHAT))
+        found = (reading.document(row) or _Document("", "") for row in chain(head, rows))
+        for document in _up_to(found, _MAX_CHARACTERS):
+            read += 1
+            if document.text:
+                documents.append(_Document(document.text, document.key, split, document.turns))
+    what = reading.what if reading else ""
+    return documents, SourceReport(source, what, read, len(documents))
 
 
 def _local_copy(dataset: str) -> str:
@@ -124,26 +216,55 @@ def _local_copy(dataset: str) -> str:
     return snapshot_download(dataset, repo_type="dataset") if constants.is_offline_mode() else dataset
 
 
-def _texts_of(source: str, rows: Iterable[Row], field: str) -> Iterator[str]:
-    """The field asked for, or "text", or the first string of each row."""
-    rows = iter(rows)
-    for row in islice(rows, 1):
-        if field and not isinstance(row.get(field), str):
-            raise InputError(f"{source} has no text field '{field}'; its fields are {', '.join(row)}")
-        if text_of(row, field or "text") is None:
-            raise InputError(f"{source} has no field with text; its fields are {', '.join(row)}")
-        rows = chain([row], rows)
-    for row in rows:
-        yield row[field] or "" if field else text_of(row) or ""
-
-
-def _up_to(texts: Iterable[str], characters: int) -> Iterator[str]:
-    """Texts until their length adds up to `characters`, with a progress bar."""
+def _up_to(documents: Iterable[_Document], characters: int) -> Iterator[_Document]:
+    """Documents until their length adds up to `characters`, with a progress bar."""
     from tqdm import tqdm
 
     total = 0
-    for text in tqdm(texts, desc="read documents", unit=" documents", leave=False, delay=2):
-        yield text
-        total += len(text)
+    for document in tqdm(documents, desc="read documents", unit=" documents", leave=False, delay=2):
+        yield document
+        total += len(document.text)
         if total >= characters:
             return
+
+
+@contextmanager
+def _explained(source: str, dataset: str) -> Iterator[None]:
+    """Turn any failure to read `source` into an `InputError`; one that already is passes unchanged."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{source} needs the package '{error.name}'; run pip install 'crosscal[study]'") from error
+    except Exception as error:
+        raise InputError(_sentence(source, dataset, error)) from error
+
+
+def _sentence(source: str, dataset: str, error: Exception) -> str:
+    """No access, no such data set, a configuration to choose, a script, or no connection."""
+    text = " ".join(str(error).split())
+    names: set[str] = set()
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if cause is not None:
+            names.add(type(cause).__name__)
+            cause = cause.__cause__ or cause.__context__
+    if "GatedRepoError" in names or "gated" in text.lower() or "401" in text or "403" in text:
+        return (
+            f"{source} is not open to you; accept its terms at https://huggingface.co/datasets/{dataset} and set "
+            "HF_TOKEN to a token of your account, or use an embedded source or a local file"
+        )
+    if names & {"RepositoryNotFoundError", "DatasetNotFoundError", "RemoteEntryNotFoundError"}:
+        return f"the hub has no data set '{dataset}' with these files that you can see; check the name, or set HF_TOKEN"
+    if "Config name is missing" in text or "BuilderConfig" in text:
+        return f"{source} needs one of its configurations, as in hub:{dataset}:<config> ({text[:200]})"
+    if "scripts are no longer supported" in text:
+        return f"{source} is read by a script, which is not run here; download its text and give a .jsonl file"
+    offline = ("ConnectError", "ConnectionError", "ConnectTimeout", "LocalEntryNotFoundError", "OfflineModeIsEnabled")
+    why = f"{type(error).__name__}: {text[:160]}"
+    why = "it cannot be reached and its local cache has no copy" if names & set(offline) else why
+    return (
+        f"cannot read {source} from the hub ({why}); connect to the internet and unset HF_HUB_OFFLINE, or use an "
+        "embedded source (c4, wikipedia, pubmed, legal, ...) or a local file"
+    )

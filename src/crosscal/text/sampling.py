@@ -12,16 +12,16 @@ from transformers.generation.streamers import BaseStreamer
 
 from crosscal.errors import InputError
 
-POSITIONS = 256  # positions whose logits exist at one time: 50 MB of float32 for a vocabulary of 49,152
+_POSITIONS = 256  # positions whose logits exist at one time: 50 MB of float32 for a vocabulary of 49,152
 
 
 @dataclass(frozen=True)
-class Sampling:
+class _Sampling:
     """How windows are drawn: their `length` in tokens, and the tokens among which the next one is drawn.
 
     Raises `InputError` unless 0 < top_p <= 1, top_k >= 0 (0: no limit) and temperature > 0.
 
-    >>> Sampling(1024, top_p=0.0)
+    >>> _Sampling(1024, top_p=0.0)
     Traceback (most recent call last):
     crosscal.errors.InputError: top_p is 0.0; give a number above 0 and at most 1
     """
@@ -40,10 +40,10 @@ class Sampling:
             raise InputError(f"temperature is {self.temperature!r}; give a number above 0")
 
 
-def sample(
+def _sample(
     model,
     prompt: Int[Tensor, "batch prompt"],
-    sampling: Sampling,
+    sampling: _Sampling,
     seed: int,
     forbidden: list[int],
     progress: Callable[[int], object] = lambda tokens: None,
@@ -69,7 +69,7 @@ def sample(
 
 
 @torch.inference_mode()
-def own_nll(model, tokens: Int[Tensor, "batch length"], n_given: int) -> Float[Tensor, " batch"]:
+def _own_nll(model, tokens: Int[Tensor, "batch length"], n_given: int) -> Float[Tensor, " batch"]:
     """Mean negative log-likelihood, in nats, of each window's tokens after the first `n_given`, given all before them.
 
     Windows are read one by one and in pieces, so that few logits exist at a time. Raises `InputError` for non-finite
@@ -78,7 +78,7 @@ def own_nll(model, tokens: Int[Tensor, "batch length"], n_given: int) -> Float[T
     means = []
     for window in tokens:
         cache, losses = None, []
-        for inputs, targets in zip(window[:-1].split(POSITIONS), window[1:].split(POSITIONS), strict=True):
+        for inputs, targets in zip(window[:-1].split(_POSITIONS), window[1:].split(_POSITIONS), strict=True):
             out = model(input_ids=inputs[None], past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             losses.append(torch.nn.functional.cross_entropy(out.logits[0].float(), targets, reduction="none"))

@@ -1,8 +1,11 @@
 """Token windows: documents, shuffled by a seed, tokenized, packed, cut, and drawn by the same seed."""
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+import os
+from collections import namedtuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -11,18 +14,24 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from crosscal.errors import InputError, suggest
-from crosscal.text.documents import documents
-from crosscal.text.files import is_path
-from crosscal.text.hub import drawn_within
-from crosscal.text.registry import check_split
+from crosscal.errors import InputError, suggest, whole_number
+from crosscal.text.documents import _full_name, _part, _parts
+from crosscal.text.fields import _Document, _whole_text
+from crosscal.text.hub import _drawn_within
+from crosscal.text.own import SourceReport, _changed_at, _file_of, _is_path
 
-Packing = Literal["auto", "packed", "within"]
-PACKINGS = ("auto", "packed", "within")
+_Packing = Literal["auto", "packed", "within"]
+_PACKINGS = ("auto", "packed", "within")
 
-PROGRESS_FROM = 2_000_000  # characters: below that, tokenizing takes about a second
-BATCH = 64  # documents a call
+_UNKNOWN_TOLD = 0.1  # share of unknown tokens from which a warning is logged
+_UNKNOWN_REFUSED = 0.5  # and from which a text is refused
 
+_PROGRESS_FROM = 2_000_000  # characters: below that, tokenizing takes about a second
+_BATCH = 64  # documents a call
+_COMPARED = 32  # documents that are decoded again where a tokenizer has no unknown token
+
+_Told = namedtuple("_Told", "unknown refused")  # share of unknown tokens, chats that the template refuses
+log = logging.getLogger(__name__)
 _token_cache: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -30,7 +39,8 @@ _token_cache: WeakKeyDictionary = WeakKeyDictionary()
 class TextWindows:
     """`tokens` [n_windows, length] (int64) of one part of a source, with the seed that drew them.
 
-    `fingerprint` hashes source, part, packing, seed and every token: equal windows, equal fingerprint.
+    `fingerprint` hashes source, part, packing, seed and every token: equal windows, equal fingerprint. `report` says
+    what was read of the source, with the share of unknown tokens; None for windows that no source was read for.
     """
 
     source: str
@@ -38,6 +48,7 @@ class TextWindows:
     tokens: Int[Tensor, "n_windows length"]
     seed: int
     fingerprint: str
+    report: SourceReport | None = None
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -45,61 +56,79 @@ class TextWindows:
 
 
 def load_text(
-    source: str,
+    source: str | os.PathLike,
     tokenizer,
     *,
     n_windows: int = 128,
     length: int = 1024,
     seed: int = 0,
     split: str = "calibration",
-    packing: Packing = "auto",
+    packing: _Packing = "auto",
+    field: str = "",
+    chat: bool = False,
 ) -> TextWindows:
     """Draw `n_windows` windows of `length` tokens from one part of a text source.
 
-    `source` is an embedded name (`crosscal.text.SOURCES`), `hub:<dataset id>[:config][#field]`, or a .txt or .jsonl
-    file. The documents of `split` ("calibration" or "held_out", which never share one) are shuffled with `seed` and
+    `source` is an embedded name (`crosscal.text.SOURCES`), `hub:<dataset id>[:config][#field]`, or the path of a text
+    or JSON file. `field` names the field that holds the text (`a.b` for nested ones; without it, the rule of
+    `crosscal.text.fields` chooses, and `report` says which). With `chat`, rows are chats and are written with the
+    tokenizer's chat template. The documents of `split` ("calibration" or "held_out", which never share one) are
+    shuffled with `seed` and
 
-    * `packing="packed"`: joined, an end-of-sequence token after each, and cut into windows that do not overlap, of
-      which `n_windows` are drawn; the first windows of a larger draw with the same seed are those of a smaller one;
+    * `packing="packed"`: joined, an end-of-sequence token after each (chats end as their template ends), and cut into
+      windows that do not overlap, of which `n_windows` are drawn; the first windows of a larger draw with the same seed
+      are those of a smaller one;
     * `packing="within"`: each window is cut at a random place from one document longer than the window, a document at
       most once (the custom of the pruning literature for C4, Frantar & Alistarh 2023);
     * `packing="auto"`: "within" for C4 and RedPajama from the hub, "packed" elsewhere.
 
     The text is tokenized without special tokens; where the tokenizer by default starts a text with a
-    beginning-of-sequence token, each window starts with it too. Raises `InputError` with what to do instead.
+    beginning-of-sequence token, each window starts with it too. Raises `InputError` with what to do instead, also for
+    text of which the tokenizer does not know half.
     """
     _check_request(n_windows, length, seed, packing)
-    check_split(split)
+    name = _full_name(source, field, chat)
     if packing == "auto":
-        packing = "within" if drawn_within(source) else "packed"
+        packing = "within" if _drawn_within(name) else "packed"
     generator = torch.Generator().manual_seed(seed)
     start = _start_tokens(tokenizer)
     draw = _packed if packing == "packed" else _within
-    body = draw(source, split, tokenizer, n_windows, length - len(start), generator)
+    body, told = draw(name, split, tokenizer, n_windows, length - len(start), generator)
     tokens = torch.cat([torch.tensor(start, dtype=torch.int64).expand(n_windows, -1), body.long()], dim=1)
-    return TextWindows(source, split, tokens, seed, fingerprint_of(source, split, packing, seed, tokens))
-
-
-def _packed(source: str, split: str, tokenizer, n: int, length: int, generator: torch.Generator) -> Tensor:
-    """Join all documents in an order drawn from `generator`, cut every window, draw `n` of them."""
-    return _cut_packed(f"{source} {split}", _tokenized(source, split, tokenizer), tokenizer, n, length, generator)
+    report = _parts(name, _changed_at(name))[1]
+    refused = {"refused by the chat template": told.refused} if told.refused else {}
+    report = replace(report, unknown=told.unknown, dropped=report.dropped | refused)
+    fingerprint = fingerprint_of(name, split, packing, seed, tokens)
+    return TextWindows(str(source), split, tokens, seed, fingerprint, report)
 
 
 def draw_packed(
     name: str, texts: list[str], tokenizer, n_windows: int, length: int, seed: int
 ) -> Int[Tensor, "n_windows length"]:
-    """Windows of texts at hand, packed as `load_text` packs documents; `name` is for the error when they are short."""
+    """Return windows of texts at hand, packed as `load_text` packs documents; errors call the text by `name`."""
     start = torch.tensor(_start_tokens(tokenizer), dtype=torch.int64)
     generator = torch.Generator().manual_seed(seed)
-    body = _cut_packed(name, _token_ids(texts, tokenizer), tokenizer, n_windows, length - len(start), generator)
+    stream = _joined(_token_ids(texts, tokenizer), tokenizer.eos_token_id, generator)
+    body = _cut(name, stream, n_windows, length - len(start), generator)
     return torch.cat([start.expand(n_windows, -1), body.long()], dim=1)
 
 
-def _cut_packed(name: str, found: list[Tensor], tokenizer, n: int, length: int, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(len(found), generator=generator).tolist()
-    eos = tokenizer.eos_token_id
+def _packed(name: str, split: str, tokenizer, n: int, length: int, generator: torch.Generator) -> tuple[Tensor, _Told]:
+    """Join all documents in an order drawn from `generator`, cut every window, draw `n` of them."""
+    pieces, told = _tokenized(name, split, tokenizer)
+    is_chat = bool(_part(name, split)[0].turns)
+    stream = _joined(pieces, None if is_chat else tokenizer.eos_token_id, generator)
+    return _cut(f"{name} {split}", stream, n, length, generator), told
+
+
+def _joined(pieces: list[Tensor], eos: int | None, generator: torch.Generator) -> Int[Tensor, " tokens"]:
+    order = torch.randperm(len(pieces), generator=generator).tolist()
     end = torch.tensor([] if eos is None else [eos], dtype=torch.int32)
-    stream = torch.cat([piece for i in order for piece in (found[i], end)])
+    return torch.cat([piece for i in order for piece in (pieces[i], end)])
+
+
+def _cut(name: str, stream: Tensor, n: int, length: int, generator: torch.Generator) -> Int[Tensor, "n length"]:
+    """`n` of the windows that a stream of tokens gives; raises `InputError` when there are fewer."""
     available = len(stream) // length
     if available < n:
         most = f"at most {available} windows of {length}" if available else f"not one window of {length}"
@@ -110,54 +139,90 @@ def _cut_packed(name: str, found: list[Tensor], tokenizer, n: int, length: int, 
     return stream[: available * length].view(available, length)[chosen]
 
 
-def _within(source: str, split: str, tokenizer, n: int, length: int, generator: torch.Generator) -> Tensor:
+def _within(name: str, split: str, tokenizer, n: int, length: int, generator: torch.Generator) -> tuple[Tensor, _Told]:
     """Cut one window at a random place from each of the first `n` documents that are longer than it.
 
-    Documents are tokenized in the order drawn, and only until enough are found: the web sets are large.
+    Documents are tokenized in the order drawn, and only until enough are read: the web sets are large.
     """
     # A token covers at least one character, so a text with fewer characters than a window has tokens is too short.
-    texts = [text for text in documents(source, split) if len(text) > length]
-    order = torch.randperm(len(texts), generator=generator).tolist()
+    documents = [document for document in _part(name, split) if len(document.text) > length or document.turns]
+    order = torch.randperm(len(documents), generator=generator).tolist()
     windows: list[Tensor] = []
-    for i in range(0, len(order), BATCH):
-        for ids in _token_ids([texts[j] for j in order[i : i + BATCH]], tokenizer):
-            if len(ids) > length and len(windows) < n:
-                first = int(torch.randint(len(ids) - length, (), generator=generator))
-                windows.append(ids[first : first + length])
-        if len(windows) == n:
-            return torch.stack(windows)
-    raise InputError(
-        f"{source} {split} holds {len(windows)} documents longer than {length} tokens, and {n} windows need one each; "
-        'ask for fewer or shorter windows, or use packing="packed"'
-    )
+    ids: list[Tensor] = []
+    while len(windows) < n and len(ids) < len(order):
+        batch = _ids_of([documents[j] for j in order[len(ids) : len(ids) + _BATCH]], name, tokenizer)
+        ids += batch
+        for row in batch:
+            if len(row) > length and len(windows) < n:
+                first = int(torch.randint(len(row) - length, (), generator=generator))
+                windows.append(row[first : first + length])
+    if len(windows) < n:
+        raise InputError(
+            f"{name} {split} holds {len(windows)} documents longer than {length} tokens, and {n} windows need one "
+            'each; ask for fewer or shorter windows, or use packing="packed"'
+        )
+    return torch.stack(windows), _told(f"{name} {split}", [documents[j] for j in order], ids, tokenizer)
 
 
-def _tokenized(source: str, split: str, tokenizer) -> list[Int[Tensor, " tokens"]]:
+def _tokenized(name: str, split: str, tokenizer) -> tuple[list[Int[Tensor, " tokens"]], _Told]:
     """The token ids of each document (int32), kept in memory for as long as the tokenizer lives."""
     kept = _token_cache.setdefault(tokenizer, {})
-    key = (source, split, _modified(source))
+    key = (name, split, _changed_at(name))
     if key not in kept:
-        texts = documents(source, split)
-        silent = sum(map(len, texts)) < PROGRESS_FROM
+        documents = _part(name, split)
+        silent = sum(len(document.text) for document in documents) < _PROGRESS_FROM
         ids: list[Tensor] = []
-        for i in tqdm(range(0, len(texts), BATCH), desc=f"tokenize {source}", disable=silent, leave=False):
-            ids += _token_ids(texts[i : i + BATCH], tokenizer)
+        for i in tqdm(range(0, len(documents), _BATCH), desc=f"tokenize {name}", disable=silent, leave=False):
+            ids += _ids_of(documents[i : i + _BATCH], name, tokenizer)
         if not any(len(row) for row in ids):
-            raise InputError(f"the {split} part of {source} gives no tokens with this tokenizer; give other text")
-        kept[key] = ids
+            why = "; its chat template refuses such turns" if documents[0].turns else ""
+            raise InputError(f"the {split} part of {name} gives no tokens with this tokenizer{why}; give other text")
+        kept[key] = ids, _told(f"{name} {split}", documents, ids, tokenizer)
     return kept[key]
 
 
-def _modified(source: str) -> int:
-    """When a file was last changed, so that an edited file is read again; 0 for any other source."""
-    path = Path(source).expanduser()
-    return path.stat().st_mtime_ns if is_path(source) and path.is_file() else 0
+def _ids_of(documents: Sequence[_Document], name: str, tokenizer) -> list[Int[Tensor, " tokens"]]:
+    """Token ids of documents; chats are written with the tokenizer's template, and none where that refuses one."""
+    if not documents[0].turns:
+        return _token_ids([document.text for document in documents], tokenizer)
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"{name} holds chats and the model's tokenizer has no chat template; use a chat model, or leave --chat out "
+            "and name the text of the turns with --field messages.content"
+        )
+    return _token_ids([_rendered(document, tokenizer) for document in documents], tokenizer, special=True)
 
 
-def _token_ids(texts: list[str], tokenizer) -> list[Int[Tensor, " tokens"]]:
-    """Token ids of each text (int32): no special tokens around it, and what looks like one inside it is plain text."""
+def _rendered(document: _Document, tokenizer) -> str:
+    try:
+        return _whole_text(tokenizer.apply_chat_template(list(document.turns), tokenize=False))
+    except Exception:  # whatever a template may raise: it wants other roles, or another order
+        return ""
+
+
+def _told(name: str, documents: Sequence[_Document], ids: list[Tensor], tokenizer) -> _Told:
+    """What the tokenizer makes of documents; warns of unknown tokens, and raises `InputError` where they are half."""
+    total, unk = max(1, sum(map(len, ids))), tokenizer.unk_token_id
+    if unk is not None:
+        unknown = sum(int((row == unk).sum()) for row in ids) / total
+    else:  # what it does not know is missing from its own spelling
+        texts = ["".join(document.text.split()) for document in documents[: len(ids)][:_COMPARED]]
+        spelt = sum(len("".join(tokenizer.decode(row).split())) for row in ids[:_COMPARED])
+        unknown = max(0.0, 1 - spelt / max(1, sum(map(len, texts))))
+    if unknown > _UNKNOWN_REFUSED:
+        raise InputError(
+            f"{100 * unknown:.0f} % of {name} is unknown to the model's tokenizer; give text in a script and language "
+            "that it knows, or another model"
+        )
+    if unknown > _UNKNOWN_TOLD:
+        log.warning("%.0f %% of %s is unknown to the model's tokenizer", 100 * unknown, name)
+    return _Told(unknown, sum(not len(row) for row in ids) if documents[0].turns else 0)
+
+
+def _token_ids(texts: list[str], tokenizer, special: bool = False) -> list[Int[Tensor, " tokens"]]:
+    """Token ids of each text (int32): none around it, and unless `special`, what looks like a special one is text."""
     batch = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        texts, add_special_tokens=False, split_special_tokens=not special, return_attention_mask=False, verbose=False
     )
     return [torch.tensor(row, dtype=torch.int32) for row in batch["input_ids"]]
 
@@ -169,16 +234,18 @@ def _start_tokens(tokenizer) -> list[int]:
 
 
 def fingerprint_of(source: str, split: str, packing: str, seed: int, tokens: Tensor) -> str:
-    """16 hex digits of SHA-256; a file counts by its name, not by where it lies."""
-    name = Path(source).name if is_path(source) and not source.startswith("hub:") else source
+    """Return 16 hex digits of SHA-256; a file counts by its name, not by where it lies or which field is read."""
+    name = _file_of(source)[0].name if not source.startswith("hub:") and _is_path(source) else source
     head = f"{name}\n{split}\n{packing}\n{tuple(tokens.shape)}\n{seed}\n".encode()
     return hashlib.sha256(head + tokens.contiguous().numpy().astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _check_request(n_windows: int, length: int, seed: int, packing: str) -> None:
     """Raise `InputError` for a count, length, seed or packing that makes no sense."""
-    for name, value, least in (("n_windows", n_windows, 1), ("length", length, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
-    if packing not in PACKINGS:
-        raise InputError(f"there is no packing '{packing}'{suggest(packing, list(PACKINGS))} (use packed or within)")
+    whole_number("n_windows", n_windows, 1)
+    whole_number("length", length, 2)
+    whole_number("seed", seed)
+    if packing not in _PACKINGS:
+        raise InputError(
+            f"there is no packing '{packing}'{suggest(str(packing), list(_PACKINGS))} (use packed or within)"
+        )

@@ -4,21 +4,29 @@ Text like the training text calibrates best, and what a model writes resembles i
 prefixes, and the windows it finds least likely itself are dropped (Ji et al. 2024, arXiv 2410.17711).
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from crosscal.errors import InputError
-from crosscal.text.batches import BATCH, written_batch
-from crosscal.text.registry import SELF
-from crosscal.text.sampling import Sampling
+from crosscal.errors import InputError, whole_number
+from crosscal.files import write_atomically
+from crosscal.paths import cache_dir
+from crosscal.text.documents import SELF
+from crosscal.text.sampling import _own_nll, _sample, _Sampling
 from crosscal.text.windows import TextWindows, _check_request, _start_tokens, _token_ids, _tokenized, fingerprint_of
+
+_VERSION = 1  # raise when the same settings would give other windows
+_BATCH = 16  # part of what decides a draw, so no parameter
 
 
 def write_text(
@@ -56,19 +64,19 @@ def write_text(
     Raises `InputError` for settings that make no sense, a length beyond what the model was made for, prefixes that
     are all too short, a model without tokenizer, and a cache folder that cannot be written.
     """
-    sampling = Sampling(length, top_p, top_k, temperature)
+    sampling = _Sampling(length, top_p, top_k, temperature)
     _check(loaded, n_windows, length, seed, drop, prefix_tokens)
     drawn = math.ceil(n_windows / (1 - drop) - 1e-9)  # 10 / (1 - 0.9) is a little more than 100
-    batches = math.ceil(drawn / BATCH)
-    prompts = _prompts(prefixes, loaded.tokenizer, batches * BATCH, prefix_tokens, seed)
+    batches = math.ceil(drawn / _BATCH)
+    prompts = _prompts(prefixes, loaded.tokenizer, batches * _BATCH, prefix_tokens, seed)
     if prompts.shape[1] >= length:
         raise InputError(f"length is {length} and the prefix takes {prompts.shape[1]} tokens of it; give a greater one")
     parts = []
-    total = batches * BATCH * length
+    total = batches * _BATCH * length
     with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not progress, leave=False, delay=1) as bar:
-        for index, prompt in enumerate(prompts.split(BATCH)):
+        for index, prompt in enumerate(prompts.split(_BATCH)):
             bar.set_description(f"write text, batch {index + 1} of {batches}")
-            parts.append(written_batch(loaded, prompt, sampling, seed, index, bar))
+            parts.append(_written_batch(loaded, prompt, sampling, seed, index, bar))
     tokens, nll = (torch.cat(part)[:drawn] for part in zip(*parts, strict=True))
     kept = nll.argsort(stable=True)[:n_windows].sort().values
     settings = json.dumps({"model": loaded.fingerprint, "drop": drop, "prefix": prompts.shape[1], **asdict(sampling)})
@@ -79,10 +87,10 @@ def write_text(
 def _prompts(prefixes, tokenizer, n: int, length: int, seed: int) -> Int[Tensor, "n prompt"]:
     """What each window starts with: start token and the first tokens of a document."""
     if isinstance(prefixes, str):
-        found = _tokenized(prefixes, "calibration", tokenizer)
+        texts, _ = _tokenized(prefixes, "calibration", tokenizer)
     else:
-        found = _token_ids(list(prefixes), tokenizer) if len(prefixes) else []
-    heads = [ids[:length] for ids in found if len(ids) >= length]
+        texts = _token_ids(list(prefixes), tokenizer) if len(prefixes) else []
+    heads = [ids[:length] for ids in texts if len(ids) >= length]
     if not heads:
         raise InputError(f"no text of prefixes has {length} tokens; give longer texts or smaller prefix_tokens")
     order = torch.randperm(len(heads), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -93,8 +101,7 @@ def _prompts(prefixes, tokenizer, n: int, length: int, seed: int) -> Int[Tensor,
 def _check(loaded, n_windows: int, length: int, seed: int, drop: float, prefix_tokens: int) -> None:
     """Raise `InputError` for a request that cannot be met."""
     _check_request(n_windows, length, seed, "packed")
-    if isinstance(prefix_tokens, bool) or not isinstance(prefix_tokens, int) or prefix_tokens < 1:
-        raise InputError(f"prefix_tokens is {prefix_tokens!r}; give a whole number of at least 1")
+    whole_number("prefix_tokens", prefix_tokens, 1)
     if not isinstance(drop, (int, float)) or not 0 <= drop < 1:
         raise InputError(f"drop is {drop!r}; give the fraction of windows to drop, from 0 to below 1")
     if loaded.tokenizer is None:
@@ -102,3 +109,53 @@ def _check(loaded, n_windows: int, length: int, seed: int, drop: float, prefix_t
     most = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and length > most:
         raise InputError(f"length is {length} and the model was made for at most {most} tokens; give a smaller length")
+
+
+def _written_batch(
+    loaded, prompt: Int[Tensor, "batch prompt"], sampling: _Sampling, seed: int, index: int, bar: tqdm
+) -> tuple[Int[Tensor, "batch length"], Float[Tensor, " batch"]]:
+    """Tokens (int32) and mean negative log-likelihoods of batch `index`, from the cache folder if they are there.
+
+    `bar` advances by the batch's tokens, prompts included. A folder that cannot be written costs the copy alone.
+    """
+    forbidden = _special_tokens(loaded)
+    path = cache_dir() / "written" / f"{_key(loaded, prompt, sampling, seed, index, forbidden)}.safetensors"
+    before = bar.n
+    kept = _read(path)
+    if kept is None:
+        stream = int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:8], "big") >> 1
+        tokens = _sample(loaded.model, prompt.to(loaded.device), sampling, stream, forbidden, bar.update)
+        nll = _own_nll(loaded.model, tokens, prompt.shape[1])
+        kept = {"tokens": tokens.cpu().int(), "nll": nll.cpu()}
+        write_atomically(path, save(kept), optional=True)
+    bar.update(before + len(prompt) * sampling.length - bar.n)
+    return kept["tokens"], kept["nll"]
+
+
+def _special_tokens(loaded) -> list[int]:
+    """The ids that are no text: the tokenizer's special tokens and whatever ends a text for this model."""
+    ends = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return sorted({*loaded.tokenizer.all_special_ids, *ends})
+
+
+def _key(loaded, prompt: Tensor, sampling: _Sampling, seed: int, index: int, forbidden: list[int]) -> str:
+    """SHA-256 of everything that decides a batch."""
+    decides = {
+        "version": _VERSION,
+        "model": loaded.fingerprint,
+        "device": loaded.device.type,
+        "seed": seed,
+        "index": index,
+        "prompt": prompt.tolist(),
+        "forbidden": forbidden,
+    } | asdict(sampling)
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """A batch kept earlier; None when there is none or its file is damaged, and it is drawn again."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None

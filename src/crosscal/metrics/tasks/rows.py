@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from crosscal.assets import asset_file
-from crosscal.text.readers import read_json_lines
+from crosscal.text.own import read_json_lines
 
 COPIES_FROM = 1_000_000
 """Document numbers from here on are copies without context, for scores that this project does not use."""

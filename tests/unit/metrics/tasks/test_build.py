@@ -11,7 +11,7 @@ from crosscal.metrics.tasks.legal import held_out_cases
 from crosscal.metrics.tasks.recipes import Entry, generator, ordered, with_distractors
 from crosscal.text import SOURCES, documents
 from crosscal.text.documents import word_ngrams
-from crosscal.text.readers import LEGAL_CALIBRATION_ROWS, LEGAL_SHARED_ROWS
+from crosscal.text.sources import LEGAL_CALIBRATION_ROWS, LEGAL_SHARED_ROWS
 
 NGRAM = 12
 

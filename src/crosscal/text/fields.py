@@ -1,0 +1,272 @@
+"""How the rows of a file or a data set become documents: one rule, whose outcome is said. Standard library only.
+
+The text of a row is, in this order,
+
+1. the field that was asked for: `a.b` looks into nested objects, and lists are joined by blank lines;
+2. with `chat`, the turns in `messages`, in `conversations`, or in the only other field that holds turns;
+3. the field `text`;
+4. an instruction and its answer, or a prompt and its completion, joined;
+5. the field that holds the most text. Ids, addresses, origins and dates never count, nor do values without words.
+
+From 2 on, a field counts only if half of the rows or more have it. Rows of turns that nobody asked to read as a chat,
+and rows without any such field, are refused by a sentence that names their fields.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from crosscal.errors import InputError
+
+_Split = Literal["calibration", "held_out"]
+Turns = list[dict]
+
+_HEADS = ("instruction", "prompt", "question", "query", "inputs", "input")
+_CONTEXTS = ("input", "context")
+_ANSWERS = ("output", "completion", "response", "answer", "targets", "target", "chosen")
+_CHATS = ("messages", "conversations")
+_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "observation": "tool"}
+_SAMPLE = 2_000  # rows that decide
+_DEPTH = 6  # nested objects and lists that are looked into
+_SHOWN = 12  # fields that a sentence names
+# The last part of a name that says where a row comes from, not what it says.
+_ORIGIN = re.compile(
+    r"(?:^|[_\- ])(?:ids?|uuid|guid|key|index|ur[il]s?|links?|href|source|origin|path|file|(?:file|user)?name|date|time"
+    r"|timestamp|\w+_at|author|user|lang|language|licen[cs]e|hash|sha\d*|md5|doi|label|split|type|version"
+    r"|rejected)$"
+    r"|(?<=[a-z])(?:I[dD]|U[rR][lLiI])$",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"\s*\w[\w+.-]*://\S*\s*")
+_WORDS = re.compile(r"[^\W\d_]\W*\s\W*\w|[^\W\d_a-zA-Z]{4}")  # two words, or a script that needs no spaces
+_NO_TEXT = re.compile("[\ud800-\udfff\0]")
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A text; documents with the same `key` land in the same part, and `split` fixes the part where it is given.
+
+    Of a chat, `text` holds what was said, and `turns` what a chat template takes: role and content of each turn.
+    """
+
+    text: str
+    key: str
+    split: _Split | None = None
+    turns: tuple[dict, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the rows of one source are read: `what` names the fields, `document` is None for a row without text."""
+
+    what: str
+    document: Callable[[object], _Document | None]
+
+
+def _whole_text(text: str) -> str:
+    """Return a text that every tokenizer takes: halves of surrogate pairs and zero bytes become U+FFFD.
+
+    >>> _whole_text("cut \\ud83d"), _whole_text("\\ud83d\\ude00")
+    ('cut �', '😀')
+    """
+    if not _NO_TEXT.search(text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _instruction_text(instruction: str, given: str, output: str) -> str:
+    """Return an instruction, its optional input and its answer as one plain text, the same for every tokenizer.
+
+    >>> print(_instruction_text("Add.", "1 and 2", "3"))
+    ### Instruction:
+    Add.
+    <BLANKLINE>
+    ### Input:
+    1 and 2
+    <BLANKLINE>
+    ### Response:
+    3
+    """
+    parts = [("Instruction", instruction), ("Input", given), ("Response", output)]
+    return "\n\n".join(f"### {title}:\n{text.strip()}" for title, text in parts if text.strip())
+
+
+def _reading_of(rows: Sequence[object], where: str, field: str = "", chat: bool = False) -> _Reading:
+    """Decide how rows are read, by the rule above; a row that is a string is its own text.
+
+    Raises `InputError` when no field, or not the one asked for, holds text.
+    """
+    if field:
+        return _asked(rows, where, field, chat)
+    rows = rows[:: len(rows) // _SAMPLE + 1]
+    turns = [name for name, count in _count(rows, _turn_fields).items() if 2 * count >= len(rows)]
+    if chat:
+        return _chat(rows, where, turns)
+    if 2 * sum(isinstance(row, str) for row in rows) >= len(rows):
+        return _Reading("strings", lambda row: _document(row if isinstance(row, str) else ""))
+    sizes = _sizes(rows)
+    if "text" in sizes:
+        return _of_field("text")
+    if turns:
+        raise InputError(
+            f"{where} holds chats ({_quoted(turns)}) and no plain text; give --chat (in Python chat=True) to read them "
+            "with the model's chat template, or name another field with --field NAME"
+        )
+    joined = _joined_fields(rows, sizes)
+    best = max((name for name in sizes if _is_content(name)), key=lambda name: sizes[name], default="")
+    if joined and sum(sizes[name] for name in joined) >= sizes.get(best, 0):
+        return _of_fields(joined)
+    if not best:
+        raise InputError(f"{where} has no field that is clearly its text; name it with --field NAME {_choice(rows)}")
+    return _of_field(best)
+
+
+def _asked(rows: Sequence[object], where: str, field: str, chat: bool) -> _Reading:
+    """The reading of a field by its name."""
+    if any(_text_at(row, field) for row in rows) and not chat:
+        return _of_field(field)
+    if not any(_turns(_value_at(row, field)) for row in rows):
+        raise InputError(f"{where} has no {'chat' if chat else 'text'} in a field '{field}' {_choice(rows)}")
+    if not chat:
+        raise InputError(f"field '{field}' of {where} holds chats; give --chat too (in Python chat=True)")
+    return _chat(rows, where, [field])
+
+
+def _of_field(name: str) -> _Reading:
+    return _Reading(f"field '{name}'", lambda row: _document(row if isinstance(row, str) else _text_at(row, name)))
+
+
+def _of_fields(names: Sequence[str]) -> _Reading:
+    """Fields joined: an instruction under headings, anything else by blank lines."""
+
+    def document(row: object) -> _Document | None:
+        parts = [_text_at(row, name).strip() for name in names]
+        if names[0] == "instruction" and any(parts):
+            return _document(_instruction_text(parts[0], parts[1] if len(parts) == 3 else "", parts[-1]))
+        return _document("\n\n".join(part for part in parts if part))
+
+    return _Reading(f"fields {' + '.join(repr(name) for name in names)}", document)
+
+
+def _chat(rows: Sequence[object], where: str, fields: Sequence[str]) -> _Reading:
+    """The reading of turns: in one of the usual fields, or in the only one there is."""
+    usual = [name for name in (*_CHATS, *fields[: len(fields) == 1]) if name in fields]
+    if not usual:
+        several = f"has several chats ({_quoted(fields)})" if fields else "holds no chats, lists of turns with roles"
+        raise InputError(f"{where} {several}; name the field with --field NAME {_choice(rows)}")
+    name = usual[0]
+
+    def document(row: object) -> _Document | None:
+        turns = _turns(_value_at(row, name))
+        said = "\n\n".join(turn["content"] for turn in turns if turn["content"].strip())
+        return _Document(said, said, None, tuple(turns)) if said else None
+
+    return _Reading(f"chats in field '{name}'" if name else "chats", document)
+
+
+def _document(text: str) -> _Document | None:
+    text = _whole_text(text).strip()
+    return _Document(text, text) if text else None
+
+
+def _value_at(value: object, path: str) -> object:
+    """What lies at a dotted path of a row: the row itself for an empty path, and of a list every member's."""
+    if isinstance(value, list) and path:
+        return [part for member in value if (part := _value_at(member, path)) is not None]
+    if not path or not isinstance(value, dict):
+        return None if path else value
+    if path in value:
+        return value[path]
+    first, _, rest = path.partition(".")
+    return _value_at(value[first], rest) if rest and first in value else None
+
+
+def _text_at(row: object, path: str) -> str:
+    """The text at a dotted path, the strings of a list joined by blank lines; empty for anything else."""
+    return "\n\n".join(text for name, text in _leaves(_value_at(row, path)) if not name)
+
+
+def _turns(value: object) -> Turns:
+    """Turns of `role` and `content`, or of `from` and `value`, as chat templates take them; else nothing.
+
+    Content in parts keeps its text.
+    """
+    turns = []
+    for turn in value if isinstance(value, list) else ():
+        role = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
+        if not isinstance(role, str) or not turn.keys() & {"content", "value", "tool_calls"}:
+            return []
+        content = turn.get("content", turn.get("value"))
+        if isinstance(content, list):
+            content = _text_at(content, "text")
+        content = _whole_text(content) if isinstance(content, str) else ""
+        turns.append({**turn, "role": _SPEAKERS.get(role.lower(), role.lower()), "content": content})
+    return turns
+
+
+def _turn_fields(row: object) -> Iterator[str]:
+    """Names of the fields of a row that hold turns; the empty name for a row that is a list of turns."""
+    if _turns(row):
+        yield ""
+    elif isinstance(row, dict):
+        yield from (name for name, value in row.items() if _turns(value))
+
+
+def _sizes(rows: Sequence[object]) -> dict[str, int]:
+    """Characters of text by field, for the fields that hold text in half of the rows or more."""
+    sizes: Counter[str] = Counter()
+    counts = _count(rows, lambda row: {name for name, text in _leaves(row) if _has_words(name, text)})
+    for row in rows:
+        for name, text in _leaves(row):
+            sizes[name] += len(text)
+    return {name: size for name, size in sizes.items() if 2 * counts[name] >= len(rows)}
+
+
+def _count(rows: Sequence[object], names: Callable[[object], Iterable[str]]) -> Counter[str]:
+    return Counter(name for row in rows for name in names(row))
+
+
+def _leaves(value: object, path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, str]]:
+    """(dotted path, string) of every string in a row; members of a list share its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif depth and isinstance(value, dict):
+        for name, part in value.items():
+            yield from _leaves(part, f"{path}.{name}" if path else name, depth - 1)
+    elif depth and isinstance(value, list):
+        for part in value:
+            yield from _leaves(part, path, depth - 1)
+
+
+def _has_words(name: str, text: str) -> bool:
+    """Whether a value may be a text: anything in a field that is named as one, elsewhere only words."""
+    if name in ("text", *_HEADS, *_CONTEXTS, *_ANSWERS):
+        return bool(text.strip())
+    return bool(_WORDS.search(text)) and not _ADDRESS.fullmatch(text)
+
+
+def _is_content(name: str) -> bool:
+    return not _ORIGIN.search(name.rpartition(".")[2])
+
+
+def _joined_fields(rows: Sequence[object], sizes: dict[str, int]) -> list[str]:
+    """The fields of an instruction, of what it is given in some of the rows, and of its answer."""
+    head = next((name for name in _HEADS if name in sizes), None)
+    answer = next((name for name in _ANSWERS if name in sizes), None)
+    if head is None or answer is None:
+        return []
+    context = [name for name in _CONTEXTS if name != head and any(_text_at(row, name) for row in rows)][:1]
+    return [head, *context, answer]
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"field '{name}'" if name else "whole rows" for name in names)
+
+
+def _choice(rows: Sequence[object]) -> str:
+    """The fields there are, for a sentence."""
+    names = list(dict.fromkeys(str(name) for row in rows if isinstance(row, dict) for name in row))
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"(its fields are {', '.join(names[:_SHOWN])}{more})" if names else "(its rows are no objects with fields)"
