@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS
 from crosscal.machine.samples import BlockShape, Sample, solve_flops, take_sample
 from crosscal.methods.registry import Method, find_method
-from crosscal.models.devices import resolve_device, resolve_dtype
+from crosscal.models.loading import resolve_device, resolve_dtype
 from crosscal.types import Target
 
 SLACK = 1.3  # of the memory that can be counted: what allocators and libraries keep beside it

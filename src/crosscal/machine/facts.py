@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import constants
 
-from crosscal.models.devices import fast_dtype
+from crosscal.models.loading import fast_dtype
 from crosscal.paths import cache_dir
 
 CORE = ("torch", "transformers", "safetensors", "numpy", "greenlet", "tqdm", "jaxtyping")

@@ -1,7 +1,4 @@
-"""Causal language models: loading them, and finding what is to be compressed, by structure and not by name.
-
-This package is the only place that knows anything about model families.
-"""
+"""Causal language models: loading, decoder blocks and their linear layers, head. All knowledge of model families."""
 
 from crosscal.models.heads import check_length, final_hidden, head_logits
 from crosscal.models.loading import (
@@ -12,6 +9,8 @@ from crosscal.models.loading import (
     load_model,
     load_tokenizer,
     model_fingerprint,
+    resolve_device,
+    resolve_dtype,
 )
 from crosscal.models.structure import LinearLayer, decoder_blocks, linear_layers
 
@@ -29,4 +28,6 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "model_fingerprint",
+    "resolve_device",
+    "resolve_dtype",
 ]

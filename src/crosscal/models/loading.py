@@ -1,4 +1,7 @@
-"""One way to load a causal language model: the embedded asset, a local folder, a GGUF file or a hub id."""
+"""From a name (asset, folder, GGUF file, hub id) to a checked local folder, its config and tokenizer, or the model.
+
+Everything but `load_model` reads no weights, except that an embedded model is dequantized once, on first use.
+"""
 
 import hashlib
 import os
@@ -8,26 +11,145 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from crosscal.errors import InputError
-from crosscal.models.conversion import read_gguf
-from crosscal.models.devices import fast_dtype, resolve_device, resolve_dtype
-from crosscal.models.finding import find_config, find_folder, is_gguf, load_tokenizer, tokenizer_in
-from crosscal.models.folders import attention_of, read_config
-from crosscal.models.packed import from_packed, packed_config
+from crosscal import assets
+from crosscal.errors import InputError, suggest
+from crosscal.models.folders import _check_weights, _first_line, attention_of, read_config
+from crosscal.models.formats import _converted_folder, _from_packed, _packed_config, _read_gguf
+from crosscal.models.hub import _described_folder, _hub_folder
 
-__all__ = [
-    "LoadedModel",
-    "fast_dtype",
-    "find_config",
-    "find_folder",
-    "load_model",
-    "load_tokenizer",
-    "model_fingerprint",
-    "resolve_device",
-    "resolve_dtype",
-]
+
+def fast_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+    """Return bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if torch.device(device).type == "cpu":
+        # Private, but the only spelling that every supported torch has; absent means "not fast".
+        fast = (getattr(torch.cpu, probe, bool)() for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+        return torch.bfloat16 if any(fast) else torch.float32
+    return torch.float32
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """Return the device of a name; `None` or "auto" is the first CUDA device when there is one, else the CPU.
+
+    Raises `InputError` for a device this machine does not have.
+    """
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(1, device=resolved)
+    except (RuntimeError, AssertionError):
+        raise InputError(
+            f"device '{device}' is not available here; use 'auto', 'cpu' or an existing 'cuda:N'"
+        ) from None
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return one of float32, bfloat16, float16; `None` or "auto" is `fast_dtype(device)`. Raises `InputError`."""
+    if dtype in (None, "auto"):
+        return fast_dtype(device)
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    name = str(dtype).removeprefix("torch.")
+    if name not in known:
+        raise InputError(
+            f"dtype '{dtype}' is unknown; give one of auto, {', '.join(known)}{suggest(name, list(known))}"
+        )
+    return known[name]
+
+
+def find_folder(
+    name: str | os.PathLike,
+    *,
+    accept_terms: bool = False,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Return the local folder with config.json, tokenizer and safetensors of an asset, a folder or a hub id.
+
+    A hub id is taken from the hub's cache or downloaded into it; only safetensors, JSON and tokenizer files are.
+    `dtype` is that of an asset's dequantized copy (default: this machine's fast one) and changes nothing else.
+
+    Raises `InputError` for an unknown name, a gated or missing repository, no connection, missing or damaged files,
+    other weight formats, an adapter, and anything that is no causal language model or brings its own code.
+    """
+    name = str(name)
+    folder = _local_folder(name, accept_terms, dtype) or _hub_folder(name, code=trust_remote_code)
+    _check_weights(folder, name, read_config(folder, name, trust_remote_code=trust_remote_code))
+    return folder
+
+
+def find_config(
+    name: str | os.PathLike, *, accept_terms: bool = False, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """Return the config of an asset, a folder or a hub id, without its weights; raises as `find_folder`."""
+    folder = _described(str(name), accept_terms, trust_remote_code)
+    return read_config(folder, str(name), trust_remote_code=trust_remote_code)
+
+
+def load_tokenizer(
+    name: str | os.PathLike, *, accept_terms: bool = False, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of an asset, a folder, a `.gguf` file or a hub id, without the model's weights.
+
+    Raises `InputError` as `find_folder` does, and when there is no tokenizer or a package that it needs is missing.
+    """
+    name = str(name)
+    if is_gguf(name):
+        path = Path(name).expanduser()
+        return _tokenizer_in(path.parent, name, gguf_file=path.name)
+    return _tokenizer_in(_described(name, accept_terms, trust_remote_code), name, trust_remote_code=trust_remote_code)
+
+
+def is_gguf(name: str) -> bool:
+    """Return whether this is the name of an existing GGUF file."""
+    path = Path(name).expanduser()
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def _described(name: str, accept_terms: bool, code: bool) -> Path:
+    """Return the folder with at least config and tokenizer."""
+    return _local_folder(name, accept_terms, None) or _described_folder(name, code=code)
+
+
+def _local_folder(name: str, accept_terms: bool, dtype: str | torch.dtype | None) -> Path | None:
+    """Return the folder of an asset's copy or the one named; None for what may be a hub id. Raises `InputError`."""
+    if name in assets.MODEL_ASSETS:
+        gguf = assets.model_gguf(name, accept_terms=accept_terms)
+        return _converted_folder(gguf, resolve_dtype(dtype, resolve_device(None)))
+    if is_gguf(name):
+        raise InputError(f"{name} is one GGUF file; load it with load_model, save it with save_model, give that folder")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.startswith((".", "~", "/")) or name.count("/") > 1 or path.exists():
+        raise InputError(
+            f"no model at {name}; give a folder with config.json and safetensors, a .gguf file or a hub id"
+        )
+    known = list(assets.MODEL_ASSETS)
+    if "/" not in name and (meant := suggest(name, known)):
+        raise InputError(f"unknown model '{name}'{meant}; give one of {', '.join(known)}, a folder, or a hub id")
+    return None
+
+
+def _tokenizer_in(folder: Path, name: str, **options) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, **options)
+    except ImportError as error:
+        needed = "sentencepiece protobuf tiktoken"
+        raise InputError(f"the tokenizer of {name} needs a package; run pip install {needed}") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        said = _first_line(error)[:160]
+        raise InputError(f"no tokenizer can be loaded from {name} ({said}); put its tokenizer files there") from error
 
 
 @dataclass(frozen=True)
@@ -47,7 +169,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.model.get_input_embeddings().weight.device
 
 
@@ -70,16 +192,17 @@ def load_model(
     kind = resolve_dtype(dtype, where)
     try:
         if is_gguf(name):
-            model, tokenizer = read_gguf(Path(name).expanduser(), kind)
+            model, tokenizer = _read_gguf(Path(name).expanduser(), kind)
         else:
             folder = find_folder(name, accept_terms=accept_terms, dtype=kind, trust_remote_code=trust_remote_code)
-            tokenizer = tokenizer_in(folder, name, trust_remote_code=trust_remote_code)
+            tokenizer = _tokenizer_in(folder, name, trust_remote_code=trust_remote_code)
             model = _from_safetensors(name, folder, kind, trust_remote_code)
     except InputError:
         raise
     except (SafetensorError, OSError, ValueError, ImportError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"{name} could not be loaded ({said}); fetch it again, or give another model") from error
+        raise InputError(
+            f"{name} could not be loaded ({_first_line(error)}); fetch it again, or give another model"
+        ) from error
     model = model.to(where).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, name, model_fingerprint(model))
 
@@ -88,8 +211,8 @@ def _from_safetensors(name: str, folder: Path, dtype: torch.dtype, trust_remote_
     attention = attention_of(read_config(folder, name, trust_remote_code=trust_remote_code))
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "attn_implementation": attention}
     options |= {"use_safetensors": True, "output_loading_info": True}
-    if (packed := packed_config(folder, trust_remote_code=trust_remote_code)) is not None:
-        model, report = from_packed(folder, name, packed, **options)
+    if (packed := _packed_config(folder, trust_remote_code=trust_remote_code)) is not None:
+        model, report = _from_packed(folder, name, packed, **options)
     else:
         model, report = AutoModelForCausalLM.from_pretrained(folder, **options)
     if missing := sorted(report["missing_keys"]):  # would be left random, with no more than a warning
@@ -99,7 +222,7 @@ def _from_safetensors(name: str, folder: Path, dtype: torch.dtype, trust_remote_
 
 @torch.no_grad()
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """16 hex digits of SHA-256 over every parameter's name, dtype, shape and bytes.
+    """Return 16 hex digits of SHA-256 over every parameter's name, dtype, shape and bytes.
 
     Raises `InputError` when a weight is NaN or infinite, naming the first such parameter.
     """

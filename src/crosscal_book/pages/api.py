@@ -31,7 +31,7 @@ PARTS = (
         "What is compressed, and what it is calibrated and evaluated on.",
         (
             ("crosscal", "models/loading.py", ("load_model",)),
-            ("crosscal.models", "models/finding.py", ("find_folder", "load_tokenizer")),
+            ("crosscal.models", "models/loading.py", ("find_folder", "load_tokenizer")),
             ("crosscal", "text/windows.py", ("load_text",)),
             ("crosscal.text", "text/windows.py", ("TextWindows",)),
             ("crosscal.text", "text/written.py", ("write_text",)),

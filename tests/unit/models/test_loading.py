@@ -1,12 +1,14 @@
 """Loading the embedded model and folders, and what goes wrong; hub ids have tests of their own."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from crosscal import load_model
 from crosscal.errors import InputError
-from crosscal.models.loading import fast_dtype, resolve_device, resolve_dtype
+from crosscal.models import fast_dtype, find_config, find_folder, resolve_device, resolve_dtype
 from tests.unit.families import FAMILIES, save_tiny, tiny_model
 
 
@@ -64,6 +66,56 @@ def test_a_missing_weight_is_named(tmp_path):
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"lacks weight model\.layers\.1\.mlp\.up_proj\.weight"):
         load_model(tmp_path)
+
+
+def _float8(weight):
+    scale = weight.abs().max() / 448
+    return {"weight": (weight / scale).to(torch.float8_e4m3fn), "weight_scale_inv": scale.reshape(1, 1)}
+
+
+QUANTIZED = {
+    "float8 with scales": _float8,
+    "int8 with scales": lambda w: {"weight": (w * 127).to(torch.int8), "weight_scale": w.abs().amax(1, keepdim=True)},
+    "codes without scales": lambda w: {"weight": w.to(torch.float8_e4m3fn)},
+    "GPTQ": lambda w: {"qweight": torch.zeros(4, 32, dtype=torch.int32), "qzeros": torch.zeros(1, 4)},
+    "bitsandbytes": lambda w: {"weight": torch.zeros(512, 1, dtype=torch.uint8), "weight.absmax": torch.ones(16)},
+}
+
+
+@pytest.mark.parametrize("scheme", QUANTIZED)
+def test_codes_that_the_config_does_not_admit(tmp_path, scheme):
+    save_tiny(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    stem = "model.layers.0.self_attn.q_proj."
+    parts = QUANTIZED[scheme](weights.pop(f"{stem}weight"))
+    weights |= {stem + name: part for name, part in parts.items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    for load in (find_folder, load_model):
+        with pytest.raises(
+            InputError, match=r"holds quantized weights \(model\.layers\.0\.self_attn\.q_proj\.\S+\) without"
+        ):
+            load(tmp_path)
+
+
+def test_compression_config_is_refused(tmp_path):
+    save_tiny(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"compression_config": {"quant_method": "x"}}))
+    with pytest.raises(InputError, match="is quantized already; give the dense model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("alone", "sentence"), [(True, "holds an adapter, which is no"), (False, "a model and an adapter")]
+)
+def test_adapter_folders_are_refused(tmp_path, alone, sentence):
+    save_tiny(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if alone:
+        (tmp_path / "config.json").unlink()
+    for load in (find_config, find_folder, load_model):
+        with pytest.raises(InputError, match=f"{sentence}.*merge it into the model"):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize(
