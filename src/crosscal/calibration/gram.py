@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crosscal.calibration.statistics import DiagonalStats, InputStats
 from crosscal.models.loading import fast_dtype
 
 # Widths of the column panels of a half sum. Narrower panels leave out more and multiply less well: with a CPU's
@@ -88,3 +89,28 @@ def panels(size: int, width: int) -> list[tuple[int, int]]:
     count = size // width if size >= 3 * width else 1
     edges = [size * i // count for i in range(count + 1)]
     return list(pairwise(edges))
+
+
+class InputSums:
+    """Sums over the shared input of one group of layers, by source; only the diagonal where that is all one needs."""
+
+    def __init__(self, diagonal_only: bool, scratch: dict[int, Tensor]):
+        self.diagonal_only, self.scratch = diagonal_only, scratch
+        self._sums: dict[str, GramSum | Tensor] = {}
+        self._tokens: dict[str, int] = {}
+
+    def add(self, source: str, inputs: Tensor) -> None:
+        """Add a micro-batch of a source's inputs, [..., d_in]."""
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        self._tokens[source] = self._tokens.get(source, 0) + len(flat)
+        if self.diagonal_only:
+            squares = torch.linalg.vector_norm(flat, dim=0, dtype=torch.float32).square_()
+            self._sums[source] = squares.add_(self._sums[source]) if source in self._sums else squares
+        else:
+            self._sums.setdefault(source, GramSum(self.scratch)).add(flat)
+
+    def stats(self) -> dict[str, InputStats] | dict[str, DiagonalStats]:
+        """Return the statistics of each source."""
+        if self.diagonal_only:
+            return {name: DiagonalStats(part, self._tokens[name]) for name, part in self._sums.items()}
+        return {name: InputStats(part.mirror(), self._tokens[name]) for name, part in self._sums.items()}

@@ -1,5 +1,10 @@
-"""The tensors on disk, and which of them each parameter of a skeleton is."""
+"""Tensors on disk, and which of them each parameter of a model is.
 
+Checkpoints name tensors as their authors did: without the prefix that the language model puts before its body (GPT-2),
+or as older releases called a module (GPT-NeoX). transformers knows these renamings, so they are asked of it.
+"""
+
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,16 +13,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from crosscal.disk.names import WholeModelError, match_names
-from crosscal.disk.tensorfile import Slot, TensorFile
 from crosscal.errors import InputError
-from crosscal.models import decoder_blocks
+from crosscal.models import LinearLayer, decoder_blocks
 from crosscal.models.folders import weight_files
+from crosscal.output.tensorfile import TensorFile
 
 
-class Checkpoint:
-    """The tensors of a folder's safetensors files, by the names they have there."""
+class _WholeModelError(InputError):
+    """A model that cannot be taken block by block; the `reason` follows "because"."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"the model cannot be read block by block, because {reason}; load it with load_model")
+        self.reason = reason
+
+
+class _Checkpoint:
+    """Tensors of a folder's safetensors files, by the names they have there."""
 
     def __init__(self, folder: Path):
         self.files = [TensorFile.open(folder / name) for name in weight_files(folder)]
@@ -25,7 +39,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point dtype that most of the bytes are in."""
+        """Floating-point dtype of most of the bytes."""
         sizes: Counter = Counter()
         for file in self.files:
             for slot in file.slots.values():
@@ -33,77 +47,90 @@ class Checkpoint:
         return sizes.most_common(1)[0][0]
 
     def identity(self) -> dict[str, list[int | str]]:
-        """What changes when a file does: where it lies, its size and the time of its last change."""
-        found = {file.path.name: (file.path.resolve(), file.path.stat()) for file in self.files}
-        return {name: [str(path), stat.st_size, stat.st_mtime_ns] for name, (path, stat) in found.items()}
+        """Return path, size and time of the last change of each file."""
+        stats = {file.path.name: (file.path.resolve(), file.path.stat()) for file in self.files}
+        return {name: [str(path), stat.st_size, stat.st_mtime_ns] for name, (path, stat) in stats.items()}
 
-    def slot(self, key: str) -> Slot:
-        """Dtype, shape and size of a tensor."""
+    def slot(self, key: str):
+        """Return the dtype, shape and size of a tensor."""
         return self.home[key].slots[key]
 
     def read(self, key: str) -> Tensor:
-        """A whole tensor, on the CPU."""
+        """Return a whole tensor, on the CPU."""
         return self.home[key].read(key)
 
     def parts(self, key: str) -> Iterator[tuple[int, Tensor]]:
-        """A tensor in parts of some rows, each with the number of its first row."""
+        """Yield a tensor in parts of some rows, each with the number of its first row."""
         return self.home[key].parts(key)
 
     def equal(self, one: str, other: str) -> bool:
-        """Whether two tensors hold the same."""
+        """Return whether two tensors hold the same."""
         if self.slot(one)[:2] != self.slot(other)[:2]:
             return False
         pairs = zip(self.parts(one), self.parts(other), strict=True)
         return all(torch.equal(mine, theirs) for (_, mine), (_, theirs) in pairs)
 
 
-class Places:
-    """The checkpoint key of every parameter and stored buffer of a skeleton.
+class _Places:
+    """The checkpoint key of every parameter and stored buffer of a model, and so the source of a writer.
 
-    `of` has an entry for each name, tied ones included; `written` one for each tensor, which is what a copy of the
-    model holds. Tied parameters that differ in the checkpoint are untied in the skeleton, as transformers does.
+    `of` has an entry for each name, tied ones included. `units` holds, for each block and in the end for what lies
+    outside of the blocks, the keys that a copy of the model needs, with those of tensors that the model does not use.
+    Tied parameters that differ in the checkpoint are untied in the skeleton, as transformers does.
 
-    Raises `InputError` for a parameter that the checkpoint lacks or has in another shape, and `WholeModelError` for a
-    model whose blocks share weights.
+    Raises `InputError` for a parameter that the checkpoint lacks or has in another shape. Unless the model is `loaded`,
+    raises `_WholeModelError` where blocks share weights, and where the checkpoint stores a parameter in several pieces
+    or in another layout.
     """
 
-    def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint):
-        self.written = match_names(model, checkpoint.home)
-        blocks = decoder_blocks(model)
-        self.blocks_path = next(path for path, module in model.named_modules() if module is blocks)
+    def __init__(self, model: PreTrainedModel, checkpoint: _Checkpoint, *, loaded: bool = False):
+        self.model, self.checkpoint, self.blocks = model, checkpoint, decoder_blocks(model)
+        self._prefix = next(path for path, module in model.named_modules() if module is self.blocks) + "."
+        self.slot, self.parts, self.dtype = checkpoint.slot, checkpoint.parts, checkpoint.dtype
+        written, used, converted = _match_names(model, checkpoint.home)
+        if converted and not loaded:
+            raise _WholeModelError(f"its checkpoint stores {min(converted)} in another layout than the model")
+        aliases = _aliases(model)
+        for names in () if loaded else aliases:
+            if len({self._unit(name) for name in names}) > 1:
+                raise _WholeModelError("its blocks share weights")
+            self._untie(names, written)
+        self.of = dict(written)
         for names in _aliases(model):
-            if len(names) > 1 and len({self._unit(name) for name in names}) > 1:
-                raise WholeModelError("its blocks share weights")
-            self._untie(model, checkpoint, names)
-        self.of = dict(self.written)
-        for names in _aliases(model):
-            stored = [name for name in names if name in self.written]
-            self.of |= {name: self.written[stored[0]] for name in names if stored}
+            stored = [name for name in names if name in written]
+            self.of |= {name: written[stored[0]] for name in names if stored}
             for name in stored[1:]:
-                del self.written[name]
-        self._check(model, checkpoint)
+                del written[name]
+        self._check(converted)
+        self.units = [[] for _ in range(len(self.blocks) + 1)]
+        for name, key in written.items():
+            self.units[self._unit(name)].append(key)
+        self.units[-1] += [key for key in checkpoint.home if key not in used]
 
-    def _unit(self, name: str) -> str:
-        """The block a name belongs to, or nothing."""
-        return name.removeprefix(self.blocks_path + ".").split(".")[0] if self.in_blocks(name) else ""
+    def key(self, index: int, layer: LinearLayer) -> str:
+        """Return the key of a layer's weight."""
+        return self.of[f"{self._prefix}{index}.{layer.name}.weight"]
 
-    def in_blocks(self, name: str) -> bool:
-        """Whether a parameter belongs to a decoder block."""
-        return name.startswith(self.blocks_path + ".")
+    def _unit(self, name: str) -> int:
+        """Return the number of the block that a parameter belongs to, -1 for none."""
+        inside = name.startswith(self._prefix)
+        return int(name.removeprefix(self._prefix).partition(".")[0]) if inside else -1
 
-    def _untie(self, model: PreTrainedModel, checkpoint: Checkpoint, names: list[str]) -> None:
-        stored = [name for name in names if name in self.written]
+    def _untie(self, names: list[str], written: dict[str, str]) -> None:
+        stored = [name for name in names if name in written]
         for before, name in pairwise(stored):
-            if not checkpoint.equal(self.written[before], self.written[name]):
+            if not self.checkpoint.equal(written[before], written[name]):
                 path, _, leaf = name.rpartition(".")
-                module = model.get_submodule(path)
+                module = self.model.get_submodule(path)
                 setattr(module, leaf, nn.Parameter(torch.empty_like(getattr(module, leaf)), requires_grad=False))
 
-    def _check(self, model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-        for name, tensor in model.state_dict().items():
+    def _check(self, converted: set[str]) -> None:
+        for name, tensor in self.model.state_dict().items():
+            if name in converted:
+                continue
             if name not in self.of:
                 raise InputError(f"the checkpoint lacks weight {name}; fetch all of its files")
-            shape = checkpoint.slot(self.of[name]).shape
+            shape = self.checkpoint.slot(self.of[name]).shape
             if shape != tuple(tensor.shape):
                 raise InputError(
                     f"weight {name} is {list(shape)} in the checkpoint and {list(tensor.shape)} by its config.json; "
@@ -112,8 +139,34 @@ class Places:
 
 
 def _aliases(model: PreTrainedModel) -> list[list[str]]:
-    """The names of each parameter, of which tied ones have several."""
+    """Return the names of each parameter, of which tied ones have several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return list(names.values())
+
+
+def _match_names(model: PreTrainedModel, home: dict[str, TensorFile]) -> tuple[dict[str, str], set[str], set[str]]:
+    """Return {parameter or buffer: key}, the keys that belong to any, and the parameters kept in another layout."""
+    known, transforms = model.state_dict(), get_model_conversion_mapping(model)
+    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
+    names: dict[str, str] = {}
+    used, converted = set(), set()
+    for key in sorted(home, key=_natural):
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, known)
+        if name not in known and key in known:  # a renaming that was meant for other checkpoints
+            name, pattern = key, None
+        if name not in known:
+            continue
+        if pattern is not None:
+            converted.add(name)
+            continue
+        used.add(key)
+        names.setdefault(name, key)
+    return names, used, converted
+
+
+def _natural(key: str) -> list:
+    """Sort layer 2 before layer 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

@@ -1,24 +1,36 @@
 """Compress a model that need not fit into memory, from a folder to a folder."""
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from crosscal.disk.checkpoint import Checkpoint
-from crosscal.disk.journal import Journal, restore
-from crosscal.disk.names import WholeModelError
-from crosscal.disk.order import Order
-from crosscal.disk.run import stream
-from crosscal.engine.driver import compress
-from crosscal.engine.reports import CompressionReport
+import torch
+import transformers
+from torch import Tensor, nn
+
+from crosscal import __version__
+from crosscal.disk.checkpoint import _Checkpoint, _Places, _WholeModelError
+from crosscal.disk.journal import MODEL, Journal
+from crosscal.disk.states import _states_bytes, _StoredStreams
+from crosscal.disk.weights import StreamedModel
+from crosscal.engine.driver import Residence, run
+from crosscal.engine.reports import CompressionReport, LayerReport
+from crosscal.engine.request import Request
+from crosscal.engine.streams import Streams
+from crosscal.errors import InputError
+from crosscal.machine.facts import host_memory
 from crosscal.methods.allocation import Owl
-from crosscal.models import load_model
-from crosscal.models.loading import find_folder, is_gguf
-from crosscal.output.export import check_place, save_model
+from crosscal.models import find_folder, linear_layers, load_model
+from crosscal.models.loading import fast_dtype, is_gguf, resolve_device, resolve_dtype
+from crosscal.output.export import save_model
+from crosscal.output.packing import check_storage
+from crosscal.output.writer import REPORT, ROOM, Place, Writer
 from crosscal.text import TextWindows
-from crosscal.types import Target
+from crosscal.types import Grid, Target
 
 log = logging.getLogger(__name__)
+SHARE = 0.5  # of the free memory, for parked micro-batches
 
 
 def compress_folder(
@@ -60,90 +72,214 @@ def compress_folder(
 
     Raises `InputError` as `compress`, `load_model` and `save_model` do.
     """
-    order = Order(
-        model=str(model),
-        output=Path(output).expanduser(),
-        method=method,
-        target=target,
-        calibration=calibration,
-        weights=weights,
-        schedule=schedule,
-        allocation=allocation,
-        damp=damp,
-        measure_loss=measure_loss,
-        micro_batch=micro_batch,
-        device=device,
-        dtype=dtype,
-        storage=storage,
-        made=made,
-        overwrite=overwrite,
-        accept_terms=accept_terms,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-        options=options,
-    )
-    restore(order.output)
-    journal = Journal(order.work)
-    if not journal.finished_as(order.output):
-        check_place(order.output, overwrite)
+    return carry_out(Request(**locals()))  # the arguments, by their names
+
+
+@torch.no_grad()
+def carry_out(request: Request) -> CompressionReport:
+    """Compress the model that a request names into its output folder; raises as `compress_folder` does."""
+    place = Place(request.output)
+    place.restore()
+    if not Journal(place).in_place:
+        place.check(request.overwrite)
+    grid = check_storage(request.storage, request.method, request.target)
+    _check_plain(request)
+    stored = None if request.dtype in (None, "auto") else resolve_dtype(request.dtype, resolve_device(request.device))
     try:
-        _check_streams(order)
-        return stream(order, _folder(order))
-    except WholeModelError as reason:
-        log.warning("%s is loaded into memory as a whole, because %s", order.model, reason)
-    return _in_memory(order)
+        _check_streams(request)
+        return _stream(request, _StreamedFolder(request, stored, grid))
+    except _WholeModelError as error:
+        log.warning("%s is loaded into memory as a whole, because %s", request.model, error.reason)
+    residence = _WholeFolder(request, stored, grid)
+    request.check(residence.blocks)
+    return run(request, residence)
 
 
-def _check_streams(order: Order) -> None:
-    """Raises `WholeModelError` for an order that looks at more than one block at a time."""
-    if order.solver.gradients:
-        raise WholeModelError(f"{order.method} needs gradients")
-    if order.allocation is not None:
-        raise WholeModelError("OWL looks at all blocks before the first is compressed")
-    if is_gguf(order.model):
-        raise WholeModelError("a GGUF file is dequantized as a whole")
+def _check_plain(request: Request) -> None:
+    try:
+        json.dumps(dict(request.made or {}))
+    except TypeError as error:
+        raise InputError(f"made is written to {REPORT}, which cannot hold all of it ({error})") from None
 
 
-def _folder(order: Order) -> Path:
-    return find_folder(
-        order.model,
-        accept_terms=order.accept_terms,
-        dtype=order.kept_dtype,
-        trust_remote_code=order.trust_remote_code,
-    )
+def _check_streams(request: Request) -> None:
+    """Raise `_WholeModelError` for a request that looks at more than one block at a time."""
+    if request.solver.gradients:
+        raise _WholeModelError(f"{request.method} needs gradients")
+    if request.allocation is not None:
+        raise _WholeModelError("OWL looks at all blocks before the first is compressed")
+    if is_gguf(request.model):
+        raise _WholeModelError("a GGUF file is dequantized as a whole")
 
 
-def _in_memory(order: Order) -> CompressionReport:
-    """Load, compress and save the whole model."""
-    kept = order.kept_dtype
-    if kept is None and not is_gguf(order.model):
-        kept = Checkpoint(_folder(order)).dtype
-    loaded = load_model(
-        order.model,
-        device=order.device,
-        dtype=None if kept is None else order.computed_in(kept),
-        accept_terms=order.accept_terms,
-        trust_remote_code=order.trust_remote_code,
-    )
-    report = compress(
-        loaded.model,
-        order.method,
-        order.target,
-        calibration=order.sources,
-        weights=order.weights,
-        schedule=order.schedule,
-        allocation=order.allocation,
-        damp=order.damp,
-        measure_loss=order.measure_loss,
-        micro_batch=order.micro_batch,
-        progress=order.progress,
-        **order.options,
-    )
-    if kept is not None:
-        loaded.model.to(kept)
-    shares = order.weights or {name: 1 / len(order.sources) for name in order.sources}
-    made, grid = order.told(shares), order.grid
-    save_model(
-        loaded, order.output, report=report, made=made, overwrite=order.overwrite, storage=order.storage, grid=grid
-    )
-    return report
+def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport:
+    """Run the loop, or what is left of it, and put the folder in its place."""
+    request.check(residence.blocks)
+    journal, files = residence.journal, residence._checkpoint.identity()
+    if journal.files == files and journal.request.get("dtype", ["", ""])[1] == str(residence.dtype):
+        residence.fingerprint = journal.request["model"]  # the files did not change, so the weights need not be read
+    identity = _identity(request, residence)
+    with journal.locked():
+        try:
+            journal.open(identity, files)
+            if journal.in_place:
+                journal.close()
+                return CompressionReport(journal.layers)
+            journal.place.check(request.overwrite)
+            journal.place.check_room(ROOM * residence.bytes_needed(request), journal.bytes_held())
+            residence.first, residence.layers = journal.done, list(journal.layers)
+            return run(request, residence)
+        except OSError as error:
+            raise InputError(
+                f"{request.output} could not be written ({error.strerror or error}); free some space there and start "
+                "again, which goes on after the last finished block"
+            ) from error
+
+
+def _identity(request: Request, residence: "_StreamedFolder") -> dict:
+    """Return everything that the numbers depend on, in plain values: work of another identity is not continued."""
+    where, texts = residence.device, request.texts()
+    return {
+        "dtype": [str(residence.writer.dtype), str(residence.dtype)],  # the fingerprint depends on it, so it is first
+        "model": residence.fingerprint,
+        "config": json.loads((residence.folder / "config.json").read_text(encoding="utf-8")),
+        "method": [request.method, request.solver.version],
+        "target": str(request.target),
+        "options": {name: str(value) for name, value in sorted(request.options.items())},
+        "damp": request.damp,
+        "texts": list(texts.items()),
+        "weights": {name: request.shares[name] for name in texts},
+        "schedule": request.schedule,
+        "measure_loss": request.measure_loss,
+        "micro_batch": request.micro_batch,
+        "storage": request.storage,
+        "device": where.type if where.type != "cuda" else torch.cuda.get_device_name(where),
+        "versions": {"crosscal": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+class _StreamedFolder(StreamedModel):
+    """A streamed model that is written to a folder as its blocks are done, with a journal of what has been."""
+
+    def __init__(self, request: Request, stored: torch.dtype | None, grid: Grid | None):
+        self._request, self._states = request, None
+        folder = _find_folder(request, stored)
+        super().__init__(
+            request.model,
+            device=request.device,
+            dtype=_computed_in(stored or _Checkpoint(folder).dtype, resolve_device(request.device)),
+            trust_remote_code=request.trust_remote_code,
+            folder=folder,
+            progress=request.progress,
+        )
+        self.journal = Journal(Place(request.output))
+        self.writer = Writer(self.journal.work / MODEL, self._places, stored, request.storage, grid)
+
+    def schedule(self, name: str, tokens: int) -> str:
+        """Return the sublayer schedule in passes where there is too little memory for parked micro-batches."""
+        # Parked before its widest layer a micro-batch holds that layer's input, the residual and attention's tensors.
+        widest = max(layer.weight.shape[1] for layer in linear_layers(self.blocks[0]))
+        parked = tokens * (6 * self._width + 2 * widest) * self.dtype.itemsize
+        scarce = name == "sublayer" and parked >= SHARE * _free_bytes(self.device)
+        return "sublayer in passes" if scarce else name
+
+    def fill(self, index: int) -> nn.Module:
+        """Read a block's weights from disk, and make room for its output."""
+        if self._states is not None and index + 1 < len(self.blocks):
+            self._states.prepare_next()
+        return super().fill(index)
+
+    def done(self, index: int, reports: Sequence[LayerReport] = ()) -> None:
+        """Write a block, let go of its weights, and record it as done."""
+        self.writer.write_block(index, self.blocks[index])
+        super().done(index, reports)
+        self.journal.record(reports)
+
+    def close(self) -> None:
+        """Write all that is not a block, and put the folder in its place."""
+        self.writer.write_rest()
+        _finish(self.writer, self._request, self.folder, self.fingerprint, self.layers)
+        self.journal.put_in_place()
+
+    def bytes_needed(self, request: Request) -> int:
+        """Return the bytes on disk of the output and of the hidden states before and after a block."""
+        return self.writer.bytes_needed() + 2 * _states_bytes(request.text, self._width, self.dtype)
+
+    @property
+    def _width(self) -> int:
+        return self.model.config.get_text_config().hidden_size
+
+    def _opened(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
+        place = self.journal.states
+        self._states = _StoredStreams(self.model, self.blocks, sources, micro_batch, place, self.first)
+        return self._states
+
+
+class _WholeFolder(Residence):
+    """A model loaded as a whole that is written to a folder in the end."""
+
+    def __init__(self, request: Request, stored: torch.dtype | None, grid: Grid | None):
+        self._request, self._stored, self._grid = request, stored, grid
+        device, self._folder, kept = resolve_device(request.device), None, stored
+        if not is_gguf(request.model):
+            self._folder = _find_folder(request, stored)
+            self._checkpoint = _Checkpoint(self._folder)
+            kept = stored or self._checkpoint.dtype
+        self._loaded = load_model(
+            self._folder or request.model,
+            device=request.device,
+            dtype=None if kept is None else _computed_in(kept, device),
+            accept_terms=request.accept_terms,
+            trust_remote_code=request.trust_remote_code,
+        )
+        super().__init__(self._loaded.model)
+
+    def close(self) -> None:
+        """Write the model: what did not change as it is in the checkpoint, tensors of another dtype included."""
+        request, report = self._request, CompressionReport(self.layers)
+        if self._folder is None:
+            self.model.to(self._stored or self.model.dtype)
+            more = {"overwrite": request.overwrite, "storage": request.storage, "grid": self._grid}
+            save_model(self._loaded, request.output, report=report, made=request.told(), **more)
+            return
+        place, source = Place(request.output), _Places(self.model, self._checkpoint, loaded=True)
+        writer = Writer(place.temporary, source, self._stored, request.storage, self._grid)
+        about = request, self._folder, self._loaded.fingerprint, self.layers
+        writer.write_all(place, lambda: _finish(writer, *about))
+
+
+def _finish(writer: Writer, request: Request, folder: Path, fingerprint: str, layers: list[LayerReport]) -> None:
+    writer.copy_descriptions(folder, code=request.trust_remote_code)
+    writer.finish(request.model, fingerprint, CompressionReport(layers), request.told())
+
+
+def _find_folder(request: Request, stored: torch.dtype | None) -> Path:
+    options = {"accept_terms": request.accept_terms, "trust_remote_code": request.trust_remote_code}
+    return find_folder(request.model, dtype=stored, **options)
+
+
+def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the output's dtype where the device is fast in it, else float32."""
+    fast = {fast_dtype(device)} | ({torch.float16} if device.type == "cuda" else set())
+    return dtype if dtype in fast else torch.float32
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Return the bytes that may still be taken on a device, within the limits set for this process."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min([host_memory()[0], *_room_in_limit()])
+
+
+def _room_in_limit() -> list[int]:
+    """Return what a limit on the process's data (`ulimit -d`) still allows; nothing where there is none."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+    except (ImportError, OSError, StopIteration):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [limit - used]

@@ -3,6 +3,13 @@
 .<output>.partial/journal.json     what was asked, how many blocks are done, and their layers' reports
 .<output>.partial/states-<k>       hidden states that enter block k
 .<output>.partial/model/           the folder being made
+
+A process can be killed between any two of its steps, so the order of steps is all that counts. Each step writes new
+files, or new places in a file, that no earlier record speaks of: a block's shard, its masks, the hidden states behind
+it. When these are on the disk, and not before, the journal is replaced as a whole, by renaming. Then what only the
+older record needed is removed. So whichever journal is found after a kill, all that it names is there, and what it
+does not name may be written again. In the end the finished folder is renamed into place, and is known by the hash of
+its report should the process die before the work folder is gone.
 """
 
 import hashlib
@@ -15,30 +22,44 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from crosscal.disk.tensorfile import flush
 from crosscal.engine.reports import LayerReport
 from crosscal.errors import InputError
-from crosscal.output.export import REPORT
+from crosscal.files import write_atomically
+from crosscal.output.tensorfile import TensorFile
+from crosscal.output.writer import REPORT, Place
 
 log = logging.getLogger(__name__)
-JOURNAL, MODEL, LOCK, ASIDE = "journal.json", "model", "lock", "earlier"
+JOURNAL, MODEL, LOCK = "journal.json", "model", "lock"
 
 
 class Journal:
-    """The journal in a work folder; `request` is what was asked, in plain values, and `done` the number of blocks."""
+    """Journal of a place; `request` is what was asked, in plain values, and `done` the number of blocks."""
 
-    def __init__(self, work: Path):
-        self.work, self.path = work, work / JOURNAL
+    def __init__(self, place: Place):
+        self.place, self.work, self.path = place, place.work, place.work / JOURNAL
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            self.request, self.files, self.done = found["request"], found["files"], found["done"]
-            self.finished, layers = found["finished"], found["layers"]
-            self.layers = [LayerReport(**layer) for layer in layers]
+            body = json.loads(self.path.read_text(encoding="utf-8"))
+            self.request, self.files, self.done = body["request"], body["files"], body["done"]
+            self.finished, self.layers = body["finished"], [LayerReport(**layer) for layer in body["layers"]]
         except (OSError, ValueError, KeyError, TypeError):
             self._begin({}, {})
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the work folder for this process alone; it stays when the work is interrupted after a block.
+
+        Raises `InputError` when another process works on the same output.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        with _lock(self.work / LOCK, self.place.folder):
+            try:
+                yield
+            finally:
+                if not self.done:
+                    self.close()
+
     def open(self, request: Mapping[str, object], files: Mapping[str, object]) -> None:
-        """Go on with the work found, or start afresh where it was for another request, and say so."""
+        """Continue the unfinished work, or start afresh where it was for another request, and log which."""
         request = json.loads(json.dumps(request))  # as it will be read back
         if self.request == request:
             if self.done:
@@ -53,53 +74,42 @@ class Journal:
         self._write()
 
     def record(self, reports: list[LayerReport]) -> None:
-        """Another block is done, and all that belongs to it is on the disk."""
-        self.done, self.layers = self.done + 1, self.layers + reports
+        """Note another block as done; all that belongs to it is on the disk."""
+        self.done, self.layers = self.done + 1, self.layers + list(reports)
         self._write()
         self._tidy()
 
-    def finish(self) -> None:
-        """The folder is whole; it will be known by its report once it is in its place."""
-        self.finished = folder_mark(self.work / MODEL)
+    def put_in_place(self) -> None:
+        """Move the finished folder to the output, and remove the work folder."""
+        self.finished = _mark(self.work / MODEL)  # it will be known by this once it is in its place
         self._write()
-
-    def finished_as(self, output: Path) -> bool:
-        """Whether the folder at `output` is the one this journal tells of, moved there."""
-        return bool(self.finished) and not (self.work / MODEL).exists() and folder_mark(output) == self.finished
-
-    def put_in_place(self, output: Path) -> None:
-        """Move the folder to `output`; an earlier one is set aside until it is there."""
-        aside = self.work / ASIDE
-        if output.exists():
-            shutil.rmtree(aside, ignore_errors=True)  # left by a process killed after it had moved its folder
-            output.rename(aside)
-        try:
-            (self.work / MODEL).rename(output)
-        except OSError:
-            restore(output)
-            raise
-        flush(output.parent)
+        self.place.put(self.work / MODEL)
         self.close()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the folder at the output is the one this journal is of, moved there."""
+        return bool(self.finished) and not (self.work / MODEL).exists() and _mark(self.place.folder) == self.finished
 
     def close(self) -> None:
         """Remove the work folder."""
         shutil.rmtree(self.work, ignore_errors=True)
 
     def states(self, index: int) -> Path:
-        """The file of the hidden states that enter a block."""
+        """Return the file of the hidden states that enter a block."""
         return self.work / f"states-{index:05d}.safetensors"
+
+    def bytes_held(self) -> int:
+        """Return the bytes on disk of the work folder; parts of a file that were never written take none."""
+        return sum(512 * os.stat(file).st_blocks for file in self.work.rglob("*") if file.is_file())
 
     def _begin(self, request: dict, files: Mapping[str, object]) -> None:
         self.request, self.files, self.done, self.finished, self.layers = request, dict(files), 0, "", []
 
     def _write(self) -> None:
         body = {"request": self.request, "files": self.files, "done": self.done, "finished": self.finished}
-        body["layers"] = [asdict(layer) for layer in self.layers]
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(body), encoding="utf-8")
-        flush(new)
-        new.replace(self.path)
-        flush(self.work)
+        write_atomically(self.path, json.dumps(body | {"layers": [asdict(layer) for layer in self.layers]}))
+        TensorFile.flush_path(self.work)
 
     def _tidy(self) -> None:
         """Remove what no record speaks of: hidden states of other blocks, and all of a folder that was not begun."""
@@ -110,8 +120,8 @@ class Journal:
             shutil.rmtree(self.work / MODEL, ignore_errors=True)
 
 
-def folder_mark(folder: Path) -> str:
-    """What tells one finished folder from another; empty where there is none."""
+def _mark(folder: Path) -> str:
+    """Return the hash of a finished folder's report; empty where there is none."""
     try:
         return hashlib.sha256((folder / REPORT).read_bytes()).hexdigest()
     except OSError:
@@ -119,38 +129,15 @@ def folder_mark(folder: Path) -> str:
 
 
 @contextmanager
-def work_folder(output: Path) -> Iterator[None]:
-    """The hidden folder beside `output` in which it is made, for this process alone.
-
-    It stays when the work is interrupted. Raises `InputError` when another process works on the same output.
-    """
-    work = work_path(output)
-    work.mkdir(parents=True, exist_ok=True)
+def _lock(path: Path, output: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # no such locks on Windows
         yield
         return
-    with open(work / LOCK, "w") as lock:
+    with open(path, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"another process is making {output}; wait for it, or give another folder") from None
         yield
-
-
-def restore(output: Path) -> None:
-    """Put back the folder that was set aside by a process killed before it put the new one there."""
-    aside = work_path(output) / ASIDE
-    if aside.exists() and not output.exists():
-        aside.rename(output)
-
-
-def work_path(output: Path) -> Path:
-    """The hidden folder beside `output`."""
-    return output.with_name(f".{output.name}.partial")
-
-
-def bytes_in(folder: Path) -> int:
-    """What the files of a folder take on the disk; parts of a file that were never written take nothing."""
-    return sum(512 * os.stat(file).st_blocks for file in folder.rglob("*") if file.is_file())

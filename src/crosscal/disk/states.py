@@ -4,44 +4,92 @@ Between two blocks all of them lie in one file, so that a run that was killed fi
 memory to spare it keeps the file's pages there by itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from crosscal.disk.tensorfile import TensorFile
-from crosscal.engine.streams import PROBE_TOKENS, MicroBatch, enter, open_probe, split
+from crosscal.engine.streams import PROBE_TOKENS, MicroBatch, Streams
 from crosscal.errors import InputError
+from crosscal.output.tensorfile import TensorFile
 
-PROBE = "probe"
+_PROBE = "probe"
+
+
+class _StoredStreams(Streams):
+    """Micro-batches whose hidden states are in the file `path(index)`, where they stand before that block.
+
+    With `first` above 0 that block's file is there already. The model is run once for each micro-batch in any case, to
+    see how it calls its blocks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: nn.ModuleList,
+        sources: Mapping[str, Tensor],
+        micro_batch: int | None,
+        path: Callable[[int], Path],
+        first: int,
+    ):
+        self._path, self.index, self._first, self._shared = path, first, first, _Shared()
+        self.output: TensorFile | None = None
+        super().__init__(model, blocks, sources, micro_batch)
+        if first:
+            self.probe.hidden = self.file.read(_PROBE).to(self.probe.hidden.device)
+
+    def prepare_next(self) -> None:
+        """Create the file for what the block puts out; it has the same places as that of what enters it."""
+        contents = {name: (slot.dtype, slot.shape) for name, slot in self.file.slots.items()}
+        self.output = TensorFile.create(self._path(self.index + 1), contents)
+
+    def advance(self) -> None:
+        """Move on to the next block; the hidden states that enter it are on the disk when this returns."""
+        super().advance()
+        self.file, self.output, self.index = self.output, None, self.index + 1
+        _write_state(self.file, _PROBE, self.probe.hidden)
+        self.file.flush()
+
+    def _prepare(self, shapes: Sequence[tuple[int, int]]) -> None:
+        if self._first:
+            self.file = TensorFile.open(self._path(self._first))
+            return
+        hidden = self.probe.hidden
+        named = {str(number): shape for number, shape in enumerate(shapes)} | {_PROBE: (1, PROBE_TOKENS)}
+        contents = {name: (hidden.dtype, (*shape, hidden.shape[-1])) for name, shape in named.items()}
+        self.file = TensorFile.create(self._path(0), contents)
+
+    def _stored(self, number: int, batch: MicroBatch) -> "_StoredBatch":
+        if not self._first:
+            _write_state(self.file, str(number), batch.hidden)
+        calls = self._shared.of(batch.calls)
+        return _StoredBatch(batch.source, batch.tokens, batch.hidden[:0], calls, streams=self, number=str(number))
 
 
 @dataclass
-class StoredBatch:
-    """A micro-batch whose hidden states are number `number` of the file `hidden`; those it puts out go to `outputs`.
+class _StoredBatch(MicroBatch):
+    """A micro-batch whose hidden states are in the streams' file under its `number`."""
 
-    It stands in for a `MicroBatch`, with files in the place of tensors.
-    """
+    streams: _StoredStreams = None
+    number: str = ""
 
-    source: str
-    hidden: TensorFile | None
-    calls: list[tuple[tuple, dict]]
-    number: int
-    device: torch.device
-    outputs: TensorFile | None = None
+    def run(self, index: int, block: nn.Module) -> Tensor:
+        """Return the block's output for the stored hidden states."""
+        hidden = self.streams.file.read(self.number).to(self.tokens.device)
+        return MicroBatch(self.source, self.tokens, hidden, self.calls).run(index, block)
 
-    def run(self, index: int, block: nn.Module) -> TensorFile | None:
-        """Run a block on these hidden states, and write what it puts out unless nobody needs it."""
-        hidden = self.hidden.read(str(self.number)).to(self.device)
-        output = MicroBatch(self.source, hidden, self.calls).run(index, block)
-        if self.outputs is not None:
-            write_state(self.outputs, str(self.number), output)
-        return self.outputs
+    def keep(self, output: Tensor) -> None:
+        """Write a block's output to the next file, if any block follows."""
+        if self.streams.output is not None:
+            _write_state(self.streams.output, self.number, output)
+
+    def advance(self) -> None:
+        """Leave it to the streams, which change files for all micro-batches."""
 
 
-def write_state(file: TensorFile, name: str, states: Tensor) -> None:
+def _write_state(file: TensorFile, name: str, states: Tensor) -> None:
     """Write hidden states to their place; raises `InputError` where a block changes their shape or dtype."""
     slot = file.slots[name]
     if (states.dtype, tuple(states.shape)) != (slot.dtype, slot.shape):
@@ -52,44 +100,8 @@ def write_state(file: TensorFile, name: str, states: Tensor) -> None:
     file.write(name, states)
 
 
-def open_states(
-    model: nn.Module,
-    blocks: nn.ModuleList,
-    sources: Mapping[str, Tensor],
-    micro_batch: int | None,
-    path: Path,
-    *,
-    stored: bool,
-) -> tuple[list[StoredBatch], MicroBatch, TensorFile]:
-    """All micro-batches, the probe, and the file with their hidden states, standing before some block.
-
-    With `stored` the file is there already; otherwise the windows are embedded, and it is written for the first block.
-    Either way the model is run once for each micro-batch, to see how it calls its blocks.
-    """
-    probe, shared, batches = open_probe(model, blocks), _Shared(), []
-    device = probe.hidden.device
-    parts = split(sources, device, micro_batch)
-    shapes = {str(number): tuple(tokens.shape) for number, (_, tokens) in enumerate(parts)} | {PROBE: (1, PROBE_TOKENS)}
-    width, dtype = probe.hidden.shape[-1], probe.hidden.dtype
-    contents = {name: (dtype, (*shape, width)) for name, shape in shapes.items()}
-    file = TensorFile.open(path) if stored else TensorFile.create(path, contents)
-    for number, (source, tokens) in enumerate(parts):
-        batch = enter(model, blocks, source, tokens.to(device))
-        if not stored:
-            write_state(file, str(number), batch.hidden)
-        batches.append(StoredBatch(source, file, shared.of(batch.calls), number, device))
-    if stored:
-        probe.hidden = file.read(PROBE).to(device)
-    return batches, probe, file
-
-
-def next_states(path: Path, file: TensorFile) -> TensorFile:
-    """A file for what a block puts out, with the same places as that of what enters it."""
-    return TensorFile.create(path, {name: (slot.dtype, slot.shape) for name, slot in file.slots.items()})
-
-
-def states_bytes(sources: Mapping[str, Tensor], width: int, dtype: torch.dtype) -> int:
-    """What the hidden states of all windows take, in bytes."""
+def _states_bytes(sources: Mapping[str, Tensor], width: int, dtype: torch.dtype) -> int:
+    """Return the size of the hidden states of all windows, in bytes."""
     return sum(tokens.numel() for tokens in sources.values()) * width * dtype.itemsize
 
 
@@ -100,7 +112,7 @@ class _Shared:
         self._kept: dict[tuple, list[Tensor]] = {}
 
     def of(self, tree):
-        """The same nested lists, tuples and dictionaries, with tensors of equal contents shared."""
+        """Return the same nested lists, tuples and dictionaries, with tensors of equal contents shared."""
         if isinstance(tree, Tensor):
             alike = self._kept.setdefault((tree.dtype, tree.shape), [])
             same = next((kept for kept in alike if kept is tree or torch.equal(kept, tree)), None)

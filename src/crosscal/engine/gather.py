@@ -1,24 +1,32 @@
-"""Statistics of the dense model, gathered in one pass and kept: they serve every method, sparsity and mix weight."""
+"""Statistics and gradients of the dense model, gathered before anything is compressed.
+
+Input statistics are kept, in memory or in a folder: one pass serves every method, sparsity and mix weight. Gradients
+are for methods that ask what a weight does for the loss, and not only for its layer's output.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from crosscal.calibration.gradients import WeightGradient
+from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
-from crosscal.engine.capture import InputSums, all_finite, check_inputs
-from crosscal.engine.streams import Windows, input_groups, open_probe, open_streams, run_and_add, token_windows
+from crosscal.engine.streams import Streams, Windows, _run_and_add, _token_windows
 from crosscal.errors import InputError
-from crosscal.models import LoadedModel, decoder_blocks, linear_layers
+from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers
 
 CONTENTS = "statistics.json"
 Group = tuple[list[str], dict[str, InputStats] | dict[str, DiagonalStats]]
-"""The names of the layers that share an input, and that input's statistics by source."""
+"""Names of the layers that share an input, and that input's statistics by source."""
 
 
 class ModelStatistics:
@@ -29,17 +37,15 @@ class ModelStatistics:
         self._blocks: dict[int, list[Group]] = {}
 
     def block(self, index: int, device: torch.device | str = "cpu") -> list[Group]:
-        """The groups of one block, in the order of the forward pass."""
-        if self.folder is None:
-            return self._blocks[index]
-        return _read(self._file(index), device)
+        """Return the groups of one block, in the order of the forward pass."""
+        return self._blocks[index] if self.folder is None else _read(self._file(index), device)
 
     def groups(self, index: int, shares: Mapping[str, float]) -> list[tuple[list[str], InputStats | DiagonalStats]]:
-        """The groups of one block with the statistics of the sources mixed."""
+        """Return the groups of one block with the statistics of the sources mixed."""
         return [(names, mix(stats, {name: shares[name] for name in stats})) for names, stats in self.block(index)]
 
     def check_fits(self, blocks: nn.ModuleList) -> None:
-        """Raises `InputError` unless these are statistics of a model with such blocks; reads the first and the last."""
+        """Raise `InputError` unless these are statistics of a model with such blocks; reads the first and the last."""
         wrong = InputError("the statistics are those of another model; gather them with the model to be compressed")
         if self.n_blocks != len(blocks):
             raise wrong
@@ -61,7 +67,7 @@ class ModelStatistics:
 
 
 def load_statistics(folder: str | Path) -> ModelStatistics:
-    """Statistics that `gather_statistics` wrote to a folder.
+    """Return the statistics that `gather_statistics` wrote to a folder.
 
     Raises `InputError` when the folder does not hold all of them, as after an interrupted gathering.
     """
@@ -84,7 +90,7 @@ def gather_statistics(
     micro_batch: int | None = None,
     progress: bool = True,
 ) -> ModelStatistics:
-    """Run every source's windows through the dense model once and keep each layer's input statistics.
+    """Run every source's windows through the dense model once and return each layer's input statistics.
 
     The model stays as it is. A Gram matrix of d inputs takes 4 d^2 bytes for each source; give a `folder` where they
     do not fit in memory, `load_statistics` reads them back. `diagonal_only` keeps what Wanda needs and no more.
@@ -94,31 +100,46 @@ def gather_statistics(
     naming the layer.
     """
     model = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
-    sources = token_windows(calibration)
+    sources = _token_windows(calibration)
     if not sources:
         raise InputError("statistics need text; pass calibration={'c4': load_text('c4', tokenizer)}")
     blocks = decoder_blocks(model)
     kept = ModelStatistics(list(sources), diagonal_only, len(blocks), _opened(folder))
-    probe, batches = open_probe(model, blocks), open_streams(model, blocks, sources, micro_batch)
-    scratch: dict[int, Tensor] = {}
+    streams, scratch = Streams(model, blocks, sources, micro_batch), {}
     for index, block in enumerate(tqdm(blocks, desc="statistics", unit="block", disable=not progress)):
-        groups = input_groups(index, block, probe)
+        groups = streams.groups(index, block)
         sums = [InputSums(diagonal_only, scratch) for _ in groups]
-        outputs = run_and_add(index, block, batches, groups, lambda group, *found: sums[group].add(*found))  # noqa: B023
-        for batch, output in zip(batches, outputs, strict=True):
-            batch.hidden = output
+        add = [part.add for part in sums]
+        for batch, output in _run_and_add(index, block, streams.batches, groups, lambda n, *inputs: add[n](*inputs)):  # noqa: B023
+            batch.keep(output)
+        streams.advance()
         stats = [part.stats() for part in sums]
-        for group, found in zip(groups, stats, strict=True):
-            check_inputs(f"{index}.{group[0].name}", all_finite(found))
-        kept.add(index, [([layer.name for layer in group], s) for group, s in zip(groups, stats, strict=True)])
+        for group, by_source in zip(groups, stats, strict=True):
+            _check_inputs(f"{index}.{group[0].name}", _all_finite(by_source))
+        kept.add(index, [([layer.name for layer in group], part) for group, part in zip(groups, stats, strict=True)])
     if kept.folder is not None:
         contents = {"sources": kept.sources, "diagonal_only": diagonal_only, "n_blocks": len(blocks)}
         (kept.folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
     return kept
 
 
+def _check_inputs(layer: str, finite: Mapping[str, float | Bool[Tensor, ""]]) -> None:
+    """Raise `InputError` naming the layer and the first source for which `_all_finite` returned 0 or False."""
+    for source, good in finite.items():
+        if not good:
+            raise InputError(
+                f"layer {layer} received NaN or infinite inputs on source '{source}'; "
+                "load the model in float32, or check its weights"
+            )
+
+
+def _all_finite(stats: Mapping[str, InputStats | DiagonalStats]) -> dict[str, Bool[Tensor, ""]]:
+    """Return whether each source's sums are finite, as tensors, so that asking does not wait for a GPU."""
+    return {name: part.diagonal.sum().isfinite() for name, part in stats.items()}
+
+
 def _opened(folder: str | Path | None) -> Path | None:
-    """The folder, there and without a table of contents: what it holds is incomplete until the last block is in."""
+    """Return the folder without its table of contents: it is incomplete until the last block is in."""
     if folder is None:
         return None
     folder = Path(folder).expanduser()
@@ -157,3 +178,103 @@ def _read(path: Path, device: torch.device | str) -> list[Group]:
 
 def _as_stats(tensor: Tensor, n_tokens: int) -> InputStats | DiagonalStats:
     return InputStats(tensor, n_tokens) if tensor.ndim == 2 else DiagonalStats(tensor, n_tokens)
+
+
+def gather_gradients(
+    model: nn.Module, windows: Mapping[str, Int[Tensor, "n length"]], *, progress: bool = True
+) -> dict[nn.Module, dict[str, WeightGradient]]:
+    """Return `{module: {source: WeightGradient}}` for every linear layer inside the decoder blocks.
+
+    Gradients are those of the next-token loss. `windows` maps each text source to its token windows [n, length]; they
+    run one at a time, so that squares are per window. The model keeps its mode, its `requires_grad` flags and its
+    `.grad`s, also when this raises, and may be in bfloat16. Beyond the activations of one window, two float32 numbers
+    per weight are held for each source. `square` is the diagonal of the windows' empirical Fisher information
+    (Kunstner et al. 2019, arXiv 1905.12558).
+
+    Raises `InputError` for a source without windows, windows shorter than 2 tokens, and, naming the source, a loss
+    or gradient that is not finite.
+    """
+    for source, tokens in windows.items():
+        if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
+            raise InputError(
+                f"windows of source '{source}' are {tuple(tokens.shape)}; give at least one window of at least 2 tokens"
+            )
+    layers = {  # one that blocks share comes once
+        layer.module: LinearLayer(f"{index}.{layer.name}", layer.module)
+        for index, block in enumerate(decoder_blocks(model))
+        for layer in linear_layers(block)
+    }
+    gradients: dict[nn.Module, dict[str, WeightGradient]] = {module: {} for module in layers}
+    # enable_grad alone does not lift a caller's inference mode.
+    with torch.inference_mode(False), torch.enable_grad(), _only_these_learn(model, layers):
+        for source, tokens in windows.items():
+            sums = _sum_over_windows(model, layers, source, tokens, progress)
+            for module, layer in layers.items():
+                gradients[module][source] = _average(layer, source, sums.pop(module), len(tokens))
+    return gradients
+
+
+@contextmanager
+def _only_these_learn(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Let autograd see these modules' weights and no other parameter, and put flags and gradients back after."""
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _, _ in before:
+            parameter.requires_grad_(False).grad = None
+        for module in modules:
+            module.weight.requires_grad_(True)
+        yield
+    finally:
+        for parameter, flag, grad in before:
+            parameter.requires_grad_(flag).grad = grad
+
+
+def _sum_over_windows(
+    model: nn.Module, modules: Sequence[nn.Module], source: str, tokens: Tensor, progress: bool
+) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    """Return sums over windows of each module's weight gradient and of its square, in the layout the module stores."""
+    sums = {module: tuple(torch.zeros_like(module.weight, dtype=torch.float32) for _ in range(2)) for module in modules}
+    handles = [module.weight.register_post_accumulate_grad_hook(_adder(*sums[module])) for module in modules]
+    device = model.get_input_embeddings().weight.device
+    try:
+        for window in tqdm(tokens, desc=f"gradients {source}", unit="window", leave=False, disable=not progress):
+            # A copy, because tokens made in inference mode cannot be kept for the backward pass.
+            loss = _next_token_loss(model, window[None].to(device, copy=True))
+            if not loss.isfinite():
+                raise InputError(
+                    f"the loss on source '{source}' is NaN or infinite; load the model in float32, or check its weights"
+                )
+            loss.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sums
+
+
+def _adder(total: Tensor, squares: Tensor):
+    """Return a hook that adds a finished gradient to the sums and drops it, so gradients never exist all at once."""
+
+    def add(weight: nn.Parameter) -> None:
+        grad, weight.grad = weight.grad.float(), None
+        total.add_(grad)
+        squares.addcmul_(grad, grad)
+
+    return add
+
+
+def _next_token_loss(model: nn.Module, ids: Int[Tensor, "1 length"]) -> Float[Tensor, ""]:
+    logits = model(input_ids=ids, use_cache=False).logits
+    return cross_entropy(logits[0, :-1].float(), ids[0, 1:])
+
+
+def _average(layer: LinearLayer, source: str, sums: tuple[Tensor, Tensor], n_windows: int) -> WeightGradient:
+    """Turn sums into means, in place, seen as [d_out, d_in]."""
+    mean, square = (total.div_(n_windows) for total in sums)
+    if not square.sum().isfinite():
+        raise InputError(
+            f"the gradient of layer {layer.name} on source '{source}' is NaN or infinite; load the model in float32"
+        )
+    stored, seen = layer.module.weight, layer.weight
+    if (stored.shape, stored.stride()) != (seen.shape, seen.stride()):  # a transposed weight
+        mean, square = mean.T.contiguous(), square.T.contiguous()
+    return WeightGradient(mean, square, n_windows)

@@ -1,16 +1,24 @@
-"""What a compression tells of itself, layer by layer."""
+"""Results of a compression: one report for each layer, and the time and memory of the whole."""
 
+import ctypes
+import os
+import sys
+import threading
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What happened to one layer.
+    """Result of one layer.
 
     `losses` gives for each text source tr(dW G dW^T) / n, the squared output error per token; `relative_error` is the
-    mixed loss over the mixed output tr(W G W^T) / n, or None when losses were not measured. `facts` holds what the
-    method tells: the damping that was needed, the rank, AWQ's exponent. `statistics` identifies the inputs seen: for
-    each source 16 hex digits of SHA-256 over the diagonal of the Gram matrix, empty where no text ran.
+    mixed loss over the mixed output tr(W G W^T) / n, or None when losses were not measured. `facts` holds values the
+    method returns: the damping that was needed, the rank, AWQ's exponent. `statistics` identifies the inputs: for each
+    source 16 hex digits of SHA-256 over the diagonal of the Gram matrix, empty where no text ran.
     """
 
     name: str
@@ -22,13 +30,13 @@ class LayerReport:
 
     @property
     def damp(self) -> float | None:
-        """The damping that a second-order solver needed."""
+        """Damping that a second-order solver needed."""
         return self.facts.get("damp")
 
 
 @dataclass
 class CompressionReport:
-    """The layers in order, the seconds it took and the highest memory use above the start, in bytes."""
+    """Layer reports in order, the seconds it took and the peak memory above the start, in bytes."""
 
     layers: list[LayerReport] = field(default_factory=list)
     seconds: float = 0.0
@@ -38,3 +46,56 @@ class CompressionReport:
     def sparsity(self) -> float:
         """Mean sparsity over layers, unweighted."""
         return sum(layer.sparsity for layer in self.layers) / max(1, len(self.layers))
+
+
+class PeakMemory:
+    """Context manager that measures peak memory use above that on entry, in bytes: `peak_bytes`.
+
+    On CUDA the allocator counts. On the CPU the resident set is sampled twenty times a second, where /proc has it
+    (Linux); elsewhere `peak_bytes` is 0.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.peak_bytes = 0
+
+    def __enter__(self) -> "PeakMemory":
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._base = torch.cuda.memory_allocated(self.device)
+        else:
+            _return_free_memory()
+            self._base = _resident_bytes()
+            self._stop = threading.Event()
+            self._sampler = threading.Thread(target=self._sample, daemon=True)
+            self._sampler.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self._stop.is_set():
+            self.peak_bytes = max(self.peak_bytes, _resident_bytes() - self._base)
+            time.sleep(0.05)
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.peak_bytes = torch.cuda.max_memory_allocated(self.device) - self._base
+        else:
+            self._stop.set()
+            self._sampler.join()
+
+
+def _return_free_memory() -> None:
+    """Return freed memory that the C library keeps to the system, so that it is not mistaken for use."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+        if trim is not None:
+            trim(0)
+
+
+def _resident_bytes() -> int:
+    """Return the resident set size; 0 where /proc does not exist."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

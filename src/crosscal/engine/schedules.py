@@ -1,47 +1,55 @@
 """In which order the layers of a block are compressed, and on what inputs their statistics are gathered.
 
 * `sublayer`: every layer sees the outputs of all compressed layers before it, those of its own block included (the
-  "true sequential" order). One forward pass for each block: a micro-batch is parked where it reaches a layer that is
-  not compressed yet, and resumes once all micro-batches have arrived and the layer is solved.
+  "true sequential" order of GPTQ, Frantar et al. 2023).
 * `block`: all layers of a block see the outputs of the compressed blocks before it. Two passes for each block.
 * `parallel`: every layer sees the outputs of the dense model. One pass, and its statistics serve any number of
   methods, sparsities and mix weights.
+
+The true sequential order looks expensive. The inputs of the output projection are only known once query, key and value
+are compressed, those of the up projection only once the output projection is, and so on: with four groups of layers a
+block is run four times for the statistics and once for its outputs, each time from its beginning. But all these runs
+agree up to the layer that is next. If a run could be halted in the middle of the block's forward function and resumed
+later, one would be enough. That is what a greenlet does: a function with a stack of its own, which can be left at any
+depth and entered again. So each micro-batch runs in a greenlet. A hook in front of every layer adds the input to the
+sums and parks the micro-batch there; when all of them have arrived, the group is solved and its weights are written,
+and the micro-batches resume into the compressed layer, up to the next one. One pass, and bit for bit the same numbers.
+All greenlets share this thread, so torch's thread-local modes hold, and switch only where a micro-batch parks.
+
+A parked micro-batch holds its activations. Where memory is too small for those of all windows, `_sublayer_in_passes`
+runs each micro-batch from the start of the block for every group instead: more work for the same bits.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from greenlet import GreenletExit, getcurrent, greenlet
-from torch import nn
+from torch import Tensor, nn
 
-from crosscal.engine.blockwork import BlockWork
-from crosscal.engine.capture import hooked
-from crosscal.engine.streams import Batch, run_and_add
-from crosscal.errors import InputError, suggest
+from crosscal.engine.block import _BlockWork
+from crosscal.engine.streams import MicroBatch, _hooked, _run_and_add
 
-Schedule = Callable[[int, nn.Module, Sequence[Batch], BlockWork, bool], list]
-"""(index, block, batches, work, last) -> the block's outputs, which nobody needs after the `last` block."""
+Schedule = Callable[[int, nn.Module, Sequence[MicroBatch], _BlockWork, bool], None]
+"""(index, block, batches, work, last): compresses a block; batches keep their outputs, but not those of the `last`."""
 
 
-def parallel(index: int, block: nn.Module, batches: Sequence[Batch], work: BlockWork, last: bool) -> list:
+def _parallel(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _BlockWork, last: bool) -> None:
     """One pass; the outputs are those of the block as it was."""
-    outputs = run_and_add(index, block, batches, work.groups, work.add)
+    for batch, output in _run_and_add(index, block, batches, work.groups, work.add):
+        batch.keep(output)
     work.solve_all()
-    return outputs
 
 
-def blockwise(index: int, block: nn.Module, batches: Sequence[Batch], work: BlockWork, last: bool) -> list:
+def _block(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _BlockWork, last: bool) -> None:
     """One pass for the statistics, and one for the outputs of the compressed block."""
-    run_and_add(index, block, batches, work.groups, work.add)
+    for _ in _run_and_add(index, block, batches, work.groups, work.add):
+        pass
     work.solve_all()
-    return [] if last else [batch.run(index, block) for batch in batches]
+    _run_all(index, block, batches, last)
 
 
-def sublayer(index: int, block: nn.Module, batches: Sequence[Batch], work: BlockWork, last: bool) -> list:
-    """One pass, in which each micro-batch waits at every input group until that group is compressed.
-
-    Each micro-batch runs in a greenlet of its own: all of them on this thread, so that torch's thread-local modes
-    hold, and switched only where a micro-batch parks.
-    """
+def _sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _BlockWork, last: bool) -> None:
+    """One pass, in which each micro-batch waits at every input group until that group is compressed."""
     hub, group_of = getcurrent(), {layer.module: n for n, group in enumerate(work.groups) for layer in group}
 
     def park(module: nn.Module, args: tuple) -> None:
@@ -50,32 +58,60 @@ def sublayer(index: int, block: nn.Module, batches: Sequence[Batch], work: Block
             work.add(group, batches[runners.index(getcurrent())].source, args[0])
             hub.switch(group)
 
-    runners = [greenlet(lambda batch=batch: batch.run(index, block)) for batch in batches]
+    runners = [greenlet(lambda batch=batch: batch.keep(batch.run(index, block))) for batch in batches]
     try:
-        with hooked(list(group_of), park):
-            arrived = [runner.switch() for runner in runners]  # a group's number, or the block's output
+        with _hooked(list(group_of), park):
+            arrived = [runner.switch() for runner in runners]  # a group's number, or None at the end of the block
             while any(not runner.dead for runner in runners):
                 group = min(at for at, runner in zip(arrived, runners, strict=True) if not runner.dead)
                 work.solve(group)
                 if last and len(work.solved) == len(work.groups):
-                    return []
+                    return
                 for n, runner in enumerate(runners):
                     if not runner.dead and arrived[n] == group:
                         arrived[n] = runner.switch()
-        return arrived
     finally:
         for runner in runners:
             if runner:  # still parked
                 runner.throw(GreenletExit)
 
 
-SCHEDULES: dict[str, Schedule] = {"sublayer": sublayer, "block": blockwise, "parallel": parallel}
+class _ReachedError(Exception):
+    """Stops a pass at the layers it was for."""
 
 
-def find_schedule(name: str) -> Schedule:
-    """The schedule of this name; raises `InputError` that lists the names otherwise."""
-    if name not in SCHEDULES:
-        raise InputError(
-            f"unknown schedule '{name}'{suggest(name, list(SCHEDULES))}; give one of {', '.join(SCHEDULES)}"
-        )
-    return SCHEDULES[name]
+def _sublayer_in_passes(
+    index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _BlockWork, last: bool
+) -> None:
+    """One pass, up to its layers, for each input group, and one for the outputs of the compressed block."""
+    source, reached = "", False
+
+    def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal reached
+        reached = True
+        work.add(group, source, args[0])
+        raise _ReachedError
+
+    for group, layers in enumerate(work.groups):
+        reached = False
+        with _hooked([layer.module for layer in layers], stop):
+            for batch in batches:
+                source = batch.source
+                with suppress(_ReachedError):
+                    batch.run(index, block)
+        if reached:
+            work.solve(group)
+    _run_all(index, block, batches, last)
+
+
+def _run_all(index: int, block: nn.Module, batches: Sequence[MicroBatch], last: bool) -> None:
+    for batch in () if last else batches:
+        batch.keep(batch.run(index, block))
+
+
+_SCHEDULES: dict[str, Schedule] = {
+    "sublayer": _sublayer,
+    "block": _block,
+    "parallel": _parallel,
+    "sublayer in passes": _sublayer_in_passes,
+}

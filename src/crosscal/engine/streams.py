@@ -1,8 +1,16 @@
-"""Calibration windows on their way through the blocks, in micro-batches.
+"""Token windows on their way through the decoder blocks, in micro-batches.
 
-How a block is called differs by family: some get one attention mask, Gemma 3 a different mask and rotary embedding
-for its sliding layers. So nothing is assumed: the model itself is run once for each micro-batch with its blocks
-stubbed out, and what it hands to each block is kept.
+A decoder is a list of blocks, but each family calls its blocks in its own way: some pass one attention mask, Gemma 3 a
+different mask and rotary embedding for its sliding layers, Gemma 4 a dictionary that later blocks read keys from. To
+write all of this down, family by family, would be to write transformers again. Instead the model itself is asked, once
+for each micro-batch: every block's `forward` is replaced by a stub that notes the arguments it gets and returns its
+hidden states unchanged. One cheap pass through embedding, masks and rotary embeddings then yields the list of calls,
+one for each block, and the hidden states that enter the first block.
+
+From there on the model is no longer needed as a whole. A block is run by repeating its noted call with the hidden
+states that the block before it put out, so that blocks can be run one at a time, as often as a schedule likes, with
+weights that are only in memory while their block is. What the model does after its last block (the final norm, a
+projection) is obtained in the same way: it runs once more with stubs, of which the last returns the true hidden states.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +22,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from crosscal.engine.capture import find_groups, hooked
 from crosscal.models.heads import check_length
 from crosscal.models.structure import LinearLayer, linear_layers
 
@@ -24,26 +31,19 @@ PROBE_TOKENS = 8
 
 
 @runtime_checkable
-class Batch(Protocol):
-    """Windows of one source that run together; `hidden` is what enters the next block, or where it is kept."""
-
-    source: str
-    hidden: object
-
-    def run(self, index: int, block: nn.Module) -> object:
-        """What becomes `hidden` once this block is done."""
-        ...
-
-
-@runtime_checkable
-class HasTokens(Protocol):
-    """What `load_text` returns: token windows together with where they come from."""
+class _HasTokens(Protocol):
+    """Token windows with their origin, as `load_text` returns them."""
 
     tokens: Int[Tensor, "n_windows length"]
 
 
-Windows = Int[Tensor, "n_windows length"] | HasTokens
+Windows = Int[Tensor, "n_windows length"] | _HasTokens
 """Token windows of one text source, bare or as `load_text` returns them."""
+
+
+def _token_windows(texts: Mapping[str, Windows] | None) -> dict[str, Tensor]:
+    """Return the token windows of each source, [n_windows, length]."""
+    return {name: text.tokens if isinstance(text, _HasTokens) else text for name, text in (texts or {}).items()}
 
 
 @dataclass
@@ -51,124 +51,171 @@ class MicroBatch:
     """Some windows of one source: the hidden states that enter the next block, and the other arguments of each call."""
 
     source: str
+    tokens: Int[Tensor, "n_windows length"]
     hidden: Tensor
     calls: list[tuple[tuple, dict]]
+    _output: Tensor | None = None
 
     def run(self, index: int, block: nn.Module) -> Tensor:
-        """The output of the block for these hidden states, which stay as they are."""
+        """Return the block's output for these hidden states, which stay as they are."""
         args, kwargs = self.calls[index]
         output = block(self.hidden, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
+    def keep(self, output: Tensor) -> None:
+        """Put aside a block's output, to enter the next block after `advance`."""
+        self._output = output
 
-def open_streams(
-    model: nn.Module, blocks: nn.ModuleList, sources: Mapping[str, Tensor], micro_batch: int | None = None
-) -> list[MicroBatch]:
-    """The windows of every source, [n_windows, length] tokens each, standing before the first block.
+    def advance(self) -> None:
+        """Move on to the next block, with the output that was kept."""
+        self.hidden, self._output = self._output, None
 
-    `micro_batch` windows run at a time; by default as many as make 4,096 tokens, on CUDA 16,384.
+
+class Streams:
+    """The windows of every source in micro-batches, and a probe, all standing before the same block.
+
+    The probe is one short window of arbitrary tokens; it shows which layers of a block share an input. `micro_batch`
+    windows run together; by default as many as make 4,096 tokens, on CUDA 16,384.
     """
-    device = _device(model)
-    return [enter(model, blocks, source, part.to(device)) for source, part in split(sources, device, micro_batch)]
+
+    def __init__(
+        self, model: nn.Module, blocks: nn.ModuleList, sources: Mapping[str, Tensor], micro_batch: int | None = None
+    ):
+        self.model, self.blocks = model, blocks
+        self._tuples: list[bool] = []  # whether blocks return tuples, seen by letting the first one run
+        device = model.get_input_embeddings().weight.device  # when streaming, other parameters are on `meta`
+        self.probe = self._enter("probe", torch.arange(PROBE_TOKENS, device=device)[None])
+        parts = list(_split(sources, device, micro_batch))
+        self._prepare([tuple(tokens.shape) for _, tokens in parts])
+        self.batches = [
+            self._stored(number, self._enter(source, tokens.to(device)))
+            for number, (source, tokens) in enumerate(parts)
+        ]
+
+    def groups(self, index: int, block: nn.Module) -> list[list[LinearLayer]]:
+        """Return the layers of a block that share an input, together; the probe is run for it."""
+        return _input_groups(linear_layers(block), lambda: self.probe.keep(self.probe.run(index, block)))
+
+    def advance(self) -> None:
+        """Move on to the next block."""
+        for batch in (self.probe, *self.batches):
+            batch.advance()
+
+    def final(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each micro-batch's source and final hidden states, which enter the head; all blocks are done."""
+        for batch in self.batches:
+            with self.stubbed(last=batch.hidden):
+                yield batch.source, self.model.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+
+    def _prepare(self, shapes: Sequence[tuple[int, int]]) -> None:
+        """Make room for the hidden states of windows of these shapes."""
+
+    def _stored(self, number: int, batch: MicroBatch) -> MicroBatch:
+        """Return the form in which a micro-batch is kept."""
+        return batch
+
+    def _enter(self, source: str, tokens: Tensor) -> MicroBatch:
+        """Embed one micro-batch and note how the model calls each of its blocks."""
+        check_length(self.model, tokens.shape[1])
+        inputs: list[Tensor] = []
+        calls: list[tuple[tuple, dict]] = []
+        with self.stubbed(inputs, calls):
+            self.model.base_model(input_ids=tokens, use_cache=False)
+        return MicroBatch(source, tokens, inputs[0], calls)
+
+    @contextmanager
+    def stubbed(
+        self, inputs: list[Tensor] | None = None, calls: list | None = None, last: Tensor | None = None
+    ) -> Iterator[None]:
+        """Replace each block's forward by one that notes its arguments and returns its input, or in the end `last`."""
+        real_first = self.blocks[0].forward
+        inputs, calls = [] if inputs is None else inputs, [] if calls is None else calls
+
+        def stub(*args, **kwargs):
+            hidden = args[0] if args else kwargs.pop("hidden_states")
+            if not inputs:
+                inputs.append(hidden)
+            if not self._tuples:
+                self._tuples.append(isinstance(real_first(hidden, *args[1:], **kwargs), tuple))
+            # A cache would grow with every call, and nothing here ever reads one.
+            without_cache = {k: v for k, v in kwargs.items() if k not in ("past_key_value", "past_key_values")}
+            calls.append((args[1:], without_cache | ({"use_cache": False} if "use_cache" in kwargs else {})))
+            if last is not None and len(calls) == len(self.blocks):
+                hidden = last
+            return (hidden,) if self._tuples[0] else hidden
+
+        own = [vars(block).get("forward") for block in self.blocks]  # some loaders put a forward on the instance
+        try:
+            for block in self.blocks:
+                block.forward = stub
+            yield
+        finally:
+            for block, forward in zip(self.blocks, own, strict=True):
+                if forward is None:
+                    del block.forward
+                else:
+                    block.forward = forward
 
 
-def split(
-    sources: Mapping[str, Tensor], device: torch.device, micro_batch: int | None = None
-) -> list[tuple[str, Tensor]]:
-    """The windows of every source, cut into micro-batches."""
+def _split(
+    sources: Mapping[str, Tensor], device: torch.device, micro_batch: int | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the windows of every source, cut into micro-batches."""
     enough = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
-    return [
-        (source, part)
-        for source, tokens in sources.items()
-        for part in tokens.split(micro_batch or max(1, enough // tokens.shape[1]))
-    ]
+    for source, tokens in sources.items():
+        for part in tokens.split(micro_batch or max(1, enough // tokens.shape[1])):
+            yield source, part
 
 
-def open_probe(model: nn.Module, blocks: nn.ModuleList, length: int = PROBE_TOKENS) -> MicroBatch:
-    """One short window of arbitrary tokens, to see which layers of a block share an input."""
-    return enter(model, blocks, "probe", torch.arange(length, device=_device(model))[None])
+@contextmanager
+def _hooked(modules: Sequence[nn.Module], hook: Callable[[nn.Module, tuple], None]) -> Iterator[None]:
+    """Have `hook(module, args)` called before each of the modules runs."""
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _device(model: nn.Module) -> torch.device:
-    """Where tokens go in; of a model larger than memory, much else is nowhere."""
-    return model.get_input_embeddings().weight.device
+def _input_groups(layers: Sequence[LinearLayer], run: Callable[[], object]) -> list[list[LinearLayer]]:
+    """Return the layers that `run` reaches, in the order of the forward pass, those that read the same tensor together.
+
+    Query, key and value projections read the same tensor, and so do gate and up projections. Which layers share is
+    seen at run time, by the identity of the tensor that enters them, so no architecture is known here by name.
+    """
+    inputs: list[tuple[Tensor, list[nn.Module]]] = []  # holding the tensors keeps their identities apart
+
+    def note(module: nn.Module, args: tuple) -> None:
+        if any(module in members for _, members in inputs):
+            return
+        same = next((members for tensor, members in inputs if tensor is args[0]), None)
+        if same is None:
+            inputs.append((args[0], [module]))
+        else:
+            same.append(module)
+
+    by_module = {layer.module: layer for layer in layers}
+    with _hooked(list(by_module), note):
+        run()
+    return [[by_module[module] for module in members] for _, members in inputs]
 
 
-def token_windows(calibration: Mapping[str, Windows] | None) -> dict[str, Tensor]:
-    """The token windows of each source, whichever way they were given."""
-    return {name: text.tokens if isinstance(text, HasTokens) else text for name, text in (calibration or {}).items()}
-
-
-def input_groups(index: int, block: nn.Module, probe: MicroBatch) -> list[list[LinearLayer]]:
-    """The layers of a block that share an input; the probe moves on to the next block."""
-
-    def run() -> None:
-        probe.hidden = probe.run(index, block)
-
-    return find_groups(linear_layers(block), run)
-
-
-def run_and_add(
+def _run_and_add(
     index: int,
     block: nn.Module,
-    batches: Sequence[Batch],
+    batches: Sequence[MicroBatch],
     groups: Sequence[Sequence[LinearLayer]],
     add: Callable[[int, str, Tensor], None],
-) -> list:
-    """The outputs of all micro-batches; `add(group, source, inputs)` gets what enters each group on the way."""
+) -> Iterator[tuple[MicroBatch, Tensor]]:
+    """Yield each micro-batch and its output; `add(group, source, inputs)` gets what enters each group on the way."""
     leaders = {group[0].module: number for number, group in enumerate(groups)}
     source = ""
 
     def note(module: nn.Module, args: tuple) -> None:
         add(leaders[module], source, args[0])
 
-    outputs = []
-    with hooked(list(leaders), note):
+    with _hooked(list(leaders), note):
         for batch in batches:
             source = batch.source
-            outputs.append(batch.run(index, block))
-    return outputs
-
-
-def enter(model: nn.Module, blocks: nn.ModuleList, source: str, tokens: Tensor) -> MicroBatch:
-    """Embed one micro-batch and record how the model calls each of its blocks."""
-    check_length(model, tokens.shape[1])
-    inputs: list[Tensor] = []
-    calls: list[tuple[tuple, dict]] = []
-    with _stubbed(blocks, inputs, calls):
-        model.base_model(input_ids=tokens, use_cache=False)
-    return MicroBatch(source, inputs[0], calls)
-
-
-@contextmanager
-def _stubbed(blocks: nn.ModuleList, inputs: list[Tensor], calls: list) -> Iterator[None]:
-    """Replace each block's forward by one that notes its arguments and returns its input unchanged.
-
-    Whether a block returns a tensor or a tuple is seen by letting the first one run for real.
-    """
-    real_first = blocks[0].forward
-    as_tuple: list[bool] = []
-
-    def stub(*args, **kwargs):
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        if not inputs:
-            inputs.append(hidden)
-            as_tuple.append(isinstance(real_first(hidden, *args[1:], **kwargs), tuple))
-        # A cache would grow with every call, and nothing here ever reads one.
-        without_cache = {k: v for k, v in kwargs.items() if k not in ("past_key_value", "past_key_values")}
-        calls.append((args[1:], without_cache | ({"use_cache": False} if "use_cache" in kwargs else {})))
-        return (hidden,) if as_tuple[0] else hidden
-
-    wrapped = [
-        vars(block).get("forward") for block in blocks
-    ]  # some loaders put a forward of their own on the instance
-    try:
-        for block in blocks:
-            block.forward = stub
-        yield
-    finally:
-        for block, own in zip(blocks, wrapped, strict=True):
-            if own is None:
-                del block.forward
-            else:
-                block.forward = own
+            yield batch, batch.run(index, block)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crosscal.errors import InputError
 
-DTYPES = {
+_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -31,15 +31,15 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 PART = 2**24  # bytes read at a time where a tensor is read in parts
 PAGES = 2**18  # bytes from which on a tensor gets memory pages of its own
-AT_ONCE = 2**30  # bytes handed to the system in one call, which takes less than 2 GiB
+_AT_ONCE = 2**30  # bytes handed to the system in one call, which takes less than 2 GiB
 
 
-class Slot(NamedTuple):
-    """Where a tensor lies in its file: `start` is the first byte's position."""
+class _Slot(NamedTuple):
+    """Dtype, shape and first byte of a tensor in its file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -47,23 +47,23 @@ class Slot(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes the tensor takes."""
+        """Size of the tensor in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorFile:
-    """One safetensors file; `slots` says what it holds."""
+    """One safetensors file; `slots` maps the names of its tensors to their places."""
 
-    def __init__(self, path: Path, slots: Mapping[str, Slot]):
+    def __init__(self, path: Path, slots: Mapping[str, _Slot]):
         self.path, self.slots = path, dict(slots)
 
     @classmethod
     def open(cls, path: Path) -> "TensorFile":
-        """A file that exists; raises `InputError` for one that is not whole or not in the format."""
+        """Open a file; raises `InputError` for one that is not whole or not in the format."""
         try:
             with open(path, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                if length > min(LONGEST_HEADER, path.stat().st_size - 8):
+                if length > min(_LONGEST_HEADER, path.stat().st_size - 8):
                     raise ValueError("its header is cut off")
                 header = json.loads(file.read(length))
             header.pop("__metadata__", None)
@@ -78,14 +78,14 @@ class TensorFile:
     def create(
         cls, path: Path, contents: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], *, keep: bool = False
     ) -> "TensorFile":
-        """A file with room for these tensors, all zeros; with `keep`, one that has exactly these stays as it is."""
+        """Create a file with room for these tensors, all zeros; with `keep`, one that has exactly these stays."""
         # Wider numbers first, so that every tensor begins at a multiple of its own width.
         names = sorted(contents, key=lambda name: -contents[name][0].itemsize)
         header, place = {"__metadata__": {"format": "pt"}}, 0
         for name in names:
             dtype, shape = contents[name]
             size = math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [place, place + size]}
+            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [place, place + size]}
             place += size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -97,30 +97,30 @@ class TensorFile:
         return cls.open(path)
 
     def read(self, name: str) -> Tensor:
-        """The whole tensor, on the CPU."""
+        """Return a whole tensor, on the CPU."""
         return self.rows(name, 0, None)
 
     def rows(self, name: str, first: int, last: int | None) -> Tensor:
-        """The rows `first` up to `last` of a tensor, in memory of their own."""
+        """Return the rows `first` up to `last` of a tensor, in memory of their own."""
         slot = self.slots[name]
         if not slot.shape:
             first, last, shape, each = 0, 1, (), slot.size
         else:
             last = slot.shape[0] if last is None else min(last, slot.shape[0])
             shape, each = (last - first, *slot.shape[1:]), slot.size // max(1, slot.shape[0])
-        tensor = own_memory(shape, slot.dtype)
+        tensor = self.empty(shape, slot.dtype)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(slot.start + first * each)
             left = _bytes(tensor)
             while len(left):
-                count = file.readinto(left[:AT_ONCE])
+                count = file.readinto(left[:_AT_ONCE])
                 if not count:
                     raise InputError(f"{self.path} ends within {name}; fetch it again")
                 left = left[count:]
         return tensor
 
     def parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """The tensor in parts of some rows, each with the number of its first row."""
+        """Yield a tensor in parts of some rows, each with the number of its first row."""
         slot = self.slots[name]
         if slot.size <= PART or len(slot.shape) < 2:
             yield 0, self.read(name)
@@ -140,43 +140,43 @@ class TensorFile:
             file.seek(slot.start + first * each)
             left = _bytes(tensor.cpu().contiguous())
             while len(left):
-                left = left[file.write(left[:AT_ONCE]) :]
+                left = left[file.write(left[:_AT_ONCE]) :]
 
     def flush(self) -> None:
         """Return when everything written is on the disk."""
-        flush(self.path)
+        self.flush_path(self.path)
 
+    @staticmethod
+    def flush_path(path: Path) -> None:
+        """Return when a file's contents, or a folder's list of names, are on the disk."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
-def own_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor, not initialized, whose memory goes back to the system when it is let go of.
+    @staticmethod
+    def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return a tensor, not initialized, whose memory goes back to the system when it is freed.
 
-    From the heap of the C library, the weights of block after block leave gaps that the next ones do not fill, and the
-    process would grow with the model.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if size < PAGES:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype=dtype).view(shape)
-
-
-def flush(path: Path) -> None:
-    """Return when a file's contents, or a folder's list of names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        From the heap of the C library, the weights of block after block leave gaps that the next ones do not fill, and
+        the process would grow with the model.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        if size < PAGES:
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype=dtype).view(shape)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-def _slot(entry: Mapping, base: int) -> Slot:
+def _slot(entry: Mapping, base: int) -> _Slot:
     first, last = entry["data_offsets"]
-    if entry["dtype"] not in DTYPES:
+    if entry["dtype"] not in _DTYPES:
         raise ValueError(f"tensors of type {entry['dtype']} are not known here")
-    slot = Slot(DTYPES[entry["dtype"]], tuple(entry["shape"]), base + first)
+    slot = _Slot(_DTYPES[entry["dtype"]], tuple(entry["shape"]), base + first)
     if slot.size != last - first or first < 0:
         raise ValueError("its header contradicts itself")
     return slot

@@ -1,0 +1,204 @@
+"""One block being compressed: sums gathered for its input groups, groups solved, and one report for each layer.
+
+Nothing here waits for a GPU before `settle`: report values, and whether a factorization failed, stay in tensors until
+the block is done.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crosscal.calibration.gradients import WeightGradient
+from crosscal.calibration.gram import InputSums, panels
+from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
+from crosscal.engine.gather import _all_finite, _check_inputs
+from crosscal.engine.reports import LayerReport
+from crosscal.engine.request import Request
+from crosscal.errors import InputError
+from crosscal.methods.linalg import ATTEMPTS, DAMP_STEP
+from crosscal.methods.registry import Evidence
+from crosscal.models import LinearLayer
+from crosscal.types import Target
+
+_PANEL = 192
+Gradients = Mapping[nn.Module, WeightGradient]
+
+
+def _settled(
+    request: Request, index: int, groups: Sequence[Sequence[LinearLayer]], run: Callable[["_BlockWork"], None], **more
+) -> list[LayerReport]:
+    """Compress one block by `run`, again with more damping where a factorization failed; `more` is for `_BlockWork`.
+
+    Whether one did is only asked when the block is done, so that a GPU never waits inside of it; failures are rare.
+    """
+    damps: dict[int, float] = {}
+    for _ in range(ATTEMPTS * len(groups)):
+        work = _BlockWork(request, index, groups, damps, **more)
+        run(work)
+        reports, failed = work.settle()
+        if failed is None:
+            return reports
+        work.restore()
+        damps[failed] = work.damp(failed) * DAMP_STEP
+        if damps[failed] > request.damp * DAMP_STEP ** (ATTEMPTS - 0.5):
+            raise InputError(
+                f"the Hessian of layer {index}.{groups[failed][0].name} is not positive definite even with damping "
+                f"{work.damp(failed):g}; use more calibration text or a larger damp"
+            )
+    raise AssertionError("each failure raises a damping that has a limit")
+
+
+class _BlockWork:
+    """Groups of one block with their sums and results. `damps` gives a group's damping where it was raised."""
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        groups: Sequence[Sequence[LinearLayer]],
+        damps: Mapping[int, float],
+        target: Target,
+        gradients: Gradients | None,
+    ):
+        self.request, self.index, self.groups, self.damps = request, index, groups, damps
+        self.target, self.gradients = target, gradients
+        self.solved: set[int] = set()
+        self._scratch: dict[int, Tensor] = {}
+        self._sums = [self._new_sums() for _ in groups]
+        self._old: dict[int, list[Tensor]] = {}
+        self._facts: dict[int, dict] = {}
+        self._diagonals: dict[int, dict[str, Tensor]] = {}
+
+    def _new_sums(self) -> InputSums:
+        return InputSums(self.request.diagonal_only, self._scratch)
+
+    def add(self, group: int, source: str, inputs: Tensor) -> None:
+        """Add a micro-batch of the group's shared input to its sums."""
+        self._sums[group].add(source, inputs)
+
+    def solve(self, group: int, stats: Mapping[str, InputStats | DiagonalStats] | None = None) -> None:
+        """Compress the layers of a group, from given statistics or those gathered, and write them back."""
+        layers, request = self.groups[group], self.request
+        stats = self._sums[group].stats() if stats is None else stats
+        old = [layer.weight.clone() for layer in layers]
+        gradients = None if self.gradients is None else [self.gradients[layer.module] for layer in layers]
+        mixed = mix(stats, {name: request.mixing[name] for name in stats}) if stats else None
+        options = dict(request.options) | ({"damp": self.damp(group)} if request.solver.damped else {})
+        new, facts = request.solver.solve(old, Evidence(mixed, gradients), self.target, **options)
+        for layer, weight in zip(layers, new, strict=True):
+            layer.write(weight)
+        written = [layer.weight for layer in layers]
+        overflow = [~weight.sum(dtype=torch.float32).isfinite() for weight in written]
+        facts = {"finite": _all_finite(stats), "overflow": overflow} | facts
+        facts["kept"] = [torch.count_nonzero(weight) for weight in written]
+        if request.measure_loss and stats and all(isinstance(part, InputStats) for part in stats.values()):
+            facts["losses"] = {name: _layer_losses(old, written, part) for name, part in stats.items()}
+        self._old[group], self._facts[group] = old, facts
+        self._diagonals[group] = {name: part.diagonal.clone() for name, part in stats.items()}
+        self._sums[group] = self._new_sums()  # the old ones are spent; free them
+        self.solved.add(group)
+
+    def solve_all(self) -> None:
+        """Compress every group."""
+        for group in range(len(self.groups)):
+            self.solve(group)
+
+    def damp(self, group: int) -> float:
+        """Return the damping this group is solved with."""
+        return self.damps.get(group, self.request.damp)
+
+    def settle(self) -> tuple[list[LayerReport], int | None]:
+        """Return the reports, and the group whose factorization failed, if any; this waits for the device once.
+
+        Raises `InputError` naming the layer whose inputs or new weights are not finite.
+        """
+        fetched = _to_host([self._facts[group] for group in sorted(self.solved)])
+        reports: list[LayerReport] = []
+        for group, facts in zip(sorted(self.solved), fetched, strict=True):
+            _check_inputs(f"{self.index}.{self.groups[group][0].name}", facts.pop("finite"))
+            if facts.pop("failed", False):
+                return reports, group  # what came after was computed from garbage
+            for layer, overflow in zip(self.groups[group], facts.pop("overflow"), strict=True):
+                if overflow:
+                    raise InputError(
+                        f"the new weights of layer {self.index}.{layer.name} do not fit into {layer.weight.dtype}; "
+                        "load the model in bfloat16 or float32"
+                    )
+            reports += self._reports(group, facts)
+        return reports, None
+
+    def _reports(self, group: int, facts: dict) -> list[LayerReport]:
+        kept, losses = facts.pop("kept"), facts.pop("losses", {})
+        statistics = {source: _fingerprint(diagonal) for source, diagonal in self._diagonals[group].items()}
+        reports = []
+        for n, (layer, old) in enumerate(zip(self.groups[group], self._old[group], strict=True)):
+            lost = {source: pairs[n] for source, pairs in losses.items()}
+            whole = sum(self.request.mixing[source] * output for source, (_, output) in lost.items())
+            part = sum(self.request.mixing[source] * error for source, (error, _) in lost.items())
+            reports.append(
+                LayerReport(
+                    name=f"{self.index}.{layer.name}",
+                    sparsity=1 - kept[n] / old.numel(),
+                    relative_error=(part / whole if whole > 0 else 0.0) if lost else None,
+                    losses={source: error for source, (error, _) in lost.items()},
+                    facts={name: value[n] if isinstance(value, list) else value for name, value in facts.items()},
+                    statistics=dict(statistics),
+                )
+            )
+        return reports
+
+    def restore(self) -> None:
+        """Write the old weights back."""
+        for group, old in self._old.items():
+            for layer, weight in zip(self.groups[group], old, strict=True):
+                layer.write(weight)
+
+
+def _fingerprint(diagonal: Tensor) -> str:
+    return hashlib.sha256(diagonal.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def _to_host(tree):
+    """Return the same nested lists and dictionaries with one-element tensors as numbers, fetched in one transfer."""
+    leaves: list[Tensor] = []
+
+    def walk(node, leaf):
+        if isinstance(node, dict):
+            return {key: walk(value, leaf) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [walk(value, leaf) for value in node]
+        return leaf(node) if isinstance(node, Tensor) else node
+
+    walk(tree, lambda tensor: leaves.append(tensor.double()))
+    numbers = iter(torch.stack(leaves).tolist() if leaves else [])
+    return walk(tree, lambda _: next(numbers))
+
+
+def _layer_losses(before: Sequence[Tensor], after: Sequence[Tensor], stats: InputStats) -> list[tuple[Tensor, Tensor]]:
+    """Return tr(dW G dW^T) / n and tr(W G W^T) / n of each layer of a group, as tensors.
+
+    The first is the squared output error per token, the second the squared output. Equation eq-layer-loss of the book.
+    """
+    old = torch.cat([weight.float() for weight in before])
+    change = old - torch.cat([weight.float() for weight in after])
+    rows = [len(weight) for weight in before]
+    error, output = (_row_energies(matrix, stats.gram).split(rows) for matrix in (change, old))
+    return [(e.sum() / stats.n_tokens, o.sum() / stats.n_tokens) for e, o in zip(error, output, strict=True)]
+
+
+def _row_energies(matrix: Float[Tensor, "rows d_in"], gram: Float[Tensor, "d_in d_in"]) -> Float[Tensor, " rows"]:
+    """Return m G m^T for each row m; G is symmetric, so the products stay on one side of its diagonal.
+
+    >>> _row_energies(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.5], [0.5, 1.0]])).tolist()
+    [7.0]
+    """
+    total = matrix.new_zeros(len(matrix))
+    for left, right in panels(len(gram), _PANEL):
+        product = matrix[:, left:right] @ gram[left:right, left:right]
+        if left:
+            product.addmm_(matrix[:, :left], gram[:left, left:right], alpha=2)
+        total += torch.linalg.vecdot(product, matrix[:, left:right])
+    return total

@@ -1,0 +1,140 @@
+"""Everything asked of one compression: it goes whole from the caller to the loop."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from crosscal.calibration.statistics import check_weights
+from crosscal.engine.gather import ModelStatistics
+from crosscal.engine.streams import Windows, _token_windows
+from crosscal.errors import InputError, suggest
+from crosscal.methods.allocation import Owl
+from crosscal.methods.registry import Method, check_request, find_method
+from crosscal.models import linear_layers
+from crosscal.types import Target
+
+SCHEDULES = ("sublayer", "block", "parallel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A method, a target, the text to calibrate on, and where the model comes from and goes to.
+
+    `model` is a loaded model, or, with an `output` folder, the name of one. The fields are the arguments of
+    `crosscal.compress` and `crosscal.disk.compress_folder`, which describe them.
+
+    Raises `InputError` for an unknown method or schedule; `check` judges the rest, given the model's blocks.
+    """
+
+    model: object
+    method: str
+    target: Target
+    calibration: Mapping[str, Windows] | None = None
+    weights: Mapping[str, float] | None = None
+    statistics: ModelStatistics | None = None
+    schedule: Literal["sublayer", "block", "parallel"] | str = "sublayer"
+    allocation: Owl | None = None
+    damp: float = 0.01
+    measure_loss: bool = True
+    micro_batch: int | None = None
+    progress: bool = True
+    options: Mapping[str, object] = field(default_factory=dict)
+    output: str | Path | None = None
+    device: str | None = None
+    dtype: str | None = None
+    storage: str = "dense"
+    made: Mapping[str, object] | None = None
+    overwrite: bool = False
+    accept_terms: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self):
+        _ = self.solver
+        if self.schedule not in SCHEDULES:
+            meant = suggest(self.schedule, list(SCHEDULES))
+            raise InputError(f"unknown schedule '{self.schedule}'{meant}; give one of {', '.join(SCHEDULES)}")
+
+    @cached_property
+    def solver(self) -> Method:
+        """Method of this name."""
+        return find_method(self.method)
+
+    @cached_property
+    def sources(self) -> dict[str, Tensor]:
+        """Token windows of each source, [n_windows, length]."""
+        return _token_windows(self.calibration)
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Share of each source, equal ones where none were given."""
+        names = list(self.sources) if self.statistics is None else self.statistics.sources
+        return dict(self.weights) if self.weights is not None else {name: 1.0 / len(names) for name in names}
+
+    @cached_property
+    def mixing(self) -> dict[str, float]:
+        """Share of each source in the mixed statistics; D-Pruner's come from all sources but the last, the domain's.
+
+        Raises `InputError` where nothing would be left.
+        """
+        if not self.solver.domain_last or len(self.shares) < 2:
+            return self.shares
+        *general, domain = self.shares
+        total = sum(self.shares[name] for name in general)
+        if total == 0:
+            raise InputError(
+                f"{self.method} needs general text beside the domain's; give a source before the last a weight"
+            )
+        return {name: self.shares[name] / total for name in general} | {domain: 0.0}
+
+    @property
+    def text(self) -> dict[str, Tensor]:
+        """Token windows that have to flow through the blocks: none where neither method nor losses read them."""
+        read = self.statistics is None and (self.solver.reads != "nothing" or self.measure_loss)
+        return self.sources if read else {}
+
+    @property
+    def diagonal_only(self) -> bool:
+        """Whether the diagonals of the Gram matrices suffice."""
+        return self.solver.reads == "diagonal" and not self.measure_loss
+
+    def check(self, blocks: nn.ModuleList) -> None:
+        """Raise `InputError` for whatever can be judged before any work is done, as `compress` says."""
+        widths = [layer.weight.shape[1] for block in blocks for layer in linear_layers(block)]
+        check_request(self.solver, self.target, self.options, widths)
+        if self.solver.needs_text and not self.shares:
+            raise InputError(f"{self.method} needs calibration text; pass calibration={{'c4': load_text('c4', tokenizer)}}")
+        if self.solver.gradients and not self.sources:
+            raise InputError(f"{self.method} needs gradients, which statistics do not hold; pass calibration text")
+        if self.statistics is not None:
+            self._check_statistics(blocks)
+        names = list(self.sources) if self.statistics is None else self.statistics.sources
+        if names:
+            check_weights(names, self.shares)
+        _ = self.mixing
+
+    def _check_statistics(self, blocks: nn.ModuleList) -> None:
+        if self.sources and not self.solver.gradients:
+            raise InputError("both text and statistics were given; leave one of them out")
+        if self.statistics.diagonal_only and self.solver.reads == "gram":
+            raise InputError(f"{self.method} needs Gram matrices; gather statistics without diagonal_only")
+        self.statistics.check_fits(blocks)
+
+    def texts(self) -> dict[str, str]:
+        """Fingerprint of each source's text: that of `load_text`, or of bare windows 16 hex digits of SHA-256."""
+        return {name: _fingerprint(text) for name, text in (self.calibration or {}).items()}
+
+    def told(self) -> dict:
+        """Return how the model is made in plain values, for report and card; `made` adds to it."""
+        told = {"method": self.method, "target": str(self.target), "sources": self.shares, "schedule": self.schedule}
+        told |= {key: str(value) for key, value in self.options.items()}
+        return told | {"texts": self.texts()} | dict(self.made or {})
+
+
+def _fingerprint(text: object) -> str:
+    known = getattr(text, "fingerprint", None)
+    return known or hashlib.sha256(text.contiguous().numpy().astype("<i8").tobytes()).hexdigest()[:16]

@@ -1,0 +1,173 @@
+"""Quantized models in the compressed-tensors format, from which the very same weights are read back.
+
+Scales are stored in float32 and not, as is usual, in the model's dtype: readers multiply in the dtype of the scale and
+round the product to the model's dtype, which is how the methods made the weights.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crosscal.errors import InputError, suggest
+from crosscal.models import LinearLayer, decoder_blocks, linear_layers
+from crosscal.output.codes import _check_shapes, _exact_codes
+from crosscal.types import Grid, PerGroup, SparseGrid, Target
+
+_LAYOUT = "pack-quantized"
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A way to store quantized weights in other tensors; register it in `FORMATS`.
+
+    `check(grid, widths)` raises `InputError` for what cannot be stored. `tensors(name, weight, grid)` returns what
+    stands for `<name>.weight`, `bytes(shape, grid)` its size, and `config(grid, ignore)` the `quantization_config` of
+    config.json, where `ignore` names the linear modules that stay dense.
+    """
+
+    check: Callable[[Grid, Sequence[int]], None]
+    tensors: Callable[[str, Tensor, Grid], dict[str, Tensor]]
+    bytes: Callable[[tuple[int, int], Grid], int]
+    config: Callable[[Grid, Sequence[str]], dict]
+
+
+def check_storage(storage: str, method: str, target: Target, widths: Sequence[int] = ()) -> Grid | None:
+    """Return the grid to store layers of these input widths with, None for dense storage.
+
+    Raises `InputError` for an unknown storage, a target without a grid, more than 8 bits, groups that do not divide a
+    width, a missing package, and AWQ, whose weights are rounded with their columns scaled and divided by the scales
+    afterwards, so that no group of the stored weights has evenly spaced levels.
+
+    >>> from crosscal.types import NofM
+    >>> str(check_storage("compressed-tensors", "sparsegpt", SparseGrid(NofM(2, 4), Grid(bits=4))))
+    '4 bits per row'
+    """
+    if storage == "dense":
+        return None
+    packing = _find_format(storage)
+    grid = target.grid if isinstance(target, SparseGrid) else target
+    if not isinstance(grid, Grid):
+        raise InputError(f"{target} does not round weights to a grid; use storage='dense', or a target such as Grid(4)")
+    if method == "awq":
+        raise InputError(
+            "awq scales columns before it rounds, so its weights lie on no grid; use storage='dense', or gptq"
+        )
+    packing.check(grid, widths)
+    return grid
+
+
+def _find_format(storage: str) -> _Format:
+    if storage not in FORMATS:
+        known = ["dense", *FORMATS]
+        raise InputError(f"storage is '{storage}'{suggest(str(storage), known)}; give one of {', '.join(known)}")
+    return FORMATS[storage]
+
+
+def _packable_layers(model: nn.Module, storage: str, grid: Grid) -> dict[str, LinearLayer]:
+    """Return the linear layers of the decoder blocks by their full names in the model.
+
+    Raises `InputError` for a grid that their widths do not allow, and for GPT-2's kind of layer, whose weights are
+    stored inputs first: the formats have scales for groups of a row's inputs only.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    layers = {names[layer.module]: layer for block in decoder_blocks(model) for layer in linear_layers(block)}
+    for name, layer in layers.items():
+        if not isinstance(layer.module, nn.Linear):
+            raise InputError(
+                f"{name} is a {type(layer.module).__name__}, which keeps its weights transposed and which "
+                f"{storage} cannot store; use storage='dense'"
+            )
+    FORMATS[storage].check(grid, [layer.weight.shape[1] for layer in layers.values()])
+    return layers
+
+
+def _quantization_config(model: nn.Module, storage: str, grid: Grid, packed: Mapping[str, LinearLayer]) -> dict:
+    """Return the `quantization_config` of a model; all its other linear modules are named as dense."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return FORMATS[storage].config(grid, [name for name in linear if name not in packed])
+
+
+def packed_tensors(name: str, weight: Float[Tensor, "d_out d_in"], grid: Grid) -> dict[str, Tensor]:
+    """Return the tensors that stand for `<name>.weight`: `weight_packed`, `weight_scale`, `weight_shape`, on the CPU.
+
+    Asymmetric grids add `weight_zero_point`. What the library reads back from them is compared with the weight.
+
+    Raises `InputError` for weights that do not lie on the grid, and for a library that reads them back otherwise.
+    """
+    _library()
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    codes, scale, zero = (part.cpu() for part in _exact_codes(weight, grid, name=name))
+    middle = 2 ** (grid.bits - 1)  # the library counts codes from -middle
+    packed = {
+        "weight_packed": pack_to_int32((codes.short() - middle).to(torch.int8), grid.bits),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    if not grid.symmetric:
+        signed = (zero.short() - middle).to(torch.int8)
+        packed["weight_zero_point"] = pack_to_int32(signed, grid.bits, packed_dim=0)
+    read = BaseCompressor.get_value_from_registry(_LAYOUT).decompress(packed, _scheme(grid))["weight"]
+    if not torch.equal(read.to(weight.dtype), weight.cpu()):
+        raise InputError(
+            f"this version of compressed-tensors reads {name} back otherwise than it was written; "
+            'run pip install -U "crosscal[quantized]"'
+        )
+    return {f"{name}.{part}": tensor for part, tensor in packed.items()}
+
+
+def _packed_bytes(shape: tuple[int, int], grid: Grid) -> int:
+    """Return the size of a weight's packed tensors, in bytes."""
+    (d_out, d_in), size = shape, grid.group.size if isinstance(grid.group, PerGroup) else shape[1]
+    n_groups = math.ceil(d_in / size)
+    zeros = 0 if grid.symmetric else 4 * n_groups * math.ceil(d_out * grid.bits / 32)
+    return 4 * d_out * (math.ceil(d_in * grid.bits / 32) + n_groups) + zeros + 16
+
+
+def _config(grid: Grid, ignore: Sequence[str]) -> dict:
+    """Ask transformers to dequantize on loading, because only then are scales kept in float32."""
+    version = _library().__version__
+    from compressed_tensors.quantization import QuantizationConfig
+
+    config = QuantizationConfig(
+        config_groups={"group_0": _scheme(grid)},
+        format=_LAYOUT,
+        quantization_status="compressed",
+        ignore=list(ignore),
+    )
+    return config.model_dump(mode="json") | {"version": version, "dequantize": True}
+
+
+def _scheme(grid: Grid):
+    """The library's description of a grid."""
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    group = {"strategy": "channel"}
+    if isinstance(grid.group, PerGroup):
+        group = {"strategy": "group", "group_size": grid.group.size}
+    weights = QuantizationArgs(num_bits=grid.bits, type="int", symmetric=grid.symmetric, dynamic=False, **group)
+    return QuantizationScheme(targets=["Linear"], weights=weights, format=_LAYOUT)
+
+
+def _check(grid: Grid, widths: Sequence[int]) -> None:
+    _check_shapes(grid, widths)
+    _library()
+
+
+def _library():
+    """Return the package compressed-tensors; raises `InputError` with the command that installs it."""
+    try:
+        import compressed_tensors
+    except ImportError:
+        raise InputError(
+            'storage="compressed-tensors" needs a package; run pip install "crosscal[quantized]"'
+        ) from None
+    return compressed_tensors
+
+
+FORMATS: dict[str, _Format] = {"compressed-tensors": _Format(_check, packed_tensors, _packed_bytes, _config)}

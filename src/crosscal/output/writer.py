@@ -1,0 +1,288 @@
+"""The one writer of compressed models: a shard for every block as it is done, and in the end everything else.
+
+The folder holds what the Hugging Face format holds (weights in safetensors shards, configuration, tokenizer) and
+beside it the masks, a report of every layer and a model card that says how it was made. Files depend on the request
+alone, and not on time or memory, so that the same call always writes the same bytes.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from crosscal import __version__
+from crosscal.engine.reports import CompressionReport
+from crosscal.errors import InputError
+from crosscal.models import LinearLayer, linear_layers
+from crosscal.models.folders import INDEX
+from crosscal.output.packing import FORMATS, _packable_layers, _quantization_config
+from crosscal.output.tensorfile import _Slot, TensorFile
+from crosscal.types import Grid
+
+REPORT, MASKS, CARD, EARLIER = "crosscal.json", "masks.safetensors", "README.md", "earlier"
+SCHEMA = 2  # of crosscal.json; 1 had no such entry, and told seconds and peak_bytes where a loaded model was saved
+ROOM = 1.05  # of the weights' bytes, for configuration, tokenizer and masks
+_KEPT = re.compile(r".+\.(json|jinja|txt|model|tiktoken|vocab|bpe|spm)(\.v\d+)?|(LICEN[SC]E|NOTICE|USE_POLICY).*")
+_NOT_KEPT = re.compile(rf".+\.index\.json|adapter_.*|{re.escape(REPORT)}")
+_TEMPLATES = "additional_chat_templates"
+
+
+class _Source(Protocol):
+    """The tensors of a model, by the names they have in its checkpoint."""
+
+    model: PreTrainedModel
+    blocks: nn.ModuleList
+    units: Sequence[Sequence[str]]
+    """Keys of each block, and in the end those of what lies outside of the blocks."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point dtype of most of the bytes."""
+
+    def key(self, index: int, layer: LinearLayer) -> str:
+        """Return the key of a layer's weight."""
+
+    def slot(self, key: str) -> _Slot:
+        """Return the dtype and shape of a tensor."""
+
+    def parts(self, key: str) -> Iterator[tuple[int, Tensor]]:
+        """Yield a tensor in parts of some rows, each with the number of its first row."""
+
+
+class Place:
+    """The folder a model is written to, and hidden ones beside it in which it is made.
+
+    `work` stays when the work is interrupted, so that it can be continued; `temporary` does not.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser()
+        self.work = self.folder.with_name(f".{self.folder.name}.partial")
+        self.temporary = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.partial")
+
+    def check(self, overwrite: bool) -> None:
+        """Raise `InputError` unless a model may be written to this folder."""
+        if not self.folder.exists():
+            return
+        if not overwrite:
+            raise InputError(f"{self.folder} exists already; give another folder, or allow to overwrite it")
+        if not (self.folder / REPORT).exists() and any(self.folder.iterdir()):
+            raise InputError(f"{self.folder} was not made by crosscal, so it is not overwritten; give another folder")
+
+    def check_room(self, needed: float, held: int = 0) -> None:
+        """Raise `InputError` where the disk has too few free bytes beside those `held` already."""
+        parent = next(path for path in self.work.parents if path.exists())
+        free = shutil.disk_usage(parent).free + held
+        if needed > free:
+            raise InputError(
+                f"not enough disk space in {parent}: {needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free; "
+                "free some space there"
+            )
+
+    def put(self, made: Path) -> None:
+        """Move a finished folder into place; an earlier one is set aside until it is there."""
+        aside = self.work / EARLIER
+        if self.folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)  # left by a process killed after it had moved its folder
+            self.work.mkdir(exist_ok=True)
+            self.folder.rename(aside)
+        try:
+            made.rename(self.folder)
+        except OSError:
+            self.restore()
+            raise
+        TensorFile.flush_path(self.folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):  # it holds something else, or never was
+            self.work.rmdir()
+
+    def restore(self) -> None:
+        """Put back the folder that was set aside by a process killed before it put the new one there."""
+        aside = self.work / EARLIER
+        if aside.exists() and not self.folder.exists():
+            aside.rename(self.folder)
+
+
+class Writer:
+    """Writes a model to a folder, block by block.
+
+    `dtype` is what floating-point tensors are stored in, None for what they are stored in already. With a `grid` the
+    compressed weights are stored in the format `storage`. Raises `InputError` for layers that cannot be stored so.
+    """
+
+    def __init__(self, folder: Path, source: _Source, dtype: torch.dtype | None, storage: str, grid: Grid | None):
+        self.folder, self.source, self.dtype, self.storage, self.grid = folder, source, dtype, storage, grid
+        self._packed = {} if grid is None else _packable_layers(source.model, storage, grid)
+        self._n_shards = len(source.units)
+
+    def write_all(self, place: Place, finish: Callable[[], None]) -> None:
+        """Write all blocks and the rest of a model in memory, `finish`, and put the folder in its place.
+
+        Raises `InputError` when the disk has too little room, and when writing fails; nothing is left then.
+        """
+        place.check_room(ROOM * self.bytes_needed())
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            for index, block in enumerate(self.source.blocks):
+                self.write_block(index, block)
+            self.write_rest()
+            finish()
+            place.put(self.folder)
+        except OSError as error:
+            said = error.strerror or error
+            raise InputError(f"{place.folder} could not be written ({said}); free some space there") from error
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write_block(self, index: int, block: nn.Module) -> None:
+        """Write a finished block and the masks of its layers; both are on the disk when this returns.
+
+        Raises `InputError` for weights that the output's dtype or grid cannot hold.
+        """
+        self.folder.mkdir(exist_ok=True)
+        changed: dict[str, Tensor] = {}
+        replaced, masks, unit = set(), self._masks(), self.source.units[index]
+        for layer in linear_layers(block):
+            key, name = self.source.key(index, layer), f"{index}.{layer.name}"
+            weight = self._rounded(name, key, layer)
+            masks.write(name, torch.from_numpy(np.packbits((weight != 0).numpy())))
+            if key in unit:  # and not written with an earlier block that has the same weight
+                changed |= self._stored(key, weight, layer)
+                replaced.add(key)
+        self._write_shard(index, changed, [key for key in unit if key not in replaced])
+        masks.flush()
+        TensorFile.flush_path(self.folder)
+
+    def write_rest(self) -> None:
+        """Copy what lies outside the blocks: embeddings, norms, head."""
+        self._write_shard(self._n_shards - 1, {}, self.source.units[-1])
+
+    def copy_descriptions(self, source: Path, *, code: bool) -> None:
+        """Copy configuration, tokenizer, processor, chat templates and licence from the model's folder."""
+        kept = [path for path in source.iterdir() if _KEPT.fullmatch(path.name) or (code and path.suffix == ".py")]
+        kept += (source / _TEMPLATES).glob("*.jinja")
+        for path in sorted(kept):
+            if path.is_file() and not _NOT_KEPT.fullmatch(path.name):
+                target = self.folder / path.relative_to(source)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+
+    def finish(
+        self, name: str, fingerprint: str, report: CompressionReport | None, made: Mapping[str, object]
+    ) -> None:
+        """Complete `config.json` and write index, report and model card; all is on the disk when this returns."""
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        self._write_json("config.json", config | self._changes(config))
+        files = [TensorFile.open(self.folder / self._shard(number)) for number in range(self._n_shards)]
+        places = {key: file.path.name for file in files for key in file.slots}
+        total = sum(slot.size for file in files for slot in file.slots.values())
+        self._write_json(INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))})
+        made = dict(made) | ({} if self.grid is None else {"storage": f"{self.storage}, {self.grid}"})
+        body = {"schema": SCHEMA, "crosscal": __version__, "model": name, "fingerprint": fingerprint, "made": made}
+        if report is None:
+            (self.folder / MASKS).unlink(missing_ok=True)
+        else:
+            body |= {"sparsity": report.sparsity, "layers": [vars(layer) for layer in report.layers]}
+        self._write_json(REPORT, body)
+        (self.folder / CARD).write_text(_model_card(name, report, made), encoding="utf-8")
+        for path in (self.folder, *self.folder.rglob("*")):
+            TensorFile.flush_path(path)
+
+    def bytes_needed(self) -> int:
+        """Return the bytes that all tensors take."""
+        kinds = [self._kind(key) for keys in self.source.units for key in keys]
+        dense = sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds)
+        itemsize = (self.dtype or self.source.dtype).itemsize
+        for layer in self._packed.values():
+            dense += FORMATS[self.storage].bytes(tuple(layer.weight.shape), self.grid) - itemsize * layer.weight.numel()
+        return dense
+
+    def _write_shard(self, number: int, changed: Mapping[str, Tensor], copied: Sequence[str]) -> None:
+        contents = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in changed.items()}
+        contents |= {key: self._kind(key) for key in copied}
+        file = TensorFile.create(self.folder / self._shard(number), contents)
+        for key, tensor in changed.items():
+            file.write(key, tensor)
+        for key in copied:
+            for first, part in self.source.parts(key):
+                file.write(key, part.to(contents[key][0]), first)
+        file.flush()
+
+    def _kind(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Return the dtype and shape of a tensor in the output."""
+        dtype, shape, _ = self.source.slot(key)
+        return (self.dtype if self.dtype is not None and dtype.is_floating_point else dtype), shape
+
+    def _rounded(self, name: str, key: str, layer: LinearLayer) -> Tensor:
+        """Return a compressed weight, [d_out, d_in], in the output's dtype and on the CPU."""
+        weight = layer.weight.to(self._kind(key)[0]).cpu()
+        if not weight.sum(dtype=torch.float32).isfinite():
+            raise InputError(f"the new weights of layer {name} do not fit into {weight.dtype}; pass dtype='bfloat16'")
+        return weight
+
+    def _stored(self, key: str, weight: Tensor, layer: LinearLayer) -> dict[str, Tensor]:
+        if self.grid is None:
+            return {key: weight.T if isinstance(layer.module, Conv1D) else weight}
+        return FORMATS[self.storage].tensors(key.removesuffix(".weight"), weight, self.grid)
+
+    def _masks(self) -> TensorFile:
+        """Return the file of all masks: for each layer one bit a weight, numpy's `packbits` of "weight is not zero"."""
+        contents = {
+            f"{index}.{layer.name}": (torch.uint8, (-(-layer.weight.numel() // 8),))
+            for index, block in enumerate(self.source.blocks)
+            for layer in linear_layers(block)
+        }
+        return TensorFile.create(self.folder / MASKS, contents, keep=True)
+
+    def _changes(self, config: dict) -> dict:
+        """Return the entries of the configuration that are new; packed weights are unpacked to the dtype it names."""
+        changes, dtype = {}, self.dtype or (self.source.dtype if self.grid is not None else None)
+        if dtype is not None:
+            name = str(dtype).removeprefix("torch.")
+            parts = {key: part for key, part in config.items() if isinstance(part, dict)}
+            typed = {key: part for key, part in parts.items() if {"dtype", "torch_dtype"} & part.keys()}
+            changes = {key: part | {"dtype": name} for key, part in typed.items()} | {"dtype": name}
+            config.pop("torch_dtype", None)
+        if self.grid is not None:
+            packing = _quantization_config(self.source.model, self.storage, self.grid, self._packed)
+            changes["quantization_config"] = packing
+        return changes
+
+    def _shard(self, number: int) -> str:
+        return f"model-{number + 1:05d}-of-{self._n_shards:05d}.safetensors"
+
+    def _write_json(self, name: str, body: dict) -> None:
+        (self.folder / name).write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def _model_card(name: str, report: CompressionReport | None, made: Mapping[str, object]) -> str:
+    """Return a card in the hub's form: how the model was made, and what its layers lost."""
+    lines = ["---", f"base_model: {json.dumps(name)}", "library_name: transformers", "tags: [crosscal, compressed]"]
+    lines += ["---", "", f"# {name}, compressed with crosscal {__version__}", ""]
+    lines += [f"- {key}: {_plain(value)}" for key, value in made.items()]
+    if report is not None:
+        errors = [layer.relative_error for layer in report.layers if layer.relative_error is not None]
+        lines += [f"- layers: {len(report.layers)}, {100 * report.sparsity:.1f} % of their weights are zero"]
+        if errors:
+            mean, worst = sum(errors) / len(errors), max(errors)
+            lines += [f"- output error of the layers on the calibration text: mean {mean:.4g}, worst {worst:.4g}"]
+    lines += ["", "Only linear layers inside the decoder blocks changed; embeddings and head are the base model's."]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
