@@ -21,7 +21,7 @@ import torch
 from shapes import SHAPES, Subject, subject
 
 from crosscal import compress
-from crosscal.engine.memory import PeakMemory
+from crosscal.engine.reports import PeakMemory
 from crosscal.files import write_atomically
 from crosscal.metrics import perplexity
 from crosscal.metrics.text_scores import dense_reference, score_text

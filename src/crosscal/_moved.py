@@ -16,7 +16,7 @@ MOVED = {
     "crosscal.driver": "crosscal.engine.driver",
     "crosscal.export": "crosscal.output.export",
     "crosscal.gather": "crosscal.engine.gather",
-    "crosscal.memory": "crosscal.engine.memory",
+    "crosscal.memory": "crosscal.engine.reports",
     "crosscal.packing": "crosscal.output.packing",
     "crosscal.report": "crosscal_book",
     "crosscal.report.compare": "crosscal.results.compare",

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from crosscal import load_model, load_text
-from crosscal.engine.gather import gather_statistics
-from crosscal.engine.gradients import gather_gradients
+from crosscal.engine.gather import gather_gradients, gather_statistics
 from crosscal.models import decoder_blocks, linear_layers
 
 LAYERS = {"attention": (10, "self_attn.q_proj"), "mlp": (10, "mlp.down_proj")}

@@ -26,8 +26,8 @@ def test_moved_module_runs_by_its_old_name():
 
 def test_modules_of_a_moved_package_are_loaded_once():
     with pytest.warns(DeprecationWarning, match="moved"):
-        module = import_module("crosscal.streaming.tensorfile")
-    assert module is import_module("crosscal.disk.tensorfile")
+        module = import_module("crosscal.streaming.checkpoint")
+    assert module is import_module("crosscal.disk.checkpoint")
 
 
 def test_unknown_modules_are_still_unknown():

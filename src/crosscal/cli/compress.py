@@ -112,14 +112,15 @@ def _asked(plan: "Plan", options: argparse.Namespace) -> dict:
 
 def _compressed(plan: "Plan", options: argparse.Namespace) -> dict:
     from crosscal.cli.sources import draw_calibration
-    from crosscal.disk import compress_folder
+    from crosscal.disk import carry_out
+    from crosscal.engine.request import Request
 
     texts = draw_calibration(options, plan.shares)
-    report = compress_folder(
-        options.model,
-        options.output,
-        plan.method.name,
-        plan.target,
+    request = Request(
+        model=options.model,
+        output=options.output,
+        method=plan.method.name,
+        target=plan.target,
         calibration=texts or None,
         weights=plan.shares or None,
         schedule=options.schedule,
@@ -133,8 +134,9 @@ def _compressed(plan: "Plan", options: argparse.Namespace) -> dict:
         progress=not options.quiet,
         **loading(options),
         **plan.allocation,
-        **plan.options,
+        options=plan.options,
     )
+    report = carry_out(request)
     return _asked(plan, options) | _found(plan, options, texts, report)
 
 

@@ -115,7 +115,7 @@ def _packages(machine: "Machine") -> list[dict]:
 
 def _estimate(options: argparse.Namespace) -> "Estimate":
     from crosscal.cli.targets import check_method, read_target
-    from crosscal.engine.schedules import find_schedule
+    from crosscal.engine.request import Request
     from crosscal.machine import estimate
     from crosscal.methods.registry import find_method
     from crosscal.models.loading import find_config
@@ -127,7 +127,7 @@ def _estimate(options: argparse.Namespace) -> "Estimate":
     asked = (options.sparsity, options.pattern, options.bits, options.rank, options.target)
     target = read_target(options) if any(part is not None for part in asked) else _usual_target(method.name)
     check_method(method, target, {}, "uniform")
-    find_schedule(options.schedule)
+    Request(model=options.model, method=method.name, target=target, schedule=options.schedule)  # is there such a one?
     return estimate(
         find_config(options.model, **loading(options)),
         method.name,

@@ -64,7 +64,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     widths = [d_in for _, d_in in shapes]
     check_request(method, target, extra, widths)
     if options.storage != "dense":
-        check_storage(method.name, target, widths)
+        check_storage(options.storage, method.name, target, widths)
     allocation = {"allocation": Owl()} if options.allocation == "owl" else {}
     return Plan(method, target, shares, extra, allocation, config, shapes, _dense_bits(config, options))
 
@@ -82,12 +82,12 @@ def _check_numbers(options: argparse.Namespace, reads_text: bool) -> None:
 
 def _check_output(options: argparse.Namespace) -> None:
     """The same questions that are asked again before writing, here before anything is loaded."""
-    from crosscal.output.export import check_place
+    from crosscal.output.writer import Place
 
     folder = Path(options.output).expanduser()
     if folder.exists() and not options.overwrite:
         raise InputError(f"{options.output} exists already; give another --output, or allow to --overwrite it")
-    check_place(folder, options.overwrite)
+    Place(folder).check(options.overwrite)
 
 
 def _shapes(config: "PreTrainedConfig", options: argparse.Namespace) -> list[tuple[int, int]]:

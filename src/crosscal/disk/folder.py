@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ def compress_folder(
 @torch.no_grad()
 def carry_out(request: Request) -> CompressionReport:
     """Compress the model that a request names into its output folder; raises as `compress_folder` does."""
-    place = Place(request.output)
+    request, place = replace(request, model=str(request.model)), Place(request.output)
     place.restore()
     if not Journal(place).in_place:
         place.check(request.overwrite)
@@ -198,7 +199,9 @@ class _StreamedFolder(StreamedModel):
     def close(self) -> None:
         """Write all that is not a block, and put the folder in its place."""
         self.writer.write_rest()
-        _finish(self.writer, self._request, self.folder, self.fingerprint, self.layers)
+        self.writer.copy_descriptions(self.folder, code=self._request.trust_remote_code)
+        report = CompressionReport(self.layers)
+        self.writer.finish(self.name, self.fingerprint, report, self._request.told())
         self.journal.put_in_place()
 
     def bytes_needed(self, request: Request) -> int:
@@ -244,13 +247,9 @@ class _WholeFolder(Residence):
             return
         place, source = Place(request.output), _Places(self.model, self._checkpoint, loaded=True)
         writer = Writer(place.temporary, source, self._stored, request.storage, self._grid)
-        about = request, self._folder, self._loaded.fingerprint, self.layers
-        writer.write_all(place, lambda: _finish(writer, *about))
-
-
-def _finish(writer: Writer, request: Request, folder: Path, fingerprint: str, layers: list[LayerReport]) -> None:
-    writer.copy_descriptions(folder, code=request.trust_remote_code)
-    writer.finish(request.model, fingerprint, CompressionReport(layers), request.told())
+        code = request.trust_remote_code
+        about = request.model, self._loaded.fingerprint, report, request.told()
+        writer.write_all(place, lambda _: writer.copy_descriptions(self._folder, code=code), *about)
 
 
 def _find_folder(request: Request, stored: torch.dtype | None) -> Path:

@@ -1,9 +1,9 @@
 """A model whose weights stay on disk and are in memory only while they are needed.
 
 A model of 70 billion weights does not fit into the memory of most machines, but any one of its blocks does, and all
-that a loop over blocks ever needs is one block and what flows into it. So the model is built as a skeleton: transformers
-makes every module as usual, but on torch's `meta` device, where a parameter has a shape and a dtype and no memory. The
-skeleton can be asked everything that does not depend on values: which blocks and layers there are, how each is called.
+that a loop over blocks ever needs is one block and what flows into it. So the model is built as a skeleton:
+transformers makes every module as usual, but on torch's `meta` device, where a parameter has a shape and a dtype and no
+memory. The skeleton can be asked everything that does not depend on values: which blocks there are, how each is called.
 
 Before a block runs, `fill` reads its tensors from the safetensors files into its modules; when it is done they are
 replaced by meta tensors again and their memory goes back to the system. What surrounds the blocks is filled only while
@@ -46,7 +46,7 @@ class StreamedModel(Residence):
 
     def __init__(
         self,
-        name: str,
+        name: str | Path,
         *,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
@@ -58,9 +58,9 @@ class StreamedModel(Residence):
         where = resolve_device(device)
         self.dtype = resolve_dtype(dtype, where)
         options = {"dtype": self.dtype, "accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
-        self.name, self.folder, self.progress = name, folder or find_folder(name, **options), progress
+        self.name, self.folder, self.progress = str(name), folder or find_folder(name, **options), progress
         self._trusted = trust_remote_code
-        super().__init__(_skeleton(self.folder, name, self.dtype, trust_remote_code))
+        super().__init__(_skeleton(self.folder, self.name, self.dtype, trust_remote_code))
         self.device = where
         self._embedding = self.model.get_input_embeddings()
         if not isinstance(self._embedding, nn.Embedding):

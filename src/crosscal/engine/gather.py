@@ -206,9 +206,9 @@ def gather_gradients(
     }
     gradients: dict[nn.Module, dict[str, WeightGradient]] = {module: {} for module in layers}
     # enable_grad alone does not lift a caller's inference mode.
-    with torch.inference_mode(False), torch.enable_grad(), _only_these_learn(model, layers):
+    with torch.inference_mode(False), torch.enable_grad(), _only_these_learn(model, list(layers)):
         for source, tokens in windows.items():
-            sums = _sum_over_windows(model, layers, source, tokens, progress)
+            sums = _sum_over_windows(model, list(layers), source, tokens, progress)
             for module, layer in layers.items():
                 gradients[module][source] = _average(layer, source, sums.pop(module), len(tokens))
     return gradients

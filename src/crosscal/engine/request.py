@@ -107,7 +107,8 @@ class Request:
         widths = [layer.weight.shape[1] for block in blocks for layer in linear_layers(block)]
         check_request(self.solver, self.target, self.options, widths)
         if self.solver.needs_text and not self.shares:
-            raise InputError(f"{self.method} needs calibration text; pass calibration={{'c4': load_text('c4', tokenizer)}}")
+            example = "calibration={'c4': load_text('c4', tokenizer)}"
+            raise InputError(f"{self.method} needs calibration text; pass {example}")
         if self.solver.gradients and not self.sources:
             raise InputError(f"{self.method} needs gradients, which statistics do not hold; pass calibration text")
         if self.statistics is not None:

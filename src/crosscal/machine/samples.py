@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import InputStats
-from crosscal.engine.capture import InputSums
-from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, input_groups, open_probe, open_streams
+from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, Streams
 from crosscal.methods.registry import Evidence, find_method
 from crosscal.models.folders import attention_of
 from crosscal.models.structure import decoder_blocks, linear_layers
@@ -93,13 +93,13 @@ def take_sample(
     with torch.no_grad():
         model = _one_block(config, device, dtype, trust_remote_code)
         blocks = decoder_blocks(model)
-        groups = input_groups(0, blocks[0], open_probe(model, blocks))
+        groups = Streams(model, blocks, {}).groups(0, blocks[0])
         shape = _shape(config, groups, trust_remote_code)
         most = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
         tokens = int(max(256, min(most, WORK / (2 * shape.block))))
         window = min(length, tokens)
         ids = torch.ones(max(1, tokens // window), window, dtype=torch.int64)
-        (batch,) = open_streams(model, blocks, {"sample": ids}, micro_batch=len(ids))
+        (batch,) = Streams(model, blocks, {"sample": ids}, micro_batch=len(ids)).batches
         forward = _seconds(device, lambda: batch.run(0, blocks[0])) / ids.numel()
         sums = _sums(shape, ids.numel(), device, dtype, diagonal_only) / ids.numel()
         flop = _product(device)

@@ -140,7 +140,7 @@ def _find_steps(weight: Float[Tensor, "groups size"], grid: Grid) -> _Steps:
 
 
 def _slack(size: Float64[Tensor, "groups size"], dtype: torch.dtype) -> Float64[Tensor, "groups size"]:
-    """Return half the distance between a number and its neighbours, and a little more; 0 for 0, which is its own multiple."""
+    """Return half the distance between a number and its neighbours, and a little more; 0 for 0, its own multiple."""
     kind = torch.finfo(dtype)
     exponent = torch.frexp(size).exponent
     distance = torch.ldexp(torch.ones_like(size), exponent - 1) * kind.eps

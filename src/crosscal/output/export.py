@@ -53,19 +53,15 @@ def save_model(
         if grid is None:
             raise InputError(f"storage='{storage}' needs the grid of the weights; pass grid=Grid(4, PerGroup(128))")
     writer = Writer(place.temporary, _ModelTensors(loaded.model), None, storage, None if storage == "dense" else grid)
-
-    def finish() -> None:
-        _describe(loaded, place.temporary)
-        writer.finish(loaded.name, loaded.fingerprint, report, made or {})
-
-    writer.write_all(place, finish)
+    about = loaded.name, loaded.fingerprint, report, made or {}
+    writer.write_all(place, lambda folder: _describe(loaded, folder), *about)
     return place.folder
 
 
 def _describe(loaded: LoadedModel, folder: Path) -> None:
     """Write configuration, generation configuration, a model's own code, and the tokenizer."""
     loaded.model.save_pretrained(folder, state_dict={})
-    (folder / WEIGHTS).unlink()  # which holds no tensors: these are in the shards
+    (folder / WEIGHTS).unlink(missing_ok=True)  # some releases write a file without tensors
     if loaded.tokenizer is not None:
         loaded.tokenizer.save_pretrained(folder)
 

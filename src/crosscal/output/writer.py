@@ -27,7 +27,7 @@ from crosscal.errors import InputError
 from crosscal.models import LinearLayer, linear_layers
 from crosscal.models.folders import INDEX
 from crosscal.output.packing import FORMATS, _packable_layers, _quantization_config
-from crosscal.output.tensorfile import _Slot, TensorFile
+from crosscal.output.tensorfile import TensorFile, _Slot
 from crosscal.types import Grid
 
 REPORT, MASKS, CARD, EARLIER = "crosscal.json", "masks.safetensors", "README.md", "earlier"
@@ -126,8 +126,8 @@ class Writer:
         self._packed = {} if grid is None else _packable_layers(source.model, storage, grid)
         self._n_shards = len(source.units)
 
-    def write_all(self, place: Place, finish: Callable[[], None]) -> None:
-        """Write all blocks and the rest of a model in memory, `finish`, and put the folder in its place.
+    def write_all(self, place: Place, describe: Callable[[Path], None], *about) -> None:
+        """Write a whole model and put it in its place; `describe` writes what is no tensor, `about` is for `finish`.
 
         Raises `InputError` when the disk has too little room, and when writing fails; nothing is left then.
         """
@@ -135,10 +135,11 @@ class Writer:
         try:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
+            describe(self.folder)  # first, as transformers would remove shards that it did not write
             for index, block in enumerate(self.source.blocks):
                 self.write_block(index, block)
             self.write_rest()
-            finish()
+            self.finish(*about)
             place.put(self.folder)
         except OSError as error:
             said = error.strerror or error
@@ -179,9 +180,7 @@ class Writer:
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
 
-    def finish(
-        self, name: str, fingerprint: str, report: CompressionReport | None, made: Mapping[str, object]
-    ) -> None:
+    def finish(self, name: str, fingerprint: str, report: CompressionReport | None, made: Mapping[str, object]) -> None:
         """Complete `config.json` and write index, report and model card; all is on the disk when this returns."""
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         self._write_json("config.json", config | self._changes(config))

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from crosscal.calibration import DiagonalStats, InputStats, mix
-from crosscal.calibration.gram import CPU_PANEL, GramSum, bf16_products
-from crosscal.engine.capture import InputSums, find_groups
+from crosscal.calibration.gram import CPU_PANEL, GramSum, InputSums, bf16_products
+from crosscal.engine.streams import _input_groups
 from crosscal.errors import InputError
 from crosscal.models import linear_layers
 
@@ -67,14 +67,14 @@ class Attention(nn.Module):
 
 def test_layers_that_read_one_tensor_share_one_group():
     block = Attention()
-    groups = find_groups(linear_layers(block), lambda: block(random_inputs(5)[None]))
+    groups = _input_groups(linear_layers(block), lambda: block(random_inputs(5)[None]))
     assert [[layer.name for layer in group] for group in groups] == [["q", "k"], ["o"]]
     assert not block.q._forward_pre_hooks
 
 
 def test_a_layer_that_does_not_run_belongs_to_no_group():
     block = Attention()
-    groups = find_groups(linear_layers(block), lambda: block.q(random_inputs(5)))
+    groups = _input_groups(linear_layers(block), lambda: block.q(random_inputs(5)))
     assert [[layer.name for layer in group] for group in groups] == [["q"]]
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from crosscal.disk import compress_folder, passes, tensorfile
+from crosscal.disk import compress_folder, folder
+from crosscal.engine import driver
 from crosscal.models import fast_dtype
+from crosscal.output import tensorfile
 from crosscal.types import Grid, LowRank, NofM, SparseGrid
 from tests.unit.disk.common import HALF, TEXT, in_memory, same_weights
 from tests.unit.families import FAMILIES, random_windows, save_tiny
@@ -16,7 +18,7 @@ SMALL = {"calibration": TEXT, "micro_batch": 4}
 
 def scarce(monkeypatch):
     """Let no micro-batch be parked."""
-    monkeypatch.setattr(passes, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(folder, "_free_bytes", lambda device: 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -102,8 +104,9 @@ def test_with_little_memory_micro_batches_are_not_parked(tmp_path, monkeypatch):
     """Otherwise the tests above would compare the usual schedule with itself."""
     save_tiny(tmp_path / "dense")
     used = []
-    original = passes.sublayer_in_passes
-    monkeypatch.setattr(passes, "sublayer_in_passes", lambda *args: used.append(args[0]) or original(*args))
+    original = driver._SCHEDULES["sublayer in passes"]
+    passes = {"sublayer in passes": lambda *args: used.append(args[0]) or original(*args)}
+    monkeypatch.setattr(driver, "_SCHEDULES", driver._SCHEDULES | passes)
     compress_folder(tmp_path / "dense", tmp_path / "plenty", "wanda", HALF, **SMALL, **QUIET)
     assert not used
     scarce(monkeypatch)

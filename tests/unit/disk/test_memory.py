@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crosscal.disk.passes import free_bytes
+from crosscal.disk.folder import _free_bytes
 from tests.unit.families import tiny_tokenizer
 
 resource = pytest.importorskip("resource")
@@ -75,11 +75,11 @@ def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
 
 
 def test_free_memory_is_within_the_limit_of_the_process():
-    free, before = free_bytes(torch.device("cpu")), resource.getrlimit(resource.RLIMIT_DATA)
+    free, before = _free_bytes(torch.device("cpu")), resource.getrlimit(resource.RLIMIT_DATA)
     lines = Path("/proc/self/status").read_text().splitlines()
     used = 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])
     try:
         resource.setrlimit(resource.RLIMIT_DATA, (used + free // 4, before[1]))
-        assert 0 < free_bytes(torch.device("cpu")) <= free // 4 < free
+        assert 0 < _free_bytes(torch.device("cpu")) <= free // 4 < free
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)

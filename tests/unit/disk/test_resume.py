@@ -11,9 +11,11 @@ import sys
 import pytest
 
 import crosscal
-from crosscal.disk import compress_folder, journal, run
-from crosscal.disk.tensorfile import TensorFile
+from crosscal.disk import compress_folder, journal
+from crosscal.engine import driver
 from crosscal.errors import InputError
+from crosscal.output.tensorfile import TensorFile
+from crosscal.output.writer import EARLIER, Place
 from crosscal.types import NofM
 from tests.unit.disk import killed
 from tests.unit.disk.common import HALF, TEXT, contents
@@ -35,8 +37,8 @@ def sparsegpt(dense, output, **options):
 
 def blocks_done(monkeypatch):
     """The blocks that are compressed from here on."""
-    done, original = [], run.block_from_text
-    monkeypatch.setattr(run, "block_from_text", lambda index, *args: done.append(index) or original(index, *args))
+    done, original = [], driver._groups
+    monkeypatch.setattr(driver, "_groups", lambda *args: done.append(args[2]) or original(*args))
     return done
 
 
@@ -78,7 +80,7 @@ def test_after_a_kill_at_any_step_the_same_call_gives_the_same_files(dense, tmp_
     for step in steps:
         place = tmp_path / f"out-{step}"
         assert contents(place) in (contents(tmp_path / "earlier"), {}, whole)  # {} between two renames
-        reached.add(journal.Journal(journal.work_path(place)).done)
+        reached.add(journal.Journal(Place(place)).done)
         killed.run(dense, place)
         assert contents(place) == whole, f"killed at step {step}"
     assert reached == {0, 1, 2, 3}
@@ -95,7 +97,7 @@ def test_after_a_kill_at_any_step_the_same_call_gives_the_same_files(dense, tmp_
 def test_an_interrupted_run_goes_on_at_the_block_it_had_reached(schedule, block, dense, tmp_path, monkeypatch, caplog):
     expected = sparsegpt(dense, tmp_path / "whole", schedule=schedule)
     with monkeypatch.context() as patched:
-        fail_at(patched, run, "block_from_text", block + 1, KeyboardInterrupt())
+        fail_at(patched, driver, "_groups", block + 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             sparsegpt(dense, tmp_path / "out", schedule=schedule)
     assert not (tmp_path / "out").exists()
@@ -150,7 +152,7 @@ def test_work_of_another_request_is_not_continued(other, named, dense, tmp_path,
     config = (dense / "config.json").read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05')
     (tmp_path / "twin" / "config.json").write_text(config)
     with monkeypatch.context() as patched:
-        fail_at(patched, run, "block_from_text", 3, KeyboardInterrupt())
+        fail_at(patched, driver, "_groups", 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             sparsegpt(dense, tmp_path / "out")
     asked = {"model": "dense", "method": "sparsegpt", "target": HALF} | OPTIONS | other
@@ -181,14 +183,14 @@ def test_an_existing_output_is_not_touched_unless_asked(dense, tmp_path):
 
 def test_what_a_killed_process_left_beside_its_output_is_removed(dense, tmp_path):
     sparsegpt(dense, tmp_path / "out")
-    shutil.copytree(dense, journal.work_path(tmp_path / "out") / journal.ASIDE)
+    shutil.copytree(dense, Place(tmp_path / "out").work / EARLIER)
     sparsegpt(dense, tmp_path / "out", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out"]
 
 
 def test_two_processes_do_not_make_the_same_output(dense, tmp_path):
     fcntl = pytest.importorskip("fcntl")
-    work = journal.work_path(tmp_path / "out")
+    work = Place(tmp_path / "out").work
     work.mkdir()
     with open(work / journal.LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -200,13 +202,13 @@ def test_two_processes_do_not_make_the_same_output(dense, tmp_path):
 def test_a_damaged_journal_is_no_journal(dense, tmp_path, monkeypatch):
     sparsegpt(dense, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        fail_at(patched, run, "block_from_text", 3, KeyboardInterrupt())
+        fail_at(patched, driver, "_groups", 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             sparsegpt(dense, tmp_path / "out")
-    path = journal.work_path(tmp_path / "out") / journal.JOURNAL
+    path = Place(tmp_path / "out").work / journal.JOURNAL
     body = json.loads(path.read_text())
     for damaged in ("", "[]", json.dumps(body)[:-20], json.dumps({**body, "layers": [{"nonsense": 1}]})):
         path.write_text(damaged)
-        assert not journal.Journal(path.parent).done
+        assert not journal.Journal(Place(tmp_path / "out")).done
     sparsegpt(dense, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

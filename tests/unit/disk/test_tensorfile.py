@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from crosscal.disk import tensorfile
-from crosscal.disk.tensorfile import TensorFile
 from crosscal.errors import InputError
+from crosscal.output import tensorfile
+from crosscal.output.tensorfile import TensorFile
 
 TENSORS = {
     "bytes": torch.arange(5, dtype=torch.uint8),

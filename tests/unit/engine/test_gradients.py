@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crosscal.calibration.gradients import WeightGradient, mix_gradients
-from crosscal.engine.gradients import gather_gradients
+from crosscal.engine.gather import gather_gradients
 from crosscal.errors import InputError
 from crosscal.models import decoder_blocks, linear_layers
 from tests.unit.families import random_windows, tiny_model

@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from crosscal.engine.memory import PeakMemory, resident_bytes
+from crosscal.engine.reports import PeakMemory, _resident_bytes
 
 
-@pytest.mark.skipif(resident_bytes() == 0, reason="this system does not tell a process's resident memory")
+@pytest.mark.skipif(_resident_bytes() == 0, reason="this system does not tell a process's resident memory")
 def test_an_allocation_is_seen_and_its_release_is_not_held_against_it():
     with PeakMemory(torch.device("cpu")) as first:
         held = torch.ones(50_000_000)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import mix
-from crosscal.engine.capture import InputSums, all_finite
-from crosscal.engine.layerloss import layer_losses
+from crosscal.engine.block import _layer_losses
+from crosscal.engine.gather import _all_finite
 from crosscal.methods.kernels import kth_smallest_of_parts
 from crosscal.methods.registry import METHODS, Evidence
 from crosscal.types import Grid, NofM, PerGroup, SparseGrid, Unstructured
@@ -59,7 +60,7 @@ def test_a_group_is_gathered_solved_and_measured_without_a_look_at_values(name, 
         stats = sums.stats()
         mixed = mix(stats, {"a": 0.5, "b": 0.5})
         new, facts = method.solve(weights, Evidence(mixed, None), target, **options)
-        losses, finite = layer_losses(weights, new, mixed), all_finite(stats)
+        losses, finite = _layer_losses(weights, new, mixed), _all_finite(stats)
     assert [weight.shape for weight in new] == [weight.shape for weight in weights]
     assert all(0 < error < output for error, output in losses)
     assert all(finite.values())

@@ -8,7 +8,7 @@ import torch
 from greenlet import getcurrent, greenlet
 
 from crosscal.calibration import InputStats
-from crosscal.engine.blockwork import BlockWork
+from crosscal.engine.block import _BlockWork
 from crosscal.engine.driver import compress
 from crosscal.errors import InputError
 from crosscal.methods import magnitude, sparsegpt, wanda
@@ -234,7 +234,7 @@ def test_an_interrupt_leaves_no_parked_micro_batch_and_no_hook(stop, monkeypatch
     def interrupted(*_, **__):
         raise stop
 
-    monkeypatch.setattr("crosscal.engine.blockwork.BlockWork.solve", interrupted)
+    monkeypatch.setattr("crosscal.engine.block._BlockWork.solve", interrupted)
     with pytest.raises(stop):
         compress(model, "wanda", HALF, calibration=TEXT, micro_batch=1, **QUIET)
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -284,15 +284,15 @@ def test_wanda_of_the_driver_is_wanda():
 def test_memory_is_bounded_by_the_block(schedule, monkeypatch):
     """When a block is done, neither its sums nor its old weights are kept."""
     alive = []
-    original = BlockWork.__init__
+    original = _BlockWork.__init__
 
-    def counted(self, *arguments):
+    def counted(self, *arguments, **more):
         gc.collect()
         assert sum(ref() is not None for ref in alive) == 0
         alive.append(weakref.ref(self))
-        original(self, *arguments)
+        original(self, *arguments, **more)
 
-    monkeypatch.setattr(BlockWork, "__init__", counted)
+    monkeypatch.setattr(_BlockWork, "__init__", counted)
     compress(tiny_model("llama"), "sparsegpt", HALF, calibration=TEXT, schedule=schedule, micro_batch=2, **QUIET)
     assert len(alive) == 3
 

@@ -10,7 +10,8 @@ from crosscal.errors import InputError
 from crosscal.methods.gptq import gptq
 from crosscal.methods.rtn import rtn
 from crosscal.methods.sparsegpt import sparsegpt
-from crosscal.output.packing import exact_codes, packed_bytes, packed_tensors
+from crosscal.output.codes import _exact_codes
+from crosscal.output.packing import _packed_bytes, packed_tensors
 from crosscal.types import Grid, NofM, PerGroup, PerRow, Unstructured
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -52,7 +53,7 @@ METHODS = {
 def test_every_weight_is_given_back(method, dtype):
     for grid in GRIDS:
         rounded = METHODS[method](weights(dtype), grid)
-        found = exact_codes(rounded, grid)
+        found = _exact_codes(rounded, grid)
         assert torch.equal(found.dequantized(dtype), rounded), str(grid)
         assert found.codes.int().max() < 2**grid.bits
         if grid.symmetric:
@@ -65,7 +66,7 @@ def test_every_weight_is_given_back(method, dtype):
 def test_small_groups_of_eight_bits_in_a_short_dtype(seed):
     """Neighbouring multiples of the scale round to one weight here, and a group of 16 tells little of its scale."""
     rounded = rtn(weights(torch.bfloat16, seed), Grid(8, PerGroup(16)))
-    assert torch.equal(exact_codes(rounded, Grid(8, PerGroup(16))).dequantized(torch.bfloat16), rounded)
+    assert torch.equal(_exact_codes(rounded, Grid(8, PerGroup(16))).dequantized(torch.bfloat16), rounded)
 
 
 def test_beside_a_power_of_two_the_nearest_multiple_may_be_the_wrong_one():
@@ -74,17 +75,17 @@ def test_beside_a_power_of_two_the_nearest_multiple_may_be_the_wrong_one():
     row = (torch.arange(256) * step).bfloat16()[None]
     assert row[0, 233] == 1 > row[0, 232]
     assert torch.round(1 / step) == 232
-    assert torch.equal(exact_codes(row, Grid(8)).dequantized(torch.bfloat16), row)
+    assert torch.equal(_exact_codes(row, Grid(8)).dequantized(torch.bfloat16), row)
 
 
 def test_long_rows_leave_only_few_scales():
     row = rtn(torch.randn(2, 6000, generator=torch.Generator().manual_seed(1)).bfloat16(), Grid(4))
-    assert torch.equal(exact_codes(row, Grid(4)).dequantized(torch.bfloat16), row)
+    assert torch.equal(_exact_codes(row, Grid(4)).dequantized(torch.bfloat16), row)
 
 
 def test_one_bit():
     rounded = rtn(weights(torch.bfloat16), Grid(1, PerGroup(64)))
-    assert torch.equal(exact_codes(rounded, Grid(1, PerGroup(64))).dequantized(torch.bfloat16), rounded)
+    assert torch.equal(_exact_codes(rounded, Grid(1, PerGroup(64))).dequantized(torch.bfloat16), rounded)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -92,23 +93,23 @@ def test_weights_off_the_grid_are_refused(dtype):
     rounded = rtn(weights(dtype), Grid(4, PerGroup(64)))
     rounded[6, 70] *= 1.02
     with pytest.raises(InputError, match=r"1 of 48 groups of q_proj do not lie on 4 bits g64; use storage='dense'"):
-        exact_codes(rounded, Grid(4, PerGroup(64)), name="q_proj")
+        _exact_codes(rounded, Grid(4, PerGroup(64)), name="q_proj")
 
 
 def test_more_levels_than_the_grid_has_are_refused():
     row = torch.arange(-8.0, 9.0)[None]
     with pytest.raises(InputError, match="do not lie on"):
-        exact_codes(row, Grid(4))
-    assert torch.equal(exact_codes(row, Grid(5)).dequantized(torch.float32), row)
-    assert torch.equal(exact_codes(row[:, :16], Grid(4, symmetric=True)).dequantized(torch.float32), row[:, :16])
+        _exact_codes(row, Grid(4))
+    assert torch.equal(_exact_codes(row, Grid(5)).dequantized(torch.float32), row)
+    assert torch.equal(_exact_codes(row[:, :16], Grid(4, symmetric=True)).dequantized(torch.float32), row[:, :16])
     with pytest.raises(InputError, match="do not lie on"):
-        exact_codes(row[:, 1:], Grid(4, symmetric=True))
+        _exact_codes(row[:, 1:], Grid(4, symmetric=True))
 
 
 def test_the_weight_is_not_changed_and_need_not_be_contiguous():
     rounded = rtn(weights(torch.bfloat16), Grid(4, PerGroup(64)))
     before, turned = rounded.clone(), rounded.T.contiguous().T
-    assert torch.equal(exact_codes(turned, Grid(4, PerGroup(64))).dequantized(torch.bfloat16), before)
+    assert torch.equal(_exact_codes(turned, Grid(4, PerGroup(64))).dequantized(torch.bfloat16), before)
     assert torch.equal(rounded, before)
 
 
@@ -119,7 +120,7 @@ def test_packed_tensors_take_what_was_announced(grid):
     packed = packed_tensors("a.q_proj", rounded, grid)
     parts = {"weight_packed", "weight_scale", "weight_shape"} | (set() if grid.symmetric else {"weight_zero_point"})
     assert set(packed) == {f"a.q_proj.{part}" for part in parts}
-    assert sum(part.numel() * part.element_size() for part in packed.values()) == packed_bytes((D_OUT, D_IN), grid)
+    assert sum(part.numel() * part.element_size() for part in packed.values()) == _packed_bytes((D_OUT, D_IN), grid)
 
 
 def test_a_library_that_reads_otherwise_is_noticed(monkeypatch):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-import crosscal.output.export as export
 from crosscal.engine.driver import compress
 from crosscal.errors import InputError
 from crosscal.models import LoadedModel, decoder_blocks, linear_layers, load_model, model_fingerprint
-from crosscal.output.export import packed_masks, save_model
+from crosscal.output.export import save_model
+from crosscal.output.writer import Place, Writer
 from crosscal.types import Unstructured
 from tests.unit.families import FAMILIES, random_windows, save_tiny, tiny_model, tiny_tokenizer
 
@@ -56,7 +56,7 @@ def test_masks_report_and_card_lie_beside_the_weights(loaded, tmp_path):
             assert np.array_equal(bits.reshape(layer.weight.shape), (layer.weight != 0).numpy())
     body = json.loads((folder / "crosscal.json").read_text())
     assert body["made"] == made
-    assert len(body["layers"]) == len(packed_masks(loaded.model)) == len(masks)
+    assert len(body["layers"]) == len(masks)
     card = (folder / "README.md").read_text()
     assert "c4 0.5, notes.jsonl 0.5" in card
     assert "50.0 % of their weights are zero" in card
@@ -82,14 +82,14 @@ def test_a_disk_too_small_is_noticed_before_anything_is_written(loaded, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("failing", ["_write_sidecars", "_replace"])
+@pytest.mark.parametrize("failing", [(Writer, "finish"), (Place, "put")])
 def test_a_failure_on_the_way_leaves_the_earlier_folder(loaded, tmp_path, monkeypatch, failing):
     folder = save_model(loaded, tmp_path / "out", made={"run": 1})
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, failing, full)
+    monkeypatch.setattr(*failing, full)
     with pytest.raises(InputError, match="No space left on device"):
         save_model(loaded, folder, made={"run": 2}, overwrite=True)
     assert json.loads((folder / "crosscal.json").read_text())["made"] == {"run": 1}
