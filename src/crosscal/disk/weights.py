@@ -29,8 +29,7 @@ from crosscal.engine.driver import Residence
 from crosscal.engine.reports import LayerReport
 from crosscal.engine.streams import PROBE_TOKENS, Streams
 from crosscal.errors import InputError
-from crosscal.models import find_folder
-from crosscal.models.finding import tokenizer_in
+from crosscal.models import find_folder, load_tokenizer
 from crosscal.models.folders import attention_of, read_config
 from crosscal.models.heads import check_head
 from crosscal.models.loading import resolve_device, resolve_dtype
@@ -74,7 +73,7 @@ class StreamedModel(Residence):
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Tokenizer of the model's folder."""
-        return tokenizer_in(self.folder, self.name, trust_remote_code=self._trusted)
+        return load_tokenizer(self.folder, trust_remote_code=self._trusted)
 
     @cached_property
     def fingerprint(self) -> str:
