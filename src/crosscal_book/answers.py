@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from crosscal.paths import results_dir
@@ -10,12 +11,10 @@ from crosscal.results.frame import Results, read_results
 from crosscal.types import Unstructured
 from crosscal_book.chapters import (
     calibration,
-    costs,
     cross_calibration,
     divergence,
     forgetting,
     perplexity,
-    quantization,
 )
 from crosscal_book.pages.freshness import read_chapter
 from crosscal_book.tables import Table
@@ -57,6 +56,10 @@ def executed_chapters(book: Path) -> list[ExecutedChapter]:
 def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
     """The verdicts of one chapter on its own results, with the parameters it was executed with."""
     results, given = chapter.results, chapter.parameters
+    module = import_module(f"crosscal_book.chapters.{chapter.name}")
+    if hasattr(module, "CHAPTER"):
+        settings = CHAPTERS[chapter.name].settings(**given)
+        return module.CHAPTER.page(results, settings).verdicts()
     judges: dict[str, Callable[[], list[Verdict]]] = {
         "perplexity": lambda: _perplexity(perplexity.uniform(results)),
         "divergence": lambda: divergence.verdicts(results),
@@ -64,9 +67,7 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
             results, given["calibration"], str(Unstructured(given["sparsity"]))
         ),
         "cross_calibration": lambda: cross_calibration.verdicts(results, given["general"]),
-        "quantization": lambda: quantization.verdicts(results.common(), results_dir(given["preset"])),
         "forgetting": lambda: forgetting.verdicts(results),
-        "costs": lambda: costs.verdicts(results.common(), results_dir("benchmarks")),
         "report_card": list,  # answers its reader's question, not one of the papers'
     }
     return judges[chapter.name]()
@@ -100,7 +101,7 @@ def answers_tables(chapters: Sequence[ExecutedChapter]) -> tuple[Table, Table]:
         for verdict in chapter_verdicts(chapter):
             where = f"{link}, {{numref}}`{verdict.evidence}`" if verdict.evidence else link
             every.append([verdict.claim, f"**{verdict.answer}**", _sentence(verdict.effect), where])
-            if key := paper_of(verdict.claim):
+            if key := verdict.paper or paper_of(verdict.claim):
                 brief = _sentence(verdict.brief or verdict.effect)
                 papers.append([f"{verdict.claim} {{cite:p}}`{key}`", f"**{verdict.answer}**", brief, where])
     head = ["claim", "verdict", "effect", "evidence"]

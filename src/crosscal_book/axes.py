@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from crosscal_book.style import CHANCE_COLOUR, SETTINGS, STYLES, Figure, finish, label_right, style_of
+from crosscal_book.style import CHANCE_COLOUR, SETTINGS, Figure, by_method, finish, label_right, style_of
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,6 @@ def pattern_order(pattern: str) -> tuple[float, float]:
     ['5%', '70%', '4:8', '2:4']
     """
     return (1.0, -float(pattern.split(":")[1])) if ":" in pattern else (0.0, float(pattern.rstrip("%")))
-
-
-def by_method(frame: pd.DataFrame):
-    """(method, its lines) in the order of `STYLES`, unknown methods last."""
-    order = [*STYLES, *sorted(set(frame["method"]) - set(STYLES))]
-    for method in order:
-        lines = frame[frame["method"] == method]
-        if len(lines):
-            yield method, lines
 
 
 def draw_methods(axes: Axes, axis: SparsityAxis, frame: pd.DataFrame, value: str) -> None:

@@ -6,14 +6,13 @@ lightness as well as in hue, each is dark enough for text on white, and the mark
 
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-
-from crosscal_book.drawn import drawn_data
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,9 @@ SETTINGS = {
 class Figure:
     """A finished figure: SVG text, a caption that states the finding, what it shows in words (`alt`), its numbers.
 
-    A notebook shows the SVG. The runner copies name, caption and alternative text to the cell, where the book's
-    builder looks for them, and puts the numbers below it.
+    `csv` is `frame`, the tidy table that was drawn, below lines that say what its columns mean. A notebook shows the
+    SVG. The runner copies name, caption and alternative text to the cell, where the book's builder looks for them,
+    and puts the numbers below it.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Figure:
     caption: str
     alt: str
     csv: str = ""
+    frame: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         words = {"name": self.name, "caption": self.caption, "alt": self.alt, "csv": self.csv}
@@ -87,8 +88,24 @@ def style_of(method: str) -> MethodStyle:
     return STYLES.get(method, MethodStyle(method, "#555555", "*"))
 
 
+def by_method(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (method, its lines) in the order of `STYLES`, unknown methods last."""
+    for method in [*STYLES, *sorted(set(frame["method"]) - set(STYLES))]:
+        lines = frame[frame["method"] == method]
+        if len(lines):
+            yield method, lines
+
+
 def finish(canvas: Canvas, name: str, caption: str, alt: str) -> Figure:
-    """The figure as SVG that is the same, byte for byte, whenever the same thing is drawn."""
+    """Return the figure with the numbers read from what was drawn; chapters that have frames use `svg_of`."""
+    from crosscal_book.drawn import drawn_data
+
+    names = {style.colour.lower(): style.label for style in STYLES.values()}
+    return Figure(name, svg_of(canvas, name, alt), caption, alt, drawn_data(canvas, names))
+
+
+def svg_of(canvas: Canvas, name: str, alt: str) -> str:
+    """Return a canvas as SVG that is the same, byte for byte, whenever the same thing is drawn."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, **SETTINGS}):
         canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
@@ -96,9 +113,7 @@ def finish(canvas: Canvas, name: str, caption: str, alt: str) -> Figure:
     title = f'<title id="{name}-title">{_escape(alt)}</title>'
     svg = re.sub(r"(<svg [^>]*)>", rf'\1 role="img" aria-labelledby="{name}-title">' + "\n " + title, svg, count=1)
     svg = re.sub(r' (d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)  # 0.01 pt is plenty
-    names = {style.colour.lower(): style.label for style in STYLES.values()}
-    svg = "\n".join(line.strip() for line in svg.splitlines()) + "\n"
-    return Figure(name, svg, caption, alt, drawn_data(canvas, names))
+    return "\n".join(line.strip() for line in svg.splitlines()) + "\n"
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

@@ -1,6 +1,6 @@
 """Tables for people: Markdown, with an interval beside every number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,6 +20,23 @@ class Table:
     body: Sequence[Sequence[str]]
     note: str = ""
     text_columns: int = 1
+
+    @classmethod
+    def of(
+        cls, lines: pd.DataFrame, columns: Mapping[str, str | Callable], note: str = "", text_columns: int = 1
+    ) -> "Table":
+        """Return one line for each of a frame: a column is a format of the line's fields or a function of the line.
+
+        >>> print(Table.of(pd.DataFrame({"a": [1.5]}), {"": "{a:.2f}", "twice": lambda line: f"{2 * line['a']:g}"}))
+        |  | twice |
+        | :-- | --: |
+        | 1.50 | 3 |
+        <BLANKLINE>
+        """
+        records = lines.to_dict("records")
+        cells = columns.values()
+        body = [[c(line) if callable(c) else c.format(**line) for c in cells] for line in records]
+        return cls(list(columns), body, note, text_columns)
 
     def __str__(self) -> str:
         rule = [":--" if column < self.text_columns else "--:" for column in range(len(self.head))]

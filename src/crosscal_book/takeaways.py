@@ -4,7 +4,7 @@ import pandas as pd
 
 from crosscal.results.compare import ALL_TASKS, ALL_TEXTS, LEVEL, mean_changes, task_changes, tasks, text_changes
 from crosscal.results.frame import Results, model_names
-from crosscal.stats.estimates import holm
+from crosscal.stats import holm
 from crosscal_book.axes import by_method
 from crosscal_book.chapters.perplexity import first_to_break, same_tasks_at_equal_perplexity
 from crosscal_book.style import style_of

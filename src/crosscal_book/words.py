@@ -1,31 +1,23 @@
 """Numbers as people read them, and the short phrases that captions and takeaways share."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from crosscal_book.axes import by_method
-from crosscal_book.style import style_of
+from crosscal.results.quantities import points, times
+from crosscal.stats import Estimate
+from crosscal_book.style import by_method, style_of
+
+__all__ = ["cell", "interval", "listing", "method_values", "number", "p_text", "percent", "points", "run_name", "times"]
 
 # "Perplexity looks kept": at most this many times the dense model's. A convention of this study, set before its runs
 # were seen and stated where it is used.
 KEPT = 1.10
 
 
-def times(ratio: float) -> str:
-    """A ratio to the dense model's value.
-
-    >>> times(1.234), times(18.4), times(1234.0), times(0.00213)
-    ('1.23×', '18.4×', '1,234×', '0.0021×')
-    """
-    if 0 < ratio < 0.1:
-        return f"{ratio:.{1 - math.floor(math.log10(ratio))}f}×"
-    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:,.0f}×"
-
-
 def number(value: float) -> str:
-    """A perplexity or another positive number, to three or four digits.
+    """Return a perplexity or another positive number, to three or four digits.
 
     >>> number(14.93), number(278.4), number(12345.6)
     ('14.9', '278', '12,346')
@@ -33,17 +25,17 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def points(change: float) -> str:
-    """A change of accuracy in points of a hundred, with a sign.
+def percent(change: float) -> str:
+    """Return a relative change in per cent, with a sign.
 
-    >>> points(-0.0312), points(0.0)
-    ('−3.1', '+0.0')
+    >>> percent(0.025), percent(-0.1)
+    ('+2.5 %', '−10.0 %')
     """
-    return f"{100 * change:+.1f}".replace("-", "−")
+    return f"{points(change)} %"
 
 
 def point_change(change: float) -> str:
-    """A change of accuracy for a sentence.
+    """Return a change of accuracy for a sentence.
 
     >>> point_change(-0.0312)
     '−3.1 points'
@@ -51,13 +43,34 @@ def point_change(change: float) -> str:
     return f"{points(change)} points"
 
 
-def run_name(run) -> str:
-    """A run's method and pattern, from any line that has both: `SparseGPT 50%`."""
-    return f"{style_of(run['method']).label} {run['pattern']}"
+def interval(value: float, lo: float, hi: float, write: Callable[[float], str] = times) -> str:
+    """Return a value with its interval.
+
+    >>> interval(1.0, 0.9, 1.1)
+    '1.00× [0.90×, 1.10×]'
+    """
+    return Estimate(value, lo, hi, 0).text(write)
+
+
+def cell(line: Mapping, name: str = "value", write: Callable[[float], str] = times) -> str:
+    """Return a value of a line with its interval, from the columns `name`, `name_lo` and `name_hi`; "" without one.
+
+    The interval of `value` is in `lo` and `hi`.
+
+    >>> cell({"value": 2.0, "lo": 1.0, "hi": 3.0}), cell({"js": math.nan, "js_lo": math.nan, "js_hi": math.nan}, "js")
+    ('2.00× [1.00×, 3.00×]', '')
+    """
+    lo, hi = ("lo", "hi") if name == "value" else (f"{name}_lo", f"{name}_hi")
+    return "" if math.isnan(line[name]) else interval(line[name], line[lo], line[hi], write)
+
+
+def run_name(run: Mapping) -> str:
+    """Return a run's method and target, from any line that has both: `SparseGPT 50%`."""
+    return f"{style_of(run['method']).label} {run['target' if 'target' in run else 'pattern']}"
 
 
 def p_text(p: float) -> str:
-    """A p-value for a sentence.
+    """Return a p-value for a sentence.
 
     >>> p_text(0.0421), p_text(0.0)
     ('p = 0.042', 'p < 0.001')
@@ -66,7 +79,8 @@ def p_text(p: float) -> str:
 
 
 def listing(names: Sequence[str]) -> str:
-    """
+    """Return names joined for a sentence.
+
     >>> listing(["a", "b", "c"])
     'a, b and c'
     """
@@ -75,5 +89,5 @@ def listing(names: Sequence[str]) -> str:
 
 
 def method_values(frame: pd.DataFrame, column: str, text: Callable[[float], str]) -> str:
-    """`SparseGPT 1.60×, Wanda 1.94×`: one value per method, in the book's order."""
+    """Return one value per method, in the book's order: `SparseGPT 1.60×, Wanda 1.94×`."""
     return ", ".join(f"{style_of(m).label} {text(lines[column].iloc[0])}" for m, lines in by_method(frame))

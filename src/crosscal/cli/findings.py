@@ -28,8 +28,7 @@ def _results(measured: "Measured") -> dict[str, dict]:
 def _text(windows: dict[str, list[float]], dense: dict[str, list[float]] | None) -> dict:
     import numpy as np
 
-    from crosscal.stats.estimates import bootstrap_mean
-    from crosscal.stats.intervals import bootstrap_interval, exp_mean
+    from crosscal.stats import bootstrap_interval, bootstrap_mean, exp_mean
 
     nll = np.array(windows["nll"])
     found = {"perplexity": _cell(math.exp(nll.mean()), bootstrap_interval(nll, exp_mean), len(nll))}
@@ -60,7 +59,7 @@ def _task(name: str, result: dict, dense: dict | None) -> dict:
 def _score(result: dict) -> dict:
     import numpy as np
 
-    from crosscal.stats.intervals import area_under_curve, bootstrap_interval
+    from crosscal.stats import area_under_curve, bootstrap_interval
 
     items = result["items"]
     if result["metric"] == "auc":
@@ -74,7 +73,7 @@ def _change(result: dict, dense: dict) -> dict:
     """The paired change: the exact sign test's p on the items that changed, for AUC the bootstrap's."""
     import numpy as np
 
-    from crosscal.stats.estimates import auc_difference, bootstrap_mean, sign_test_p
+    from crosscal.stats import auc_difference, bootstrap_mean, sign_test_p
 
     if result["metric"] == "auc":
         after, before = result["items"], dense["items"]
@@ -97,7 +96,7 @@ def differences(result: dict, dense: dict):
 
 def mean_change(found: "Measured", dense: "Measured", tasks: list[str]) -> dict | None:
     """The mean change over tasks scored by accuracy, tasks weighing the same; `p` is the sign-flip test's."""
-    from crosscal.stats.estimates import bootstrap_mean, sign_flip_p
+    from crosscal.stats import bootstrap_mean, sign_flip_p
 
     after, before = _results(found), _results(dense)
     gaps = [differences(after[name], before[name]) for name in tasks if before[name]["metric"] != "auc"]
@@ -109,7 +108,7 @@ def mean_change(found: "Measured", dense: "Measured", tasks: list[str]) -> dict 
 
 def correct_for_many(models: list[dict]) -> None:
     """Add `p_holm` to every usable task's change: Holm's correction over all of them, the comparisons in one table."""
-    from crosscal.stats.estimates import holm
+    from crosscal.stats import holm
 
     changes = [task["change"] for model in models for task in model["tasks"].values() if task["usable"]]
     for change, adjusted in zip(changes, holm([change["p"] for change in changes]), strict=True):

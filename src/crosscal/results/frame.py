@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from crosscal.results.store import load_run, load_runs
 from crosscal.types import ROW_FIELDS
 
 DENSE = "dense"
+_OF_METRIC = ("domain", "eval_set", "metric", "value", "lo", "hi", "n", "unit", "higher_is_better")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,20 @@ class Results:
         if len(ids) != 1:
             raise InputError(f"these results hold {len(ids)} dense runs; read the runs of one model and one preset")
         return ids[0]
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One line per run, the dense one included: what its rows share, and what its configuration adds.
+
+        Columns are those of the rows, with `target` (written pattern), `weight` (of the last calibration source),
+        `kind` of compression, `allocation` of sparsity over blocks, and `options` of the method as text.
+        """
+        runs = self.rows.drop_duplicates("run_id").reset_index(drop=True)
+        runs = runs.drop(columns=list(_OF_METRIC)).rename(columns={"pattern": "target", "mix_weight": "weight"})
+        configs = [self.configs.get(run_id, {}) for run_id in runs["run_id"]]
+        options = [" ".join(f"{name}={value}" for name, value in config.get("options", [])) for config in configs]
+        allocation = [config.get("allocation", "uniform") for config in configs]
+        return runs.assign(kind=runs["target"].map(_kind), allocation=allocation, options=options)
 
     @property
     def run_ids(self) -> list[str]:
@@ -72,6 +88,17 @@ class Results:
     def describe_run(self, run_id: str) -> pd.Series:
         """The first row of a run, for the columns that are the same in all of them."""
         return self.rows[self.rows["run_id"] == run_id].iloc[0]
+
+
+def _kind(target: str) -> str:
+    """What a written target does to the weights.
+
+    >>> _kind("2:4"), _kind("3 bits g128"), _kind("50% + 4 bits g128"), _kind("low rank 80%")
+    ('pruning', 'quantization', 'pruning and quantization', 'low rank')
+    """
+    if "+" in target:
+        return "pruning and quantization"
+    return "low rank" if target.startswith("low rank") else "quantization" if "bit" in target else "pruning"
 
 
 def read_results(folder: Path, run_ids: Sequence[str] | None = None) -> Results:

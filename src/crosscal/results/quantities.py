@@ -4,6 +4,7 @@ To add one, compute its items (per token in `crosscal.metrics.text_scores`, per 
 per answer in `crosscal.metrics.answers`) and register it here; rows, tables, comparisons and pages follow.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +12,28 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crosscal.stats.estimates import Estimate
-from crosscal.stats.intervals import RESAMPLES, area_under_curve, bootstrap_interval, exp_mean
+from crosscal.stats import RESAMPLES, Estimate, area_under_curve, bootstrap_interval, exp_mean
+
+
+def times(ratio: float) -> str:
+    """Return a ratio, such as that to the dense model's value, to three digits.
+
+    >>> times(1.234), times(18.4), times(1234.0), times(0.00213)
+    ('1.23×', '18.4×', '1,234×', '0.0021×')
+    """
+    if 0 < ratio < 0.1:
+        return f"{ratio:.{1 - math.floor(math.log10(ratio))}f}×"
+    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:,.0f}×"
+
+
+def points(change: float) -> str:
+    """Return a change of a fraction in points of a hundred, with a sign.
+
+    >>> points(-0.0312), points(0.0)
+    ('−3.1', '+0.0')
+    """
+    return f"{100 * change:+.1f}".replace("-", "−")
+
 
 _Statistic = Callable[[np.ndarray], np.ndarray]
 _TOKEN_RESAMPLES = 100  # a percentile over all tokens of every resample is slow
@@ -58,6 +79,32 @@ class Quantity:
         """
         written_in = {"ratio": "", "nats": " (nats)", "points": " (%)"}[self.scale]
         return self.label + written_in
+
+    @property
+    def neutral(self) -> float:
+        """Return the comparison of two equal values: 1 for a ratio, 0 for a difference."""
+        return 1.0 if self.scale == "ratio" else 0.0
+
+    @property
+    def from_dense(self) -> bool:
+        """Return whether the quantity is itself a distance from the dense model."""
+        return self.over in ("windows", "tokens") and self.scale != "ratio"
+
+    @property
+    def compared(self) -> str:
+        """Return the name of a comparison with the dense model, for an axis."""
+        unit = {"nats": " (nats per token)", "points": " (points)"}.get(self.scale, "")
+        if self.from_dense:
+            return self.label + unit
+        return f"{self.label} / dense {self.label}" if self.scale == "ratio" else f"change of mean {self.label}{unit}"
+
+    def change(self, difference: float) -> float:
+        """Return a mean difference of per-item outcomes as comparisons are stated: exp of it for a ratio."""
+        return float(np.exp(difference)) if self.scale == "ratio" else difference
+
+    def write(self, change: float) -> str:
+        """Return a comparison as text: `1.23×`, `0.0102` nats or `−3.1` points."""
+        return {"ratio": times, "nats": "{:.4f}".format, "points": points}[self.scale](change)
 
     def estimate(self, items: Mapping[str, ArrayLike]) -> Estimate:
         """Return the value with its percentile bootstrap 95 % interval over windows, items or layers.
@@ -123,6 +170,9 @@ _REGISTERED = (
 
 QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in _REGISTERED}
 """Every registered quantity by the name it has in rows, in the order of rows."""
+
+
+PERPLEXITY, DIVERGENCE, ACCURACY = (QUANTITIES[name] for name in ("perplexity", "js_divergence", "accuracy"))
 
 
 def quantities_over(*kinds: str) -> list[Quantity]:

@@ -1,19 +1,23 @@
-"""Intervals and tests on per-item outcomes: paired, resampled within each evaluation set, numpy only.
+"""Estimates with intervals: one bootstrap over groups of paired outcomes, with seeds of its own, so they never vary.
 
-Every function takes *groups*: one array per evaluation set. Groups weigh the same, whatever their size, and items are
-resampled within their group, so a mean over tasks keeps its meaning when one task has more items than another.
+Functions take *groups*: one array per evaluation set. Groups weigh the same, whatever their size, and items are
+resampled within their group, so a mean over tasks keeps its meaning when one task has more items than another. Equal
+sizes are resampled alike: draws of two runs on the same items may be subtracted, they are paired.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy import stats
 
-DRAWS = 4000
-EXACT = 12  # differences of which all sign assignments are tried
+from crosscal.stats.significance import sign_flip_p, two_sided_p
+
+DRAWS = 4000  # of paired comparisons
+RESAMPLES = 2000  # of single values in rows
+MARGINAL = (2.5, 97.5)  # percentiles that bound a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -26,36 +30,31 @@ class Estimate:
     n: int
     p: float = float("nan")
 
-    def map(self, function) -> "Estimate":
-        """The same estimate on another scale; `function` must be increasing."""
-        return Estimate(function(self.value), function(self.lo), function(self.hi), self.n, self.p)
+    def map(self, function: Callable[[float], float]) -> "Estimate":
+        """Return the estimate on another scale; `function` must be increasing."""
+        return Estimate(float(function(self.value)), float(function(self.lo)), float(function(self.hi)), self.n, self.p)
 
     def text(self, write: Callable[[float], str]) -> str:
-        """The value and its interval, each written by `write`.
+        """Return the value and its interval, each written by `write`.
 
         >>> Estimate(0.5, 0.25, 0.75, 9).text("{:.2f}".format)
         '0.50 [0.25, 0.75]'
         """
         return f"{write(self.value)} [{write(self.lo)}, {write(self.hi)}]"
 
+    @classmethod
+    def of_draws(cls, draws: np.ndarray, n: int, test: bool = False) -> "Estimate":
+        """Return the estimate of an array that holds the value, then its bootstrap draws: [1 + draws].
 
-def bootstrap_mean(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Mean over groups of each group's mean, with the percentile bootstrap's 95 % interval.
-
-    For paired differences, pass `compressed - dense` of the same items.
-
-    >>> bootstrap_mean([np.array([1.0, 1.0]), np.array([3.0, 3.0])])
-    Estimate(value=2.0, lo=2.0, hi=2.0, n=4, p=nan)
-    """
-    means = bootstrap_means(groups, draws, seed)
-    lo, hi = np.percentile(means[1:], [2.5, 97.5])
-    return Estimate(float(means[0]), float(lo), float(hi), sum(len(group) for group in groups))
+        >>> Estimate.of_draws(np.array([0.5, 0.5, 0.5]), n=9)
+        Estimate(value=0.5, lo=0.5, hi=0.5, n=9, p=nan)
+        """
+        lo, hi = np.percentile(draws[1:], MARGINAL)
+        return cls(float(draws[0]), float(lo), float(hi), n, two_sided_p(draws[1:]) if test else math.nan)
 
 
 def bootstrap_means(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """The mean over groups of each group's mean, then its bootstrap draws: [1 + draws].
-
-    Equal sizes are resampled alike, so that draws of two runs on the same items may be subtracted: they are paired.
+    """Return the mean over groups of each group's mean, then its bootstrap draws: [1 + draws].
 
     >>> bootstrap_means([np.array([1.0, 3.0])], draws=3).shape
     (4,)
@@ -63,93 +62,221 @@ def bootstrap_means(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int 
     means = np.zeros(1 + draws)
     for number, group in enumerate(groups):
         values = np.asarray(group, dtype=np.float64)
-        means[1:] += _resamples(len(values), draws, seed, number) @ values / len(values) / len(groups)
+        means[1:] += _counts(len(values), draws, (seed, number)) @ values / len(values) / len(groups)
     means[0] = np.mean([np.mean(group) for group in groups])
     return means
 
 
-def two_sided_p(draws: np.ndarray) -> float:
-    """The bootstrap's p of "no difference": twice the smaller share of draws on either side of 0.
+def bootstrap_mean(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Return the mean over groups of each group's mean, with the percentile bootstrap's 95 % interval.
 
-    >>> two_sided_p(np.array([1.0, 2.0, 3.0]))
-    0.5
+    For paired differences, pass `compressed - dense` of the same items.
+
+    >>> bootstrap_mean([np.array([1.0, 1.0]), np.array([3.0, 3.0])])
+    Estimate(value=2.0, lo=2.0, hi=2.0, n=4, p=nan)
     """
-    one_side = min(np.count_nonzero(draws >= 0), np.count_nonzero(draws <= 0))
-    return float(min(1.0, 2 * (1 + one_side) / (1 + len(draws))))
+    return Estimate.of_draws(bootstrap_means(groups, draws, seed), sum(len(group) for group in groups))
+
+
+def bootstrap_statistic(groups: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    """Return a statistic of column means over groups [items, columns], with interval and the bootstrap's p of 0.
+
+    Whole lines of a group are resampled together. `statistic` maps means [draws, columns] to [draws]; draws where it
+    is NaN are left out.
+
+    >>> bootstrap_statistic([np.array([[1.0, 0.0], [1.0, 0.0]])], lambda means: means[:, 0] - means[:, 1]).value
+    1.0
+    """
+    means = np.zeros((DRAWS, groups[0].shape[1]))
+    for number, group in enumerate(groups):
+        means += multinomial_counts(len(group), DRAWS, (0, number)) @ group / len(group) / len(groups)
+    drawn = statistic(means)
+    value = statistic(np.mean([group.mean(axis=0) for group in groups], axis=0, keepdims=True))
+    draws = np.concatenate([value, drawn[~np.isnan(drawn)]])
+    return Estimate.of_draws(draws, sum(len(group) for group in groups), test=True)
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a statistic of independent units (Efron & Tibshirani 1993, ch. 13).
+
+    `values` is [n] or [n, k]; `statistic` maps resampled values [resamples, n(, k)] to [resamples] and is the mean
+    over units when left out. One unit alone gives an interval of no width.
+
+    >>> bootstrap_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    values = np.asarray(values, dtype=np.float64)
+    picks = _picks(len(values), resamples, seed)
+    draws = (statistic or (lambda drawn: drawn.mean(axis=1)))(values[picks])
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _picks(size: int, draws: int, seed: object) -> np.ndarray:
+    """Indices of resampled units, [draws, size]."""
+    return np.random.default_rng(seed).integers(0, size, size=(draws, size))
 
 
 @lru_cache(maxsize=32)
-def _resamples(size: int, draws: int, seed: int, number: int) -> np.ndarray:
-    """How often each item is in each resample, [draws, size]; kept, because every run is resampled alike."""
-    picks = np.random.default_rng((seed, number)).integers(0, size, size=(draws, size))
-    picks += size * np.arange(draws)[:, None]
+def _counts(size: int, draws: int, seed: tuple) -> np.ndarray:
+    """How often each unit is in each resample, [draws, size]; kept, because every run is resampled alike."""
+    picks = _picks(size, draws, seed) + size * np.arange(draws)[:, None]
     return np.bincount(picks.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
 
 
-def sign_flip_p(groups: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p of "the paired differences are as often up as down": sign flips of every difference.
+@lru_cache(maxsize=32)
+def multinomial_counts(size: int, draws: int, seed: object) -> np.ndarray:
+    """Return how often each of `size` units is in each of `draws` resamples, [draws, size], drawn as counts."""
+    return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)
 
-    Up to `EXACT` differences all assignments of signs are tried; beyond that, `draws` random ones, of which the
-    observed assignment counts as one, so that p is never below 1 / (draws + 1).
 
-    >>> sign_flip_p([np.zeros(5)]), sign_flip_p([np.ones(3)])
-    (1.0, 0.25)
+def exp_mean(drawn: np.ndarray) -> np.ndarray:
+    """Return exp of the mean over units: perplexity from per-window mean losses.
+
+    >>> float(exp_mean(np.zeros((1, 4)))[0])
+    1.0
     """
-    random = np.random.default_rng(seed)
-    weighted = np.concatenate([np.asarray(g, dtype=float) / (len(g) * len(groups)) for g in groups])
-    weighted = weighted[weighted != 0]
-    observed = abs(weighted.sum())
-    if len(weighted) <= EXACT:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(weighted))))
-        return float(np.mean(np.abs(signs @ weighted) >= observed - 1e-9))
-    signs = random.integers(0, 2, size=(draws, len(weighted)), dtype=np.int8).astype(np.float32) * 2 - 1
-    flipped = np.abs(signs @ weighted)
-    return float((1 + np.count_nonzero(flipped >= observed - 1e-9)) / (1 + draws))
+    return np.exp(drawn.mean(axis=1))
 
 
-def sign_test_p(better: int, worse: int) -> float:
-    """Exact two-sided sign test (McNemar's) on the items that changed.
+def area_under_curve(drawn: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve for [resamples, n, 2] pairs (score, gold); 0.5 where one class is missing.
 
-    >>> sign_test_p(0, 0), sign_test_p(1, 9)
-    (1.0, 0.021484375)
+    The share of (positive, negative) pairs in which the positive scores higher, ties counting one half
+    (Mann & Whitney 1947).
+
+    >>> float(area_under_curve(np.array([[[0.9, 1], [0.1, 0], [0.1, 1]]]))[0])
+    0.75
     """
-    n, least = better + worse, min(better, worse)
-    if n == 0:
-        return 1.0
-    tail = sum(math.comb(n, k) for k in range(least + 1)) / 2**n
-    return min(1.0, 2 * tail)
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction: adjusted p-values in the order given.
-
-    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    result = np.empty_like(p)
-    result[order] = np.minimum(adjusted, 1.0)
-    return result
+    areas = np.full(len(drawn), 0.5)
+    for index, sample in enumerate(drawn):
+        score, gold = sample[:, 0], sample[:, 1] > 0.5
+        positive, negative = score[gold], np.sort(score[~gold])
+        if len(positive) and len(negative):
+            below, upto = (np.searchsorted(negative, positive, side=side) for side in ("left", "right"))
+            areas[index] = (below + upto).mean() / 2 / len(negative)
+    return areas
 
 
 def auc_difference(before: np.ndarray, after: np.ndarray, gold: np.ndarray, draws: int = DRAWS) -> Estimate:
-    """AUC of `after` minus AUC of `before` on the same items; positives and negatives are resampled apart.
+    """Return AUC of `after` minus AUC of `before` on the same items; positives and negatives are resampled apart.
 
     The p-value is the bootstrap's: twice the smaller share of draws on either side of no difference.
     """
     gain = _wins(np.asarray(after), np.asarray(gold)) - _wins(np.asarray(before), np.asarray(gold))
     random = np.random.default_rng(0)
-    positives, negatives = gain.shape
-    up = random.multinomial(positives, np.full(positives, 1 / positives), size=draws) / positives
-    down = random.multinomial(negatives, np.full(negatives, 1 / negatives), size=draws) / negatives
+    up, down = (random.multinomial(size, np.full(size, 1 / size), size=draws) / size for size in gain.shape)
     differences = np.einsum("dn,dn->d", up @ gain, down)
-    lo, hi = np.percentile(differences, [2.5, 97.5])
-    return Estimate(float(gain.mean()), float(lo), float(hi), positives + negatives, two_sided_p(differences))
+    return Estimate.of_draws(np.concatenate([[gain.mean()], differences]), sum(gain.shape), test=True)
 
 
 def _wins(score: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """1, 1/2 or 0 for each (positive, negative) pair."""
     positive, negative = score[gold == 1][:, None], score[gold == 0][None, :]
     return (positive > negative) + 0.5 * (positive == negative)
+
+
+def student_mean(values: Sequence[float]) -> Estimate:
+    """Return the mean with Student's 95 % interval: few draws are no basis for a bootstrap. NaN ends with one value.
+
+    >>> student_mean([1.0, 2.0, 3.0]).map(lambda value: round(value, 2))
+    Estimate(value=2.0, lo=-0.48, hi=4.48, n=3, p=nan)
+    """
+    n, mean = len(values), float(np.mean(values))
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """A weighted mean over evaluation sets of the means of paired values, one value per window or item.
+
+    `weights` sum to 1 over the names of `values`.
+
+    >>> half = Paired.equal({"a": np.array([1.0, 3.0]), "b": np.array([4.0])})
+    >>> half.value, (half - half).value
+    (3.0, 0.0)
+    """
+
+    values: Mapping[str, np.ndarray]
+    weights: Mapping[str, float]
+
+    @classmethod
+    def equal(cls, values: Mapping[str, np.ndarray]) -> "Paired":
+        """Return the mean in which every set weighs the same."""
+        return cls(values, {name: 1 / len(values) for name in values})
+
+    @classmethod
+    def pool(cls, parts: Sequence["Paired"]) -> "Paired":
+        """Return the mean of several, unit by unit, so that units that they share count once.
+
+        >>> a, b = Paired.equal({"x": np.array([1.0])}), Paired.equal({"x": np.array([2.0])})
+        >>> Paired.pool([a, b]).value, Paired.pool([a, Paired.equal({"y": np.array([5.0])})]).value
+        (1.5, 3.0)
+        """
+        weights: dict[str, float] = {}
+        sums: dict[str, np.ndarray] = {}
+        for part in parts:
+            for name, weight in part.weights.items():
+                weights[name] = weights.get(name, 0.0) + weight / len(parts)
+                sums[name] = sums.get(name, 0.0) + weight / len(parts) * part.values[name]
+        return cls({name: total / weights[name] for name, total in sums.items()}, weights)
+
+    @property
+    def value(self) -> float:
+        """The weighted mean."""
+        return float(sum(weight * np.mean(self.values[name]) for name, weight in self.weights.items()))
+
+    @property
+    def n(self) -> int:
+        """The number of units."""
+        return sum(len(self.values[name]) for name in self.weights)
+
+    def __sub__(self, other: "Paired") -> "Paired":
+        """Return the difference of two that hold the same units of the same sets with the same weights."""
+        return Paired({name: values - other.values[name] for name, values in self.values.items()}, self.weights)
+
+    def __neg__(self) -> "Paired":
+        return Paired({name: -values for name, values in self.values.items()}, self.weights)
+
+    def groups(self) -> list[np.ndarray]:
+        """Return the values of each set, scaled so that their plain mean over sets is the weighted one."""
+        return [len(self.weights) * weight * self.values[name] for name, weight in self.weights.items()]
+
+    def estimate(self, test: bool = False) -> Estimate:
+        """Return the mean with its 95 % bootstrap interval; `test` adds the p-value of sign flips."""
+        found = bootstrap_mean(self.groups())
+        return Estimate(found.value, found.lo, found.hi, found.n, sign_flip_p(self.groups())) if test else found
+
+    def share_of(self, whole: "Paired") -> Estimate:
+        """Return the mean as a fraction of another's, with the interval over units drawn for both at once."""
+        draws = bootstrap_means(self.groups()) / bootstrap_means(whole.groups())
+        return Estimate.of_draws(np.concatenate([[self.value / whole.value], draws[1:]]), self.n)
+
+    def p_above(self, limit: float = 0.0) -> float:
+        """Return the one-sided p of "the mean is at most `limit`": small when it is shown to lie above.
+
+        Welch's t: sets are fixed, each has its own mean and spread, and degrees of freedom are Satterthwaite's. Never
+        below 2^-n, which is what as many signs alike could show; 1 when a set has one unit only.
+        """
+        sizes = {name: len(self.values[name]) for name in self.weights}
+        if min(sizes.values()) < 2:
+            return 1.0
+        parts = {name: w**2 * np.var(self.values[name], ddof=1) / sizes[name] for name, w in self.weights.items()}
+        variance, least = sum(parts.values()), 0.5 ** sum(sizes.values())
+        if variance < 1e-24:
+            return least if self.value > limit + 1e-12 else 1.0
+        freedom = variance**2 / sum(part**2 / (sizes[name] - 1) for name, part in parts.items())
+        return max(least, float(stats.t.sf((self.value - limit) / math.sqrt(variance), freedom)))
+
+    def p_below(self, limit: float = 0.0) -> float:
+        """Return the one-sided p of "the mean is at least `limit`": small when it is shown to lie below."""
+        return (-self).p_above(-limit)

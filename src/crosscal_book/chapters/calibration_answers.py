@@ -12,7 +12,7 @@ import pandas as pd
 
 from crosscal.results.compare import LEVEL
 from crosscal.results.frame import DENSE, Results
-from crosscal.stats.estimates import Estimate, bootstrap_mean, holm, sign_flip_p
+from crosscal.stats import Estimate, bootstrap_mean, holm, sign_flip_p
 from crosscal_book.axes import by_method, pattern_order
 from crosscal_book.chapters.calibration_data import Group
 from crosscal_book.verdicts import FAILS, HOLDS, OPEN, Verdict

@@ -13,7 +13,7 @@ import numpy as np
 
 from crosscal.results.compare import LEVEL, PROMPTS
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import holm
+from crosscal.stats import holm
 from crosscal_book.chapters.calibration_data import (
     PERPLEXITY,
     RANDOM,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from crosscal.results.compare import PROMPTS, accuracy_tasks, differences
 from crosscal.results.frame import DENSE, Results
-from crosscal.stats.estimates import DRAWS, Estimate, bootstrap_means
+from crosscal.stats import DRAWS, Estimate, bootstrap_means
 from crosscal_book.axes import by_method
 from crosscal_book.words import points, run_name, times
 

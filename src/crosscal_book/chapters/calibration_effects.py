@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import bootstrap_mean
+from crosscal.stats import bootstrap_mean
 from crosscal_book.axes import panels, sentence_figure
 from crosscal_book.chapters.calibration_answers import SCORES, gather_answers, seen_words
 from crosscal_book.chapters.calibration_data import (

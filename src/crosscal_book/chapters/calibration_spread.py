@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from crosscal.stats.estimates import DRAWS
+from crosscal.stats import DRAWS
 from crosscal_book.chapters.calibration_data import (
     Evidence,
     Group,

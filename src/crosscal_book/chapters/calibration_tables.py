@@ -4,7 +4,7 @@ import numpy as np
 
 from crosscal.results.compare import LEVEL
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import bootstrap_mean
+from crosscal.stats import bootstrap_mean
 from crosscal_book.chapters.calibration_answers import (
     SCORES,
     Answers,

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate, two_sided_p
+from crosscal.stats import Estimate, two_sided_p
 from crosscal_book.axes import by_method
 from crosscal_book.chapters.divergence_runs import (
     DRAWS,

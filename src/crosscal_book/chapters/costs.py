@@ -1,143 +1,355 @@
-"""Chapter 7, what it answers: cheaper schedules, what time buys, and the textbook's time."""
+"""Chapter 7: what each setting takes in time and memory, what the cheaper one loses, and what larger models take."""
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from crosscal.results.compare import LEVEL
-from crosscal.results.frame import Results
-from crosscal.stats.estimates import bootstrap_mean, sign_test_p
-from crosscal_book.chapters.quantization_pairs import (
-    MARGIN,
-    comparisons,
-    corrected,
-    interval,
-    judge,
-    judge_equal,
-    pair_text,
-    run_table,
-)
+from crosscal.results.compare import run_measures
+from crosscal.results.quantities import ACCURACY, PERPLEXITY, times
+from crosscal.stats import bootstrap_mean, sign_test_p
+from crosscal_book.chapter import Chapter, Page
+from crosscal_book.claims import Comparison, compare, every, mean, run
+from crosscal_book.drawing import Axis
+from crosscal_book.marks import forest, lines
+from crosscal_book.pages.speed import CLOCKS, speed_tables
+from crosscal_book.scaling import LLAMA_7B, LLAMA_70B, PARTS, Rate, Scaling, read_scaling
 from crosscal_book.style import style_of
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN, Text, Verdict, takeaway_text
-from crosscal_book.words import p_text, times
+from crosscal_book.tables import Table
+from crosscal_book.words import cell, interval, listing, points, run_name
 
 DEFAULT = "sublayer"
-CHEAPER = ("block", "parallel")
+SEES = {"block": "the compressed blocks before it", "parallel": "the dense model"}
+MARGIN = 0.01  # an advantage of less than one per cent of perplexity is called none, as in chapter 5
 # Single timings on a shared machine repeat to within a fifth or so; runs that differ by less count as equally long.
 CLOSE = 1.2
-PAIRS_FIGURE, TEXTBOOK_FIGURE = "fig-costs-pairs", "fig-costs-textbook"
+PAIRS, TEXTBOOK, SCALING = "fig-costs-pairs", "fig-costs-textbook", "fig-costs-scaling"
+TOKENS = 128 * 2048  # the custom of the pruning literature: 128 windows of 2,048 tokens
+ABSENT = (
+    "No scaling measurement is stored, so nothing is computed for larger models; `benchmarks/scaling.py --save NAME` "
+    "makes one."
+)
+
+CHAPTER = Chapter(
+    "costs",
+    note="Perplexities are paired on the same windows, with one draw of the calibration text; p is Holm-corrected over "
+    "the chapter's comparisons. Each compression was timed once, so that its seconds carry no interval.",
+)
 
 
-def verdicts(results: Results, benchmarks: Path) -> list[Verdict]:
-    """The chapter's answers; `results` narrowed to what all runs share, `benchmarks` the folder of stored timings."""
-    return [*(schedule_verdict(results, name) for name in CHEAPER), time_buys_quality(results), faster(benchmarks)]
-
-
-def takeaway(results: Results, benchmarks: Path) -> Text:
-    """The opening of the chapter."""
-    limits = (
-        "Perplexities are paired on the same windows, with one draw of the calibration text; p is Holm-corrected over "
-        "the chapter's comparisons. Each compression was timed once, so that its seconds carry no interval."
-    )
-    return takeaway_text(verdicts(results, benchmarks), limits)
-
-
-def cost_pairs(results: Results) -> pd.DataFrame:
-    """Every comparison of perplexities of the chapter: a schedule against the default, a slower method to a faster."""
-    return corrected(comparisons(results, [*_schedules(results), *_methods(results)]))
-
-
-def schedule_verdict(results: Results, schedule: str) -> Verdict:
-    """Is a cheaper schedule as good as the default one, for every method it ran with? The rule is `judge_equal`'s."""
-    sees = {"block": "the compressed blocks before it", "parallel": "the dense model"}.get(schedule, "less")
-    claim = (
-        f"The schedule `{schedule}`, whose statistics see only {sees}, gives a model as good as `{DEFAULT}` "
-        f"(perplexity at most {100 * MARGIN:.0f} % higher)"
-    )
-    pairs = cost_pairs(results)
-    pairs = pairs[pairs["kind"] == schedule]
-    if pairs.empty:
-        return Verdict(claim, OPEN, f"no method ran in both schedules, `{schedule}` and `{DEFAULT}`")
-    return Verdict(claim, judge_equal(pairs, MARGIN), f"perplexity ratios: {pair_text(pairs)}", PAIRS_FIGURE)
-
-
-def time_buys_quality(results: Results) -> Verdict:
-    """Is the method that takes longer the better one, at every target? `judge`'s rule, for neighbours in time."""
-    claim = "Methods that take longer give lower perplexity at the same target"
-    pairs = cost_pairs(results)
-    pairs = pairs[pairs["kind"] == "method"]
-    if pairs.empty:
-        return Verdict(claim, OPEN, f"no two methods at one target differ in time by more than {times(CLOSE)}")
-    return Verdict(claim, judge(pairs), f"perplexity ratios: {pair_text(pairs)}", PAIRS_FIGURE)
-
-
-def faster(benchmarks: Path) -> Verdict:
-    """Is the package faster than the textbook, over all stored pairs of timings?
-
-    Pairs were measured in turns on one machine. The claim holds when the geometric mean of their ratios is above 1
-    with its whole bootstrap interval (over settings; over pairs where there is one setting) and a sign test over pairs
-    gives p below 5 %; the reverse refutes it.
-    """
-    claim = "The package compresses faster than a textbook implementation of the same methods"
-    rows = textbook_ratios(benchmarks)
-    ratios = np.concatenate([row["ratios"] for row in rows]) if rows else np.array([])
-    if not len(ratios):
-        return Verdict(claim, OPEN, "no timing against the textbook is stored")
-    settings = np.array([np.log(row["ratios"]).mean() for row in rows])
-    units = settings if len(settings) > 1 else np.log(ratios)
-    found = bootstrap_mean([units]).map(math.exp)
-    p = sign_test_p(int((ratios > 1).sum()), int((ratios < 1).sum()))
-    answer = HOLDS if p < LEVEL and found.lo > 1 else FAILS if p < LEVEL and found.hi < 1 else OPEN
-    text = interval(found.value, found.lo, found.hi)
-    effect = (
-        f"the textbook takes {text} as long, geometric mean over {len(rows)} settings with {len(ratios)} pairs of "
-        f"timings, between {times(ratios.min())} and {times(ratios.max())} ({p_text(p)})"
-    )
-    return Verdict(claim, answer, effect, TEXTBOOK_FIGURE)
-
-
-def textbook_ratios(folder: Path) -> list[dict]:
-    """Each stored setting that was timed against the textbook: its `name` and the `ratios`, textbook to package."""
-    rows = []
-    for path in sorted(folder.glob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for row in found["rows"]:
-            pairs = list(zip(row["ours"], row["textbook"], strict=False))
-            if pairs and "options" in row:  # the divergence's row has none: its yardstick is no textbook
-                ratios = np.array([theirs[found["clock"]] / ours[found["clock"]] for ours, theirs in pairs])
-                name = f"{row['name']}, {found['model']}, {found['dtype']}, {_processor(found['device'])}"
-                rows.append({"name": name, "ratios": ratios})
-    return rows
-
-
-def _processor(device: str) -> str:
-    """A device's name without the marks of its maker.
-
-    >>> _processor("Intel(R) Xeon(R) Processor, 2 threads, bf16 units")
-    'Intel Xeon Processor'
-    """
-    return device.split(",")[0].replace("(R)", "").replace("(TM)", "")
-
-
-def _schedules(results: Results):
-    runs = run_table(results)
-    for run in runs[runs["schedule"].isin(CHEAPER)].to_dict("records"):
-        alike = (runs["method"] == run["method"]) & (runs["pattern"] == run["pattern"])
-        twin = runs[alike & (runs["schedule"] == DEFAULT)]
-        if len(twin):
-            name = f"{style_of(run['method']).label} {run['pattern']}: {run['schedule']} to {DEFAULT}"
-            yield run["schedule"], run["run_id"], twin["run_id"].iloc[0], name
-
-
-def _methods(results: Results):
-    runs = run_table(results)
-    for _, members in runs[runs["schedule"].isin([DEFAULT, ""])].groupby("pattern", sort=False):
-        ordered = members.sort_values("seconds").to_dict("records")
-        for fast, slow in pairwise(ordered):
+def _neighbours(page: Page):
+    """Each method with the next faster one at its target."""
+    for _, members in page.runs[page.runs["schedule"].isin([DEFAULT, ""])].groupby("target", sort=False):
+        for fast, slow in pairwise(members.sort_values("seconds").to_dict("records")):
             if slow["seconds"] > CLOSE * fast["seconds"]:
-                names = f"{style_of(slow['method']).label} to {style_of(fast['method']).label}"
-                yield "method", slow["run_id"], fast["run_id"], f"{slow['pattern']}: {names}"
+                yield slow, fast
+
+
+def _textbook_ratios(page: Page) -> pd.DataFrame:
+    """Each stored pair of timings: the setting's `name`, and the `ratio` of the textbook's time to the package's."""
+    lines = []
+    for path in sorted(page.folder.with_name("benchmarks").glob("*.json")):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        processor = stored["device"].split(",")[0].replace("(R)", "").replace("(TM)", "")
+        for row in (row for row in stored["rows"] if "options" in row):  # the divergence has another yardstick
+            name = f"{row['name']}, {stored['model']}, {stored['dtype']}, {processor}"
+            for ours, theirs in zip(row["ours"], row["textbook"], strict=False):
+                lines.append({"name": name, "ratio": theirs[stored["clock"]] / ours[stored["clock"]]})
+    return pd.DataFrame(lines, columns=["name", "ratio"])
+
+
+def _against_textbook(page: Page) -> pd.DataFrame:
+    """The geometric mean of the ratios, with its bootstrap interval over settings (over pairs with one setting).
+
+    `p` is a sign test's over pairs, which were measured in turns on one machine.
+    """
+    ratios = _textbook_ratios(page)
+    if ratios.empty:
+        return pd.DataFrame()
+    logs = np.log(ratios["ratio"])
+    settings = logs.groupby(ratios["name"], sort=False).mean()
+    estimate = bootstrap_mean([(settings if len(settings) > 1 else logs).to_numpy()]).map(math.exp)
+    p = sign_test_p(int((logs > 0).sum()), int((logs < 0).sum()))
+    ends = {
+        "settings": len(settings),
+        "pairs": len(ratios),
+        "least": ratios["ratio"].min(),
+        "most": ratios["ratio"].max(),
+    }
+    return pd.DataFrame([vars(estimate) | {"name": "textbook", "p": p} | ends])
+
+
+for schedule, sees in SEES.items():
+    CHAPTER.claim(
+        f"{schedule}-is-as-good",
+        f"The schedule `{schedule}`, whose statistics see only {sees}, gives a model as good as `{DEFAULT}` "
+        f"(perplexity at most {100 * MARGIN:.0f} % higher)",
+        compare(
+            run(schedule=schedule),
+            run(schedule=DEFAULT),
+            match=("method", "target"),
+            name="{first[label]} {first[target]}: {first[schedule]} to {second[schedule]}",
+        ),
+        every("no worse", by=MARGIN),
+        family="pairs",
+        evidence=PAIRS,
+    )
+CHAPTER.claim(
+    "time-buys-quality",
+    "Methods that take longer give lower perplexity at the same target",
+    Comparison(_neighbours, PERPLEXITY, "{first[target]}: {first[label]} to {second[label]}"),
+    every("better", by=MARGIN),
+    family="pairs",
+    evidence=PAIRS,
+    missing=f"no two methods at one target differ in time by more than {times(CLOSE)}",
+)
+CHAPTER.claim(
+    "faster-than-textbook",
+    "The package compresses faster than a textbook implementation of the same methods",
+    _against_textbook,
+    mean("better"),
+    on=replace(PERPLEXITY, higher_is_better=True),
+    evidence=TEXTBOOK,
+    says="the textbook takes {estimate} as long, geometric mean over {settings} settings with {pairs} pairs of "
+    "timings, between {least:.2f}× and {most:.2f}× ({p})",
+    missing="no timing against the textbook is stored",
+)
+
+
+def _cost_runs(page: Page) -> pd.DataFrame:
+    """Every compression by target and time, with its `name`, perplexity and accuracy."""
+    runs = run_measures(page.results, PERPLEXITY, ACCURACY)
+    runs = runs[(runs["seconds"] > 0) & (runs["method"] != "float32")].sort_values(["target", "seconds"])
+    others = [f" ({s})" if s not in ("", DEFAULT) else "" for s in runs["schedule"]]
+    return runs.assign(
+        name=[run_name(line) + other for line, other in zip(runs.to_dict("records"), others, strict=True)]
+    )
+
+
+@CHAPTER.figure("fig-costs-runs")
+def _runs_figure(page: Page):
+    """Seconds, memory and relative perplexity of every run, side by side."""
+    runs = _cost_runs(page)
+    if runs.empty or runs["perplexity"].isna().all():
+        return "There are no compressions among these runs to show."
+    values = {
+        "seconds": runs["seconds"],
+        "peak MiB": runs["peak_bytes"] / 2**20,
+        "perplexity ratio": runs["perplexity"],
+    }
+    facts = runs[["run_id", "method", "target", "calibration", "weight", "schedule", "name"]]
+    frame = pd.concat(
+        [facts.assign(panel=panel, value=v, lo=v, hi=v) for panel, v in values.items()], ignore_index=True
+    )
+    ratio = frame["panel"] == "perplexity ratio"
+    frame.loc[ratio, ["lo", "hi"]] = runs[["perplexity_lo", "perplexity_hi"]].to_numpy()
+    axes = {"seconds": Axis("seconds", 10), "peak MiB": Axis("peak MiB", limits=(0, None))}
+    axes["perplexity ratio"] = Axis("perplexity / dense perplexity", 10, suffix="×")
+    drawing = forest(frame, axes, hollow=~frame["schedule"].isin(["", DEFAULT]), title="")
+    least, most = runs.loc[runs["seconds"].idxmin()], runs.loc[runs["seconds"].idxmax()]
+    best = runs.loc[runs["perplexity"].idxmin()]
+    said = (
+        f"{least['name']} takes {least['seconds']:.0f} s and {most['name']} {most['seconds']:.0f} s; nearest to the "
+        f"dense perplexity is {best['name']} with {cell(best, 'perplexity')}"
+    )
+    caption = (
+        f"What each compression costs and gives: {said}. Seconds and memory are of single runs on "
+        f"{listing(sorted(page.results.rows['device'].unique()))}; bars: 95 % bootstrap intervals over windows, paired "
+        f"with the dense model. Open markers: other schedules than {DEFAULT}."
+    )
+    return drawing, caption, f"Three columns of points: seconds, memory and relative perplexity. {said}."
+
+
+@CHAPTER.figure(PAIRS)
+def _pairs(page: Page):
+    """The comparisons of perplexity behind the verdicts."""
+    rows = page.rows("pairs")
+    if rows.empty:
+        return "No two of these runs can be compared as the claims ask."
+    worst = rows.loc[rows["value"].idxmax()]
+    said = f"the highest ratio is {cell(worst)} for {worst['name']}"
+    caption = (
+        f"Cheaper schedules against the default one, and slower methods against faster ones: {said}. Filled: Holm-"
+        f"corrected p < 0.05. Bars: 95 % bootstrap intervals over {rows['n'].max():.0f} windows, paired."
+    )
+    alt = f"Perplexity ratios with intervals, one line each: {said}."
+    return page.forest("pairs"), caption, alt
+
+
+@CHAPTER.figure(TEXTBOOK)
+def _textbook(page: Page):
+    """How many times longer the textbook takes, in every stored setting."""
+    pairs = _textbook_ratios(page)
+    if pairs.empty:
+        return "No timing against the textbook implementation is stored."
+    frame = pairs.groupby("name", sort=False)["ratio"].agg(value="median", lo="min", hi="max", n="size").reset_index()
+    said = f"the textbook takes {frame['value'].min():.2f} to {frame['value'].max():.2f} times as long"
+    caption = (
+        f"The textbook implementation against the package, measured in turns: {said}. Points: medians; bars: from the "
+        f"least to the greatest of {frame['n'].min()} to {frame['n'].max()} pairs."
+    )
+    axis = Axis("time of the textbook / time of the package", 10, suffix="×", lines={"": 1.0})
+    return forest(frame, axis), caption, f"Ratios of times, one line for each setting: {said}."
+
+
+@CHAPTER.table("runs")
+def _runs_table(page: Page) -> Table:
+    """Time, memory and text of every run beside perplexity and tasks."""
+
+    def load(line: dict) -> str:
+        value = page.results.provenance[line["run_id"]].get("load")
+        return "" if value is None else f"{value:.1f}"
+
+    note = (
+        "Seconds and peak memory above what the model itself takes, of one compression each, with every layer's loss "
+        "measured on the way; methods that need no text have their losses measured on a little of it. Perplexity "
+        "relative to the dense model; change of mean accuracy in points; in brackets 95 % bootstrap intervals. Load: "
+        "how many processes wanted a processor in the minute before the run ended, its own threads counted; where it "
+        "is much higher than these, the run shared its machine and took longer than it would have alone."
+    )
+    columns = {
+        "": lambda line: line["name"].replace(" ", "\u00a0"),
+        "seconds": "{seconds:.1f}",
+        "load": load,
+        "peak MiB": lambda line: f"{line['peak_bytes'] / 2**20:,.0f}",
+        "tokens read": lambda line: f"{line['n_windows'] * line['window']:,}" if line["n_windows"] else "none",
+        "perplexity": lambda line: cell(line, "perplexity"),
+        "accuracy": lambda line: cell(line, "accuracy", points),
+    }
+    return Table.of(_cost_runs(page), columns, note)
+
+
+@CHAPTER.table("speed")
+def _speed(page: Page) -> str:
+    """The stored timings against the textbook implementation."""
+    folder = page.folder.with_name("benchmarks")
+    return speed_tables(folder) or "*No timing against the textbook implementation is stored.*\n"
+
+
+@CHAPTER.figure(SCALING)
+def _scaling(page: Page):
+    """Time of one block against width and against tokens, by method, beside the forward passes alone."""
+    measured = _measured(page)
+    if not measured:
+        return ABSENT.replace("`", "").replace("; ", ";\n")
+    scaling = max(measured, key=lambda s: len(s.points))
+    top = scaling.widths[-1]
+    most = max(t for t in scaling.tokens if all(scaling.seconds(top, t, "whole", m) for m in scaling.methods))
+    clock, by_width, by_tokens = CLOCKS[scaling.clock], f"{most:,} tokens", f"width {top:,}"
+    found = [
+        {
+            "panel": panel,
+            "method": m or "forward alone",
+            "x": x,
+            "value": scaling.seconds(w, t, "whole" if m else "forward", m),
+        }
+        for panel, values in (
+            (by_width, [(w, w, most) for w in scaling.widths]),
+            (by_tokens, [(t, top, t) for t in scaling.tokens]),
+        )
+        for m in ["", *scaling.methods]
+        for x, w, t in values
+    ]
+    frame = pd.DataFrame(found).dropna().assign(unit=f"{clock} for one block")
+    axes = {
+        by_width: Axis("width", 2, ticks=scaling.widths),
+        by_tokens: Axis("tokens", 2, ticks=scaling.tokens),
+    }
+    drawing = lines(frame, axes, Axis(f"{clock} for one block", 10), size=(6.6, 3.4), columns=2, share=(False, True))
+    ends = frame[frame["panel"] == by_width].groupby("method", sort=False)["value"].last()
+    texts = [f"{style_of(m).label} {_seconds(ends[m])}" for m in scaling.methods]
+    alone = f"forward passes alone {_seconds(ends['forward alone'])}"
+    said = f"{clock} at width {top:,} and {most:,} tokens: {listing(texts)}; {alone}"
+    repeats = max(point["repeats"] for point in scaling.points.values())
+    caption = (
+        f"Time of one block against width (at {most:,} tokens) and tokens (at width {top:,}), on "
+        f"{scaling.facts['device']}; {said}. Random weights and tokens; medians of up to {repeats} runs."
+    )
+    return drawing, caption, f"Time of one block rises with width and with tokens. {said}."
+
+
+@CHAPTER.table("rates")
+def _rates(page: Page) -> str:
+    """The measured rates at each width, and whether they have levelled off."""
+    return _each_measurement(page, _rate_table)
+
+
+@CHAPTER.table("larger-models")
+def _larger_models(page: Page) -> str:
+    """Computed times of models too large to be run here, from each stored measurement."""
+    return _each_measurement(page, _larger_table)
+
+
+def _measured(page: Page) -> list[Scaling]:
+    return read_scaling(page.folder.with_name("benchmarks") / "scaling")
+
+
+def _each_measurement(page: Page, table) -> str:
+    titles = [(s, f"**{s.facts['dtype']}, {s.facts['device']}; {s.facts['versions']}; commit {s.facts['commit']}.**")
+              for s in _measured(page)]  # fmt: skip
+    return "\n".join(f"{title}\n\n{table(scaling)}" for scaling, title in titles) or f"*{ABSENT}*\n"
+
+
+def _larger_table(scaling: Scaling) -> Table:
+    width, body = scaling.widths[-1], []
+    for shape in (LLAMA_7B, LLAMA_70B):
+        for method in scaling.methods:
+            parts = scaling.predict(shape, method, TOKENS, width)
+            if parts is not None:
+                cells = [duration(parts[part][0]) for part in PARTS]
+                body.append([shape.name, style_of(method).label, *cells, interval(*parts["total"], duration)])
+    misses = sorted(scaling.misses())
+    check = (
+        f"Tried on what was measured: with the rates of width {scaling.widths[-2]:,}, width {width:,} takes "
+        f"{misses[0]:.2f} to {misses[-1]:.2f} times what is computed"
+        if misses
+        else "There is but one width, so that the formula could not be tried"
+    )
+    note = (
+        f"**Computed, not measured**: time for {TOKENS:,} tokens of calibration text, in {CLOCKS[scaling.clock]} put "
+        f"together, from the rates at width {width:,}. In brackets what the fastest and the slowest of these give, no "
+        f"interval of a sample. {check}."
+    )
+    return Table(["model", "method", "forward", "sums", "solution", "total"], body, note, 2)
+
+
+def _rate_table(scaling: Scaling) -> Table:
+    body = []
+    for part in PARTS:
+        for method in scaling.methods[:1] if part == "forward" else scaling.methods:
+            name = part if part == "forward" else f"{part}, {style_of(method).label}"
+            body.append([name, *[_rate(scaling.rate(width, part, method)) for width in scaling.widths]])
+    counts = listing([f"{tokens:,}" for tokens in scaling.tokens])
+    note = (
+        f"10⁹ operations, as the formulas count them, in one of the {CLOCKS[scaling.clock]}; the median and range over "
+        f"{counts} tokens."
+    )
+    return Table(["part", *[f"width {width:,}" for width in scaling.widths]], body, note)
+
+
+def _rate(rate: Rate | None) -> str:
+    if rate is None:
+        return ""
+    if math.isinf(rate.middle):
+        return "too short to measure"
+    return interval(rate.middle, rate.low, rate.high, lambda r: "∞" if math.isinf(r) else f"{r / 1e9:.3g}")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them.
+
+    >>> duration(42.0), duration(600.0), duration(9000.0)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"

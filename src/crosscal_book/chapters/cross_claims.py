@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from crosscal.results.compare import LEVEL
-from crosscal.stats.estimates import holm
+from crosscal.stats import holm
 from crosscal_book.chapters.cross_both import (
     DRAWN,
     FEW_DRAWS,

@@ -1,7 +1,7 @@
 """Figures of the chapter's comparisons: both gains, the weight, the rivals, the draws."""
 
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate
+from crosscal.stats import Estimate
 from crosscal_book.axes import panels, sentence_figure
 from crosscal_book.chapters.cross_both import (
     DRAWN,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from crosscal.stats.estimates import Estimate
+from crosscal.stats import Estimate
 from crosscal_book.chapters.cross_paired import to_percent
 from crosscal_book.style import style_of
 

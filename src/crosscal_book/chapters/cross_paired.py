@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crosscal.results.compare import LEVEL
-from crosscal.stats.estimates import Estimate, bootstrap_mean, bootstrap_means
+from crosscal.stats import Estimate, bootstrap_mean, bootstrap_means
 from crosscal_book.verdicts import FAILS, HOLDS, OPEN
 
 

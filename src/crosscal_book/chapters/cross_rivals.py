@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from crosscal.stats.estimates import holm
+from crosscal.stats import holm
 from crosscal_book.chapters.cross_both import GAINS, MARGIN, MARGIN_TEXT, RIVALS, because, count_text
 from crosscal_book.chapters.cross_paired import Paired, judge, percent_text, pool, share
 from crosscal_book.chapters.cross_runs import DOUBLED, GENERAL, HALF, MIX, PART_SHARES, TOGETHER, Mixes, Pair

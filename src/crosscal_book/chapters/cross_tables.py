@@ -6,7 +6,7 @@ import numpy as np
 
 from crosscal.results.compare import LEVEL
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import bootstrap_mean, holm
+from crosscal.stats import bootstrap_mean, holm
 from crosscal_book.chapters.cross_both import MARGIN_TEXT, both, drawn
 from crosscal_book.chapters.cross_calibration import models_of
 from crosscal_book.chapters.cross_claims import regrets, task_domain

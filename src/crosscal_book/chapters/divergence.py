@@ -7,7 +7,7 @@ import pandas as pd
 
 from crosscal.results.compare import LEVEL, tasks
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate, holm, sign_flip_p
+from crosscal.stats import Estimate, holm, sign_flip_p
 from crosscal_book.chapters.correlation import ALL, MIN_SETTINGS, Association, associate, scopes
 from crosscal_book.chapters.divergence_runs import (
     FLIPS,

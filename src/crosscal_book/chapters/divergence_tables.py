@@ -5,7 +5,7 @@ import pandas as pd
 
 from crosscal.results.compare import LEVEL
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate
+from crosscal.stats import Estimate
 from crosscal_book.chapters.correlation import ALL, DRAWS, MIN_RUNS, MIN_SETTINGS, associate, scopes
 from crosscal_book.chapters.divergence import where
 from crosscal_book.chapters.divergence_runs import (

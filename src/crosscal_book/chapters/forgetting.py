@@ -4,7 +4,7 @@ import pandas as pd
 
 from crosscal.results.compare import LEVEL, accuracy_tasks, differences, tasks
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import bootstrap_mean, holm, sign_flip_p
+from crosscal.stats import bootstrap_mean, holm, sign_flip_p
 from crosscal_book.chapters.forgetting_measures import (
     RUINED,
     Contrast,

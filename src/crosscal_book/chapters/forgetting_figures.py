@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate
+from crosscal.stats import Estimate
 from crosscal_book.axes import panels, ratio_ticks, sentence_figure
 from crosscal_book.chapters.forgetting import MARGIN, PERTURBATIONS, mild_changes
 from crosscal_book.chapters.forgetting_measures import (

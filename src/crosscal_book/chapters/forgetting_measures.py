@@ -16,7 +16,7 @@ import pandas as pd
 from crosscal.metrics.tasks.registry import TASKS
 from crosscal.results.compare import ALL_TEXTS, accuracy_tasks, text_changes
 from crosscal.results.frame import DENSE, Results
-from crosscal.stats.estimates import DRAWS, Estimate
+from crosscal.stats import DRAWS, Estimate
 
 SKILLS = ("knowledge", "reading", "language")
 RUINED = 10.0

@@ -7,7 +7,7 @@ import pandas as pd
 
 from crosscal.results.compare import LEVEL, PROMPTS, accuracy_tasks, differences
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate, bootstrap_mean, holm, sign_flip_p
+from crosscal.stats import Estimate, bootstrap_mean, holm, sign_flip_p
 from crosscal.types import LowRank, NofM, Unstructured, parse_target
 from crosscal_book.chapters.forgetting_measures import TASKS, compressed, prepared
 from crosscal_book.style import style_of

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate
+from crosscal.stats import Estimate
 from crosscal_book.axes import panels, sentence_figure
 from crosscal_book.chapters.cross_both import TASKS, pair_name
 from crosscal_book.chapters.cross_calibration import models_of

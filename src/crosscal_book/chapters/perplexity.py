@@ -15,7 +15,7 @@ from crosscal.results.compare import (
     text_changes,
 )
 from crosscal.results.frame import DENSE, Results
-from crosscal.stats.estimates import Estimate, bootstrap_means, holm, two_sided_p
+from crosscal.stats import Estimate, bootstrap_means, holm, two_sided_p
 from crosscal_book.axes import by_method
 from crosscal_book.style import style_of
 from crosscal_book.tables import Table

@@ -14,7 +14,7 @@ import numpy as np
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.compare import PROMPTS, accuracy_tasks, differences
 from crosscal.results.frame import DENSE, Results
-from crosscal.stats.estimates import Estimate, bootstrap_mean, sign_flip_p
+from crosscal.stats import Estimate, bootstrap_mean, sign_flip_p
 from crosscal.text import domain_of
 from crosscal.types import parse_target
 from crosscal_book.words import KEPT

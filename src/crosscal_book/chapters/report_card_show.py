@@ -3,7 +3,7 @@
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.compare import LEVEL
 from crosscal.results.frame import Results
-from crosscal.stats.estimates import Estimate, holm
+from crosscal.stats import Estimate, holm
 from crosscal.types import parse_target
 from crosscal_book.axes import panels, sentence_figure
 from crosscal_book.chapters.report_card import (

@@ -12,7 +12,7 @@ import pandas as pd
 
 from crosscal.results.compare import PROMPTS, text_changes
 from crosscal.results.frame import DENSE, Results
-from crosscal.stats.estimates import bootstrap_mean
+from crosscal.stats import bootstrap_mean
 from crosscal_book.answers import ExecutedChapter
 from crosscal_book.style import style_of
 

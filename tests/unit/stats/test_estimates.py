@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from crosscal.stats.estimates import auc_difference, bootstrap_mean, holm, sign_flip_p, sign_test_p
+from crosscal.stats import auc_difference, bootstrap_mean, holm, sign_flip_p, sign_test_p
 
 
 def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says():

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from crosscal.stats.intervals import area_under_curve, bootstrap_interval, exp_mean
+from crosscal.stats import area_under_curve, bootstrap_interval, exp_mean
 
 
 def test_same_values_same_interval():

@@ -9,7 +9,7 @@ import pytest
 
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
-from crosscal.stats.estimates import DRAWS
+from crosscal.stats import DRAWS
 from crosscal.types import Row
 from crosscal_book.chapters import calibration_claims as claims
 from crosscal_book.chapters.calibration import takeaway, verdicts

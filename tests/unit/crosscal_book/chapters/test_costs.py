@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosscal_book.chapters import costs
-from crosscal_book.chapters.costs_computed import larger_models, rate_tables, scaling_figure
-from crosscal_book.chapters.costs_figures import cost_figure, cost_table, pair_figure, textbook_figure
-from crosscal_book.chapters.costs_scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, read_scaling, work
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+from crosscal_book.chapters.costs import CHAPTER
+from crosscal_book.claims import FAILS, HOLDS, OPEN
+from crosscal_book.scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, read_scaling, work
 from tests.unit.crosscal_book.chapters.made_up_grids import Made, study
 
 SPARSEGPT = Made("sparsegpt", "50%", 0.4, noise=0.002, seconds=60.0)
 RATES = {"forward": 4e9, "sums": 2e9, "solve": 1e9}
+
+
+def page_of(folder: Path, runs: list[Made]):
+    """The chapter on made-up runs; stored timings lie in `benchmarks` beside them."""
+    return CHAPTER.page(study(folder / "runs", runs), folder=folder / "runs")
 
 
 def schedules(loss: float, name: str = "parallel", noise: float = 0.002) -> list[Made]:
@@ -33,20 +36,20 @@ def schedules(loss: float, name: str = "parallel", noise: float = 0.002) -> list
     ids=["equal", "better", "worse", "noise"],
 )
 def test_a_cheaper_schedule(tmp_path, runs, answer):
-    verdict = costs.schedule_verdict(study(tmp_path, runs), "parallel")
-    assert verdict.answer == answer
-    assert "[" in verdict.effect
-    assert costs.schedule_verdict(study(tmp_path / "other", runs), "block").answer == OPEN
+    block, parallel = page_of(tmp_path, runs).verdicts("*-is-as-good")
+    assert parallel.answer == answer
+    assert "[" in parallel.effect
+    assert block.answer == OPEN
 
 
 @pytest.mark.parametrize(("wanda", "seconds", "answer"), [(0.5, 30.0, HOLDS), (0.3, 30.0, FAILS), (0.3, 55.0, OPEN)])
 def test_what_time_buys(tmp_path, wanda, seconds, answer):
     """Wanda is the faster one; where it takes as long, nothing was bought."""
     runs = [SPARSEGPT, Made("wanda", "50%", wanda, 0.002, seconds=seconds), *schedules(0.9)[1:]]
-    results = study(tmp_path, [*runs, Made("gptq", "3 bits g128", 0.1, seconds=50.0)])
-    assert costs.time_buys_quality(results).answer == answer
-    pairs = costs.cost_pairs(results)
-    assert set(pairs[pairs["kind"] == "method"]["name"]) <= {"50%: SparseGPT to Wanda"}
+    page = page_of(tmp_path, [*runs, Made("gptq", "3 bits g128", 0.1, seconds=50.0)])
+    assert page.verdicts("time-buys-quality")[0].answer == answer
+    pairs = page.rows("time-buys-quality")
+    assert pairs.empty or set(pairs["name"]) == {"50%: SparseGPT to Wanda"}
 
 
 def timings(folder: Path, ratios: list[float], divergence: float = 0.01) -> Path:
@@ -69,14 +72,15 @@ def timings(folder: Path, ratios: list[float], divergence: float = 0.01) -> Path
     [([2.0, 2.5, 3.0, 2.0, 2.2, 2.4, 2.1], HOLDS), ([2.0, 3.0], OPEN), ([0.5] * 7, FAILS), ([0.5, 2.0] * 4, OPEN)],
 )
 def test_against_the_textbook(tmp_path, ratios, answer):
-    folder = timings(tmp_path, ratios)
-    verdict = costs.faster(folder)
+    timings(tmp_path / "benchmarks", ratios)
+    page = page_of(tmp_path, [])
+    (verdict,), figure = page.verdicts("faster-than-textbook"), page.figure("fig-costs-textbook")
     assert verdict.answer == answer
     assert "[" in verdict.effect
-    (row,) = costs.textbook_ratios(folder)
-    assert row["ratios"].tolist() == pytest.approx(ratios)
+    (row,) = figure.frame.to_dict("records")
+    assert (row["lo"], row["value"], row["hi"]) == pytest.approx((min(ratios), np.median(ratios), max(ratios)))
     assert row["name"] == "wanda 50%, m, float32, Some CPU"
-    assert str(len(ratios)) in textbook_figure(folder).caption
+    assert str(len(ratios)) in figure.caption
 
 
 def machine(folder: Path, widths=(256, 512), tokens=(4096, 16384), faster_at_top: float = 1.0, skip=()) -> Scaling:
@@ -135,28 +139,32 @@ def test_the_shapes_have_the_published_sizes():
 
 
 def test_computed_times_are_marked_as_such(tmp_path):
-    text = str(larger_models([machine(tmp_path)]))
+    machine(tmp_path / "benchmarks" / "scaling")
+    text = str(page_of(tmp_path, []).table("larger-models"))
     assert "**Computed, not measured**" in text
     assert "1.00 to 1.00 times what is computed" in text
     assert text.count("70B") == 2
-    assert "one width" in str(larger_models([machine(tmp_path / "b", widths=(256,))]))
-    assert "2 [2, 2]" in str(rate_tables([machine(tmp_path / "c")]))
+    assert "2 [2, 2]" in str(page_of(tmp_path, []).table("rates"))
+    machine(tmp_path / "b" / "benchmarks" / "scaling", widths=(256,))
+    assert "one width" in str(page_of(tmp_path / "b", []).table("larger-models"))
 
 
 def test_an_unfinished_measurement_is_used_as_far_as_it_goes(tmp_path):
-    scaling = machine(tmp_path / "a", skip=[("solve", "gptq")])
+    scaling = machine(tmp_path / "benchmarks" / "scaling", skip=[("solve", "gptq")])
+    page = page_of(tmp_path, [])
     assert scaling.predict(LLAMA_7B, "gptq", 1000, 512) is None
-    assert str(larger_models([scaling])).count("70B") == 1
+    assert str(page.table("larger-models")).count("70B") == 1
     assert machine(tmp_path / "b", skip=[("forward", "")]) is None
-    assert scaling_figure([scaling]).alt
+    assert page.figure("fig-costs-scaling").alt
 
 
 def test_without_measurements_the_page_says_so(tmp_path):
     assert read_scaling(tmp_path / "none") == []
-    for text in (larger_models([]), rate_tables([])):
-        assert "No scaling measurement is stored" in str(text)
-    assert "No scaling measurement" in scaling_figure([]).caption
-    assert costs.faster(tmp_path).answer == OPEN
+    page = page_of(tmp_path, [])
+    for name in ("larger-models", "rates"):
+        assert "No scaling measurement is stored" in str(page.table(name))
+    assert "No scaling measurement" in page.figure("fig-costs-scaling").caption
+    assert page.verdicts("faster-than-textbook")[0].answer == OPEN
 
 
 ALL = [
@@ -171,24 +179,24 @@ ALL = [
 
 @pytest.mark.parametrize("runs", [ALL, ALL[:1], ALL[-1:], [Made("float32", "0%", 0.0, seconds=0.0)]])
 def test_the_page_stands_whatever_runs_there_are(tmp_path, runs):
-    results = study(tmp_path, runs).common()
-    folder = timings(tmp_path / "benchmarks", [2.0, 3.0])
-    for verdict in costs.verdicts(results, folder):
+    timings(tmp_path / "benchmarks", [2.0, 3.0])
+    machine(tmp_path / "benchmarks" / "scaling")
+    page = page_of(tmp_path, runs)
+    for verdict in page.verdicts():
         assert verdict.answer == OPEN or "[" in verdict.effect
-        assert verdict.claim in str(costs.takeaway(results, folder))
-    scaling = [machine(tmp_path / "scaling")]
-    for draw in (lambda: cost_figure(results), lambda: pair_figure(results), lambda: scaling_figure(scaling)):
-        figure = draw()
-        assert figure == draw()
+        assert verdict.claim in str(page.takeaways())
+    for name in CHAPTER.figures:
+        figure = page.figure(name)
+        assert figure == page.figure(name)
         assert ElementTree.fromstring(figure.svg).get("role") == "img"
         assert len(figure.alt) > 40
-    lines = [line for line in str(cost_table(results)).splitlines() if line.startswith("|")]
+    lines = [line for line in str(page.table("runs")).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert all("[" in line for line in lines[2:])
 
 
 def test_the_table_counts_the_text_that_was_read(tmp_path):
-    table = str(cost_table(study(tmp_path, ALL)))
+    table = str(page_of(tmp_path, ALL).table("runs"))
     assert "8,192" in table
     assert np.sum(["| none |" in line for line in table.splitlines()]) == 2
     assert "(block)" in table

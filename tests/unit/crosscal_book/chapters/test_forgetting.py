@@ -8,7 +8,7 @@ import pytest
 
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
-from crosscal.stats.estimates import Estimate
+from crosscal.stats import Estimate
 from crosscal.types import Row
 from crosscal_book.chapters import forgetting, forgetting_figures, forgetting_storage, forgetting_tables
 from crosscal_book.chapters.forgetting_measures import (

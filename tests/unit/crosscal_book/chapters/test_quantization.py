@@ -6,23 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crosscal_book.chapters import quantization as chapter
-from crosscal_book.chapters.quantization_figures import (
-    loss_by_storage,
-    origin_figure,
-    pair_figure,
-    run_list,
-    tasks_by_storage,
-)
-from crosscal_book.chapters.quantization_origin import expected_gain, origin_gain, origin_verdict
-from crosscal_book.chapters.quantization_pairs import perplexity_ratio, shared_texts
-from crosscal_book.chapters.quantization_runs import all_pairs, group_lines
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+from crosscal.results.compare import paired
+from crosscal.results.quantities import PERPLEXITY
+from crosscal_book.chapters.quantization import CHAPTER, expected_gain
+from crosscal_book.claims import FAILS, HOLDS, OPEN
 from tests.unit.crosscal_book.chapters.made_up_grids import Made, study
 
 RTN, GPTQ, AWQ = (Made(method, "3 bits g128", loss) for method, loss in (("rtn", 0.5), ("gptq", 0.3), ("awq", 0.3)))
 ACT_ORDER = (("act_order", True),)
-FIGURES = (loss_by_storage, pair_figure, tasks_by_storage, origin_figure)
+
+
+def page_of(folder, runs, **options):
+    return CHAPTER.page(study(folder, runs, **options), folder=folder)
+
+
+def verdict_of(folder, runs, claim, **options):
+    return page_of(folder, runs, **options).verdicts(claim)[0]
 
 
 def layers(error: float, count: int = 30) -> list[dict]:
@@ -41,7 +40,7 @@ def layers(error: float, count: int = 30) -> list[dict]:
     ids=["better", "worse", "equal, known closely", "noise"],
 )
 def test_gptq_against_rounding(tmp_path, gptq, answer):
-    verdict = chapter.beats_rounding(study(tmp_path, [replace(RTN, noise=0.0), gptq]), "gptq")
+    verdict = verdict_of(tmp_path, [replace(RTN, noise=0.0), gptq], "gptq-beats-rounding")
     assert verdict.answer == answer
     assert "[" in verdict.effect
     assert verdict.evidence == "fig-quantization-pairs"
@@ -49,21 +48,21 @@ def test_gptq_against_rounding(tmp_path, gptq, answer):
 
 def test_one_grid_where_it_is_worse_refutes_it_for_all(tmp_path):
     rows = [replace(RTN, target="3 bits per row"), replace(GPTQ, target="3 bits per row", loss=0.9)]
-    assert chapter.beats_rounding(study(tmp_path, [RTN, GPTQ, *rows]), "gptq").answer == FAILS
+    assert verdict_of(tmp_path, [RTN, GPTQ, *rows], "gptq-beats-rounding").answer == FAILS
 
 
 def test_a_ratio_is_that_of_the_losses(tmp_path):
     results = study(tmp_path, [replace(RTN, noise=0.0), replace(GPTQ, noise=0.0)])
-    found = perplexity_ratio(results, "run-02", "run-01")
+    found = paired(results, "run-02", "run-01", PERPLEXITY).estimate(test=True).map(np.exp)
     assert found.value == pytest.approx(np.exp(-0.2))
     assert found.lo == pytest.approx(found.hi)
     assert found.p < 0.001
 
 
-@pytest.mark.parametrize(("losses", "answer"), [((0.001, 0.002), HOLDS), ((0.001, 0.05), FAILS), ((-0.03, 0.0), OPEN)])
+@pytest.mark.parametrize(("losses", "answer"), [((0.001, 0.002), HOLDS), ((0.001, 0.05), FAILS), ((-0.03, 0.0), FAILS)])
 def test_perplexity_at_eight_bits(tmp_path, losses, answer):
     runs = [Made("rtn", f"8 bits {g}", loss, 0.001) for g, loss in zip(("g128", "per row"), losses, strict=True)]
-    verdict = chapter.eight_bits_keep_perplexity(study(tmp_path, runs))
+    verdict = verdict_of(tmp_path, runs, "eight-bits-keep-perplexity")
     assert verdict.answer == answer
     assert "[" in verdict.effect
 
@@ -71,55 +70,53 @@ def test_perplexity_at_eight_bits(tmp_path, losses, answer):
 @pytest.mark.parametrize(("js", "answer"), [(1.1e-5, HOLDS), (4e-5, FAILS), (2e-5, OPEN)])
 def test_divergence_at_eight_bits_against_rounding_alone(tmp_path, js, answer):
     floor = Made("float32", "0%", 0.0, 0.0, js=1e-5)
-    assert (
-        chapter.eight_bits_reach_the_floor(study(tmp_path, [floor, Made("rtn", "8 bits g128", 0.0, js=js)])).answer
-        == answer
-    )
+    runs = [floor, Made("rtn", "8 bits g128", 0.0, js=js)]
+    assert verdict_of(tmp_path, runs, "eight-bits-reach-the-floor").answer == answer
 
 
 def test_without_a_floor_nothing_is_said_about_it(tmp_path):
-    verdict = chapter.eight_bits_reach_the_floor(study(tmp_path, [Made("rtn", "8 bits g128", 0.0)]))
+    verdict = verdict_of(tmp_path, [Made("rtn", "8 bits g128", 0.0)], "eight-bits-reach-the-floor")
     assert verdict.answer == OPEN
     assert "float32" in verdict.effect
 
 
 def test_sparse_and_quantized_meets_every_method_of_equal_storage(tmp_path):
     runs = [RTN, GPTQ, Made("sparsegpt", "50% + 4 bits g128", 0.2), Made("sparsegpt", "2:4 + 4 bits g128", 0.4)]
-    good, bad = chapter.joint_verdicts(study(tmp_path, [*runs, Made("sparsegpt", "50% + 3 bits g128", 0.1)]))
+    runs.append(Made("sparsegpt", "50% + 3 bits g128", 0.1))
+    good, bad = page_of(tmp_path, runs).verdicts("joint-beats-plain")
     assert (good.answer, bad.answer) == (HOLDS, FAILS)
     for verdict in (good, bad):
         assert "RTN 3 bits g128" in verdict.effect
         assert "GPTQ 3 bits g128" in verdict.effect
-    assert chapter.joint_verdicts(study(tmp_path / "none", [RTN, GPTQ]))[0].answer == OPEN
+    assert verdict_of(tmp_path / "none", [RTN, GPTQ], "joint-beats-plain").answer == OPEN
 
 
 def test_groups_are_compared_with_rows_of_equal_storage(tmp_path):
     """Losses per row fall from 0.8 to 0.2 with a bit; a groups' run on that very curve is no better."""
     rows = [Made("rtn", "3 bits per row", 0.8, 1e-4), Made("rtn", "4 bits per row", 0.2, 1e-4)]
-    results = study(tmp_path / "a", [*rows, Made("rtn", "3 bits g128", 0.5, 1e-4)])
-    (line,) = [found for found in group_lines(results) if found["bits"] == 3]
+    page = page_of(tmp_path / "a", [*rows, Made("rtn", "3 bits g128", 0.5, 1e-4)])
+    (line,), results = page.rows("groups-beat-rows").to_dict("records"), page.results
     storage = [results.describe_run(f"run-0{n}")["storage_bits"] for n in (1, 2, 3)]
     share = (storage[2] - storage[0]) / (storage[1] - storage[0])
     on_the_curve = 0.8 * (0.2 / 0.8) ** share
-    assert line["ratio"] == pytest.approx(np.exp(0.5 - on_the_curve), rel=1e-3)
-    assert chapter.groups_beat_rows(results).answer == HOLDS
-    same = study(tmp_path / "b", [*rows, Made("rtn", "3 bits g128", on_the_curve, 1e-4)])
-    assert chapter.groups_beat_rows(same).answer == FAILS
-    assert chapter.groups_beat_rows(study(tmp_path / "c", [rows[0], RTN])).answer == OPEN
+    assert line["value"] == pytest.approx(np.exp(0.5 - on_the_curve), rel=1e-3)
+    assert page.verdicts("groups-beat-rows")[0].answer == HOLDS
+    same = [*rows, Made("rtn", "3 bits g128", on_the_curve, 1e-4)]
+    assert verdict_of(tmp_path / "b", same, "groups-beat-rows").answer == FAILS
+    assert verdict_of(tmp_path / "c", [rows[0], RTN], "groups-beat-rows").answer == OPEN
 
 
 def test_act_order_meets_its_twin_and_no_other_run(tmp_path):
     better = replace(GPTQ, loss=0.2, options=ACT_ORDER)
-    results = study(tmp_path / "a", [GPTQ, replace(GPTQ, target="2 bits g128", loss=2.0), better])
-    pairs = all_pairs(results)
-    assert list(pairs[pairs["kind"] == "order"][["first", "second"]].iloc[0]) == ["run-03", "run-01"]
-    assert chapter.act_order_helps(results).answer == HOLDS
-    assert chapter.act_order_helps(study(tmp_path / "b", [GPTQ, replace(better, loss=0.6)])).answer == FAILS
-    assert chapter.act_order_helps(study(tmp_path / "c", [RTN, better])).answer == OPEN
+    page = page_of(tmp_path / "a", [GPTQ, replace(GPTQ, target="2 bits g128", loss=2.0), better])
+    assert page.rows("act-order-helps")[["run_id", "other"]].to_numpy().tolist() == [["run-03", "run-01"]]
+    assert page.verdicts("act-order-helps")[0].answer == HOLDS
+    assert verdict_of(tmp_path / "b", [GPTQ, replace(better, loss=0.6)], "act-order-helps").answer == FAILS
+    assert verdict_of(tmp_path / "c", [RTN, better], "act-order-helps").answer == OPEN
 
 
 def test_holm_runs_over_all_comparisons(tmp_path):
-    pairs = all_pairs(study(tmp_path, [RTN, GPTQ, AWQ]))
+    pairs = page_of(tmp_path, [RTN, GPTQ, AWQ]).rows("pairs")
     assert len(pairs) == 2
     assert pairs["p_holm"].tolist() == pytest.approx([2 * pairs["p"].iloc[0]] * 2)
 
@@ -130,15 +127,14 @@ def test_the_old_grid_shows_where_rounding_gains_too_much(tmp_path, gain, answer
     for number, layer in enumerate(fine):
         layer["relative_error"] *= (0.8, 1.25)[number % 2]
     runs = [replace(RTN, layers=layers(0.2)), Made("rtn", "4 bits g128", 0.1, layers=fine)]
-    results = study(tmp_path, runs, model="smollm2-135m")
-    (verdict,) = origin_verdict(results, tmp_path)
+    page = page_of(tmp_path, runs, model="smollm2-135m")
+    (verdict,), (line,) = page.verdicts("file-flatters"), page.rows("file-flatters").to_dict("records")
     assert verdict.answer == answer
-    found, expected = origin_gain(results, tmp_path, "g128")
-    assert found.value == pytest.approx(gain * expected, rel=0.02)
+    assert line["value"] == pytest.approx(gain * line["expected"], rel=0.02)
 
 
 def test_other_models_have_no_verdict_about_a_file(tmp_path):
-    assert origin_verdict(study(tmp_path, [RTN]), tmp_path) == []
+    assert page_of(tmp_path, [RTN]).verdicts("file-flatters") == []
 
 
 def test_rounding_of_weights_on_no_grid_gains_what_is_expected():
@@ -180,17 +176,17 @@ def _everything() -> list[Made]:
     ids=["all", "quick", "one", "none on a grid", "8 bits alone"],
 )
 def test_the_page_stands_whatever_runs_there_are(tmp_path, runs):
-    results = study(tmp_path, runs, model="smollm2-135m").common()
-    text = str(chapter.takeaway(results, tmp_path))
-    for verdict in chapter.verdicts(results, tmp_path):
+    page = page_of(tmp_path, runs, model="smollm2-135m")
+    text = str(page.takeaways())
+    for verdict in page.verdicts():
         assert verdict.effect in text or verdict.effect[1:] in text
         assert verdict.answer == OPEN or "[" in verdict.effect
-    for draw in FIGURES:
-        figure = draw(results)
-        assert figure == draw(results)
+    for name in CHAPTER.figures:
+        figure = page.figure(name)
+        assert figure == page.figure(name)
         assert ElementTree.fromstring(figure.svg).get("role") == "img"
         assert len(figure.alt) > 40
-    lines = [line for line in str(run_list(results)).splitlines() if line.startswith("|")]
+    lines = [line for line in str(page.table("runs")).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert all(line.count("[") >= 3 for line in lines[2:])
 
@@ -198,7 +194,6 @@ def test_the_page_stands_whatever_runs_there_are(tmp_path, runs):
 def test_runs_without_common_texts_are_not_compared(tmp_path):
     results = study(tmp_path, [RTN, GPTQ])
     rows = results.rows[(results.rows["run_id"] != "run-02") | (results.rows["metric"] != "perplexity")]
-    apart = replace(results, rows=rows)
-    assert shared_texts(apart) == []
-    assert all_pairs(apart).empty
-    assert chapter.beats_rounding(apart, "gptq").answer == OPEN
+    page = CHAPTER.page(replace(results, rows=rows), folder=tmp_path)
+    assert page.rows("pairs").empty
+    assert page.verdicts("gptq-beats-rounding")[0].answer == OPEN

@@ -10,7 +10,7 @@ import pytest
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
-from crosscal.stats.estimates import Estimate
+from crosscal.stats import Estimate
 from crosscal.types import Row
 from crosscal_book.chapters import report_card, report_card_show
 from crosscal_book.chapters.report_card_measures import (

@@ -1,0 +1,249 @@
+"""What marks are drawn on: axes described as data, grids of panels, and the numbers below a figure as CSV."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from crosscal_book.style import CHANCE_COLOUR, SETTINGS, STYLES, Figure, MethodStyle, style_of, svg_of
+
+DARK, GREY, SHADE = "#333333", "#555555", "#d9c36a"
+DASHED = ("chance", "guessing")
+ONE = MethodStyle("", DARK, "o")  # the look of a frame without series
+FINE = (
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    1,
+    1.02,
+    1.05,
+    1.1,
+    1.2,
+    1.3,
+    1.5,
+    2,
+    2.5,
+    3,
+    4,
+    5,
+    6,
+    8,
+)
+MEANINGS = {
+    "run_id": "stored run",
+    "other": "stored run that it is compared with",
+    "weight": "weight of the last calibration text",
+    "lo": "lower end of the 95 % interval of value",
+    "hi": "upper end of the 95 % interval of value",
+    "n": "windows or items behind value",
+    "p": "p-value of no difference",
+    "p_holm": "p-value, Holm-corrected",
+}
+ORDER = ("run_id", "other", "method", "target", "calibration", "weight", "facet", "panel", "series", "name")
+ORDER += ("x", "x_lo", "x_hi", "value", "lo", "hi", "n", "p", "p_holm", "unit")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows: label, base of its logarithm (0: linear), ticks and what follows them, limits, level marks.
+
+    Limits that are None follow the data. `lines` are named levels (those of `DASHED` are dashed), `band` is shaded.
+    """
+
+    label: str = ""
+    log: int = 0
+    ticks: Sequence[float] = ()
+    suffix: str = ""
+    limits: tuple[float | None, float | None] = (None, None)
+    reverse: bool = False
+    lines: Mapping[str, float] = field(default_factory=dict)
+    band: tuple[float, float] | None = None
+
+
+Axes_ = Axis | Mapping[str, Axis]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A canvas, the frame that was drawn on it, and what the frame's columns mean."""
+
+    canvas: Canvas
+    frame: pd.DataFrame
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def finish(self, name: str, caption: str, alt: str) -> Figure:
+        """Return the figure: SVG, words, and the frame as CSV."""
+        return Figure(name, svg_of(self.canvas, name, alt), caption, alt, _csv(self.frame, self.about), self.frame)
+
+
+def _canvas(rows: int, columns: int, width: float, height: float, **share) -> tuple[Canvas, list[Axes]]:
+    with matplotlib.rc_context(SETTINGS):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        grid = canvas.subplots(rows, columns, squeeze=False, **share)
+    return canvas, list(grid.flat)
+
+
+def _grid(frame: pd.DataFrame, columns: int, width: float, height: float, share: dict, title) -> tuple[Canvas, dict]:
+    """The canvas, and (axes, its lines) by facet and panel; places without lines are left empty."""
+    facets, panels = _values(frame, "facet"), _values(frame, "panel")
+    columns = len(panels) if len(facets) > 1 else columns
+    rows = len(facets) if len(facets) > 1 else -(-len(panels) // columns)
+    canvas, cells = _canvas(rows, columns, width, height, **share)
+    found, places = {}, {(f, p): i * len(panels) + j for i, f in enumerate(facets) for j, p in enumerate(panels)}
+    for (facet, panel), place in places.items():
+        part = frame[(_column(frame, "facet") == facet) & (_column(frame, "panel") == panel)]
+        if len(part):
+            found[facet, panel] = (cells[place], part)
+            text = (
+                ", ".join(t for t in (facet, panel) if t) if title is None else title.format(facet=facet, panel=panel)
+            )
+            cells[place].set_title(text, loc="left", fontsize=9.5)
+    for axes in cells:
+        if axes not in [used for used, _ in found.values()]:
+            axes.set_visible(False)
+    return canvas, found
+
+
+def _column(frame: pd.DataFrame, name: str) -> pd.Series:
+    return frame[name].astype(str) if name in frame else pd.Series("", frame.index)
+
+
+def _values(frame: pd.DataFrame, name: str) -> list[str]:
+    return list(dict.fromkeys(_column(frame, name))) or [""]
+
+
+def _split(frame: pd.DataFrame, name: str):
+    return [(value, frame[_column(frame, name) == value]) for value in _values(frame, name)]
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+    """Methods in the book's order, other series as they come."""
+    return [m for m in STYLES if m in names] + [name for name in names if name not in STYLES]
+
+
+def _apart(count: int, span: float) -> list[float]:
+    """Offsets of series that share a place, so that their intervals stand beside each other."""
+    step = span / max(count, 2)
+    return [step * (number - (count - 1) / 2) for number in range(count)]
+
+
+def _axis_of(axis: Axes_, panel: str) -> Axis:
+    return axis if isinstance(axis, Axis) else axis[panel]
+
+
+def _look(looks: Mapping[str, MethodStyle], name: str) -> MethodStyle:
+    return looks[name] if name in looks else style_of(name) if name else ONE
+
+
+def _scale(axes: Axes, axis: Axis, side: str) -> None:
+    if axis.log:
+        getattr(axes, f"set_{side}scale")("log", base=axis.log)
+
+
+def _settle(axes: Axes, axis: Axis, side: str, keep_ticks: bool = False) -> None:
+    """Levels, limits, ticks and label, once the data are drawn."""
+    draw_line, draw_band = (axes.axvline, axes.axvspan) if side == "x" else (axes.axhline, axes.axhspan)
+    for name, place in axis.lines.items():
+        dashed = name in DASHED
+        colour, style = CHANCE_COLOUR if name else DARK, "--" if dashed else "-"
+        draw_line(place, color=colour, linewidth=1, linestyle=style, zorder=1)
+        spot, shift, end = ((0.02 if dashed else 0.99, place), (0, 2), "left" if dashed else "right")
+        within = ("axes fraction", "data")
+        if side == "x":
+            spot, shift, end, within = (place, 1), (0, 3), "center", ("data", "axes fraction")
+        look = {"color": GREY, "fontsize": 8, "ha": end}
+        axes.annotate(name, spot, shift, xycoords=within, textcoords="offset points", **look)
+    if axis.band:
+        draw_band(*axis.band, color=SHADE, alpha=0.35, linewidth=0, zorder=0)
+    low, high = (
+        given if given is not None else now for given, now in zip(axis.limits, _limits(axes, side), strict=True)
+    )
+    getattr(axes, f"set_{side}lim")(*((high, low) if axis.reverse else (low, high)))
+    if not keep_ticks and (axis.ticks or axis.log):
+        ticks = [t for t in axis.ticks if low <= t <= high] if axis.ticks else _log_ticks(low, high, _room(axes, side))
+        own = axes.xaxis if side == "x" else axes.yaxis
+        own.set_major_locator(FixedLocator(ticks))
+        own.set_minor_locator(NullLocator())
+        own.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,g}{axis.suffix}" if value >= 1e-3 else f"{value:g}")
+        )
+
+
+def _name_axes(canvas: Canvas, grid: dict, x: Axes_, y: Axes_ | None) -> None:
+    """Labels: of each panel, or of the whole figure where panels share them."""
+    for side, axis in (("x", x), ("y", y)):
+        if isinstance(axis, Axis) and len(grid) > 1:
+            getattr(canvas, f"sup{side}label")(axis.label, fontsize=10)
+        elif axis is not None:
+            for (_, panel), (axes, _) in grid.items():
+                getattr(axes, f"set_{side}label")(_axis_of(axis, panel).label)
+
+
+def _limits(axes: Axes, side: str) -> tuple[float, float]:
+    low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
+    return min(low, high), max(low, high)
+
+
+def _room(axes: Axes, side: str) -> float:
+    """Inches of the figure that a panel has along an axis, its names included."""
+    rows, columns = axes.get_gridspec().get_geometry()
+    width, height = axes.figure.get_size_inches()
+    return width / columns if side == "x" else 2 * height / rows
+
+
+def _log_ticks(low: float, high: float, room: float = 5.0) -> list[float]:
+    """Round numbers between two limits that stand apart on a logarithmic axis: decades where it is wide.
+
+    >>> _log_ticks(0.65, 1.25), _log_ticks(0.9, 2000)
+    ([0.7, 0.8, 0.9, 1.0, 1.1, 1.2], [1.0, 10.0, 100.0, 1000.0])
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if high / low > 200 else (1, 2, 5) if high / low > 20 else FINE
+    near = (t * 10.0**e for e in decades for t in steps) if steps is not FINE or not low <= 1 <= high else iter(FINE)
+    gap, kept = 0.1 * max(1.0, 5.0 / room) * math.log(high / low), []
+    for tick in sorted(set(near), key=lambda tick: (tick != 1, abs(math.log(tick)))):
+        if low <= tick <= high and all(abs(math.log(tick / other)) > gap for other in kept):
+            kept.append(float(tick))
+    return sorted(kept)
+
+
+def _key(canvas: Canvas, order: Sequence[str], looks) -> None:
+    """Markers and names above the panels."""
+    styles = [_look(looks, name) for name in order]
+    handles = [Line2D([], [], color=s.colour, marker=s.marker, linestyle="none", label=s.label) for s in styles]
+    with matplotlib.rc_context(SETTINGS):
+        canvas.legend(handles=handles, loc="outside upper left", ncols=min(len(order), 6), frameon=False, fontsize=9,
+                      handletextpad=0.2)  # fmt: skip
+
+
+def _about(frame: pd.DataFrame, axes: Mapping[str, Axes_]) -> dict[str, str]:
+    """What the drawn columns mean, from their axes; where panels differ, for each panel."""
+    about = {}
+    for column, axis in axes.items():
+        one = isinstance(axis, Axis)
+        about[column] = axis.label if one else "; ".join(f"{own.label} (panel {panel})" for panel, own in axis.items())
+    return {column: " ".join(text.split()) for column, text in about.items() if text}
+
+
+def _csv(frame: pd.DataFrame, about: Mapping[str, str]) -> str:
+    """The frame as CSV, below comment lines that say what its columns mean; "" without columns."""
+    if frame.empty:
+        return ""
+    frame = frame[[c for c in ORDER if c in frame] + [c for c in frame if c not in ORDER]]
+    meanings = {c: text for c, text in (MEANINGS | about).items() if c in frame}
+    head = "".join(f"# {column}: {meaning}\n" for column, meaning in meanings.items())
+    return head + frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
