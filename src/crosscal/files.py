@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,10 +50,10 @@ def hash_json(value: object, length: int = 16) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
 
-def hash_files(paths: Iterable[Path], length: int = 16) -> str:
-    """Return the first hex digits of SHA-256 over the names and bytes of files, in the order of their names."""
+def hash_files(files: Mapping[str, Path], length: int = 16) -> str:
+    """Return the first hex digits of SHA-256 over files, each under its name, in the order of the names."""
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with open(path, "rb") as file:
-            digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
+    for name in sorted(files):
+        with open(files[name], "rb") as file:
+            digest.update(f"{name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:length]

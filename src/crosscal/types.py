@@ -260,6 +260,7 @@ class RunConfig:
     `n_windows` windows of `window` tokens are drawn from each source. `options` go to the method, `allocation` is
     "uniform" or "owl". `texts` are the held-out sources, `eval_windows` windows of `eval_window` tokens each. At most
     `task_items` items of each task are asked, and `answer_items` answers written to each instruction set of `answers`.
+    `dense` is the model that divergences are from, if it is not `model` before compression.
     """
 
     model: str
@@ -281,6 +282,7 @@ class RunConfig:
     options: tuple[tuple[str, object], ...] = ()
     answers: tuple[str, ...] = ()
     answer_items: int = 1
+    dense: str = ""
 
     def __post_init__(self):
         for name in ("n_windows", "window", "eval_windows", "eval_window", "task_items", "answer_items"):
@@ -294,7 +296,8 @@ class RunConfig:
     def to_json(self) -> dict:
         """Return a plain dictionary, the target as text."""
         lists = {name: [list(pair) for pair in getattr(self, name)] for name in ("calibration", "options")}
-        return asdict(self) | {"target": str(self.target)} | lists
+        plain = asdict(self) | {"target": str(self.target)} | lists
+        return plain if self.dense else {name: value for name, value in plain.items() if name != "dense"}
 
 
 @dataclass(frozen=True)

@@ -85,14 +85,15 @@ def test_two_containers_write_one_file(tmp_path):
 
 
 def test_hash_of_files_knows_names_and_bytes(tmp_path):
-    paths = [tmp_path / "a", tmp_path / "b"]
+    paths = {"a": tmp_path / "x", "b": tmp_path / "y"}
     seen = set()
     for first, second in (("x", "y"), ("y", "x"), ("xy", "")):
-        for path, text in zip(paths, (first, second), strict=True):
+        for path, text in zip(paths.values(), (first, second), strict=True):
             path.write_text(text)
         seen.add(hash_files(paths))
     assert len(seen) == 3
-    assert hash_files(reversed(paths)) in seen
+    assert hash_files(dict(reversed(paths.items()))) in seen
+    assert hash_files({"c": paths["a"], "b": paths["b"]}) not in seen
 
 
 @pytest.mark.parametrize("value", [-1, True, 1.0, "1", 10**20, None])

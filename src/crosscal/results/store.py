@@ -32,13 +32,15 @@ class RunRecord:
     items: dict[str, dict[str, list]] = field(default_factory=dict)
 
 
-def save_run(folder: Path, record: RunRecord) -> Path:
-    """Store a finished run; the main file comes last, so its presence means the run is complete."""
-    write_atomically(folder / "items" / f"{record.run_id}.json", _dump({"items": record.items}))
-    body = asdict(record)
-    del body["items"]
-    path = folder / f"{record.run_id}.json"
-    write_atomically(path, _dump(body))
+def save_run(folder: Path, record: RunRecord, *, optional: bool = False) -> Path:
+    """Store a finished run; the main file comes last, so its presence means the run is complete.
+
+    Raises `InputError` when it cannot be written, unless it is `optional`: then a line goes to standard error.
+    """
+    body, path = asdict(record), folder / f"{record.run_id}.json"
+    items = _dump({"items": body.pop("items")})
+    if write_atomically(folder / "items" / path.name, items, optional=optional):
+        write_atomically(path, _dump(body), optional=optional)
     return path
 
 
@@ -74,13 +76,20 @@ def load_run(folder: Path, run_id: str, with_items: bool = False) -> RunRecord:
     return _record(path, _read(path), with_items)
 
 
-def load_runs(folder: Path, with_items: bool = False) -> list[RunRecord]:
+def load_runs(folder: Path, with_items: bool = False, *, skip_damaged: bool = False) -> list[RunRecord]:
     """Read every run of a folder, in the order of their ids; JSON files of another kind are left out.
 
-    Raises `InputError` for a damaged run.
+    Raises `InputError` for a damaged run, unless those are to be left out too.
     """
-    bodies = {path: _read(path) for path in sorted(folder.glob("[!.]*.json"))}
-    return [_record(path, body, with_items) for path, body in bodies.items() if {"run_id", "rows"} & body.keys()]
+    runs = []
+    for path in sorted(folder.glob("[!.]*.json")):
+        try:
+            body = _read(path)
+            runs += [_record(path, body, with_items)] if {"run_id", "rows"} & body.keys() else []
+        except InputError:
+            if not skip_damaged:
+                raise
+    return runs
 
 
 def _record(path: Path, body: dict, with_items: bool) -> RunRecord:

@@ -1,17 +1,20 @@
 """Run a list of configurations, skipping what is stored: interrupt it at any time and start it again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from crosscal.errors import InputError
-from crosscal.files import hash_json
 from crosscal.paths import results_dir
+from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import Settings
-from crosscal.results.store import has_run, load_runs, save_run
+from crosscal.results.store import RunRecord, has_run, load_runs, save_run
+from crosscal.study.identity import DENSE, FLOAT32, identify, run_key
 from crosscal.types import RunConfig
+
+_CONTENTS = ("model", "dense", "calibration", "held_out")
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,6 @@ def run_chapter(name: str, settings: Settings, chosen: slice = slice(None)) -> S
 
     Raises `InputError` when the dense model's run, or all others, are missing and nothing is to be computed.
     """
-    from crosscal.plan.chapters import CHAPTERS, Maker
-
     folder, chapter = results_dir(settings.preset), CHAPTERS[name]
     if settings.compute == "never":
         configs = chapter.configs(Maker(settings))
@@ -41,72 +42,125 @@ def run_chapter(name: str, settings: Settings, chosen: slice = slice(None)) -> S
     device = resolve_device(settings.device)
     dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
     configs = chapter.configs(Maker(settings, device.type, dtype))
-    ids = run_missing(configs[chosen], folder, settings.preset, accept_terms=settings.accept_terms)
+    ids = [
+        run_id
+        for model in dict.fromkeys(config.model for config in configs[chosen])
+        for run_id in _run_model([c for c in configs[chosen] if c.model == model], folder, settings, str(device))
+    ]
     return StoredRuns(folder, ids, len(configs))
 
 
-def run_missing(configs: Sequence[RunConfig], folder: Path, preset: str, *, accept_terms: bool = False) -> list[str]:
-    """Make every run that the folder does not hold yet; the ids of all, in the order of `configs`.
-
-    One model is in memory at a time. Each run is stored as soon as it is done.
-    """
-    ids: dict[RunConfig, str] = {}
-    for model in dict.fromkeys(config.model for config in configs):
-        ids |= _run_model([config for config in configs if config.model == model], folder, preset, accept_terms)
-    return [ids[config] for config in configs]
-
-
-def _run_model(configs: list[RunConfig], folder: Path, preset: str, accept_terms: bool) -> dict[RunConfig, str]:
-    """The missing runs on one model."""
-    from crosscal.models import load_model
-    from crosscal.results.provenance import provenance
-    from crosscal.study.rows import make_record
+def _run_model(configs: list[RunConfig], folder: Path, settings: Settings, device: str) -> list[str]:
+    """Make the missing runs on one model, each stored as soon as it is done; return the ids of all."""
     from crosscal.study.session import Session
 
-    first = next((config for config in configs if config.method != "float32"), configs[0])
-    loaded = load_model(first.model, device=first.device, dtype=first.dtype, accept_terms=accept_terms)
-    session = Session(loaded)
-    ids = {config: session.run_id(config) for config in configs}
-    missing = [(config, run_id) for config, run_id in ids.items() if not has_run(folder, run_id)]
-    bar = tqdm(missing, desc=f"{preset}: {len(ids) - len(missing)} of {len(ids)} runs stored", unit="run")
+    first = next((config for config in configs if config.method != FLOAT32), configs[0])
+    session = Session(first.model, device=device, dtype=first.dtype, accept_terms=settings.accept_terms)
+    keys = [run_key(config.to_json(), session.identify(config)) for config in configs]
+    runs = load_runs(folder, skip_damaged=True)
+    stored = {run_key(run.config, run.provenance.get("identity", {})): run.run_id for run in runs}
+    ids = [stored.get(key, key) for key in keys]
+    missing = [(config, run_id) for config, run_id in zip(configs, ids, strict=True) if not has_run(folder, run_id)]
+    bar = tqdm(missing, desc=f"{settings.preset}: {len(ids) - len(missing)} of {len(ids)} runs stored", unit="run")
     for config, run_id in bar:
         if has_run(folder, run_id):  # made by another process in the meantime
             continue
         bar.set_postfix_str(f"{config.method} {config.target}")
-        outcome = session.run(config)
-        save_run(folder, make_record(run_id, preset, outcome, provenance(loaded.device) | task_facts(config.tasks)))
+        save_run(folder, replace(session.record(config, settings.preset), run_id=run_id))
     return ids
 
 
-def task_facts(names: Sequence[str]) -> dict:
-    """Version and chance level of each task, to be kept with a run; the harness's own tasks have no known chance."""
-    from crosscal.metrics.tasks.registry import TASKS, task_version
-
-    facts = {name: {"version": task_version(name)} for name in names}
-    return {"tasks": {n: fact | ({"chance": TASKS[n].chance} if n in TASKS else {}) for n, fact in facts.items()}}
-
-
 def find_stored(configs: Sequence[RunConfig], folder: Path) -> list[str]:
-    """The ids of the stored runs among these configurations, on whatever device and in whatever dtype; needs no torch.
+    """Return the ids of the stored runs among these configurations, on whatever device and in whatever dtype.
 
-    Raises `InputError` when the first, the dense model, or every other run is missing.
+    The runs are those of the model and the texts as they are now. Where these are not at hand, all runs must have been
+    made of the same ones. Needs no torch.
+
+    Raises `InputError` when the first, the dense model, or every other run is missing, and when runs of several
+    generations of a text or model are stored and nothing tells which are meant.
     """
-    stored = {_key(run.config): run.run_id for run in load_runs(folder)}
-    found = [stored.get(_key(config.to_json())) for config in configs]
-    if found[0] is None or not any(found[1:]):
-        missing = configs[0] if found[0] is None else configs[1]
+    ids = _look_up(configs, folder)
+    if ids[0] is None or not any(ids[1:]):
+        missing = configs[0] if ids[0] is None else configs[1]
         raise InputError(
-            f"{folder} holds no run of {missing.method} {missing.target} on {missing.model} with these settings; "
-            "set compute to 'missing' to make it"
+            f"{folder} holds no run of {missing.method} {missing.target} on {missing.model} with these settings and "
+            "contents; set compute to 'missing' to make it"
         )
-    return [run_id for run_id in found if run_id is not None]
+    return [run_id for run_id in ids if run_id is not None]
 
 
 def count_stored(configs: Sequence[RunConfig], folder: Path) -> int:
-    """How many of these configurations have a stored run; needs no torch."""
-    stored = {_key(run.config) for run in load_runs(folder)}
-    return sum(_key(config.to_json()) in stored for config in configs)
+    """Return how many of these configurations have a stored run, of the model and texts as they are; needs no torch."""
+    return sum(run_id is not None for run_id in _look_up(configs, folder))
 
 
-def _key(config: dict) -> str:
-    return hash_json({k: v for k, v in config.items() if k not in ("device", "dtype")})
+def _look_up(configs: Sequence[RunConfig], folder: Path) -> list[str | None]:
+    """The id of the stored run of each configuration, all of one generation of contents and versions."""
+    stored: dict[str, list[RunRecord]] = {}
+    for record in load_runs(folder):
+        stored.setdefault(_asked(record.config), []).append(record)
+    fitting = {config: [r for r in stored.get(_asked(config.to_json()), []) if _fits(r, config)] for config in configs}
+    generation = _generation([record for records in fitting.values() for record in records], folder)
+    for config, records in fitting.items():
+        fitting[config] = [record for record in records if _entries(record).items() <= generation.items()]
+    places = {model: _best_place(model, fitting) for model in {config.model for config in configs}}
+    return [
+        next((r.run_id for r in fitting[c] if c.method == FLOAT32 or _place(r) == places[c.model]), None)
+        for c in configs
+    ]
+
+
+def _asked(config: Mapping) -> str:
+    """The hash of what a configuration asks for, wherever it is computed."""
+    return run_key({name: value for name, value in config.items() if name not in ("device", "dtype")}, {})
+
+
+def _entries(record: RunRecord) -> dict[tuple[str, str], object]:
+    """The contents and versions that a run was made of, one by one; empty when it does not tell."""
+    return _flat(record.config["model"], record.config["method"], record.provenance.get("identity", {}))
+
+
+def _flat(model: str, method: str, identity: Mapping) -> dict[tuple[str, str], object]:
+    names = {"model": model, "method": method}
+    return {
+        (kind, name): value
+        for kind, entry in identity.items()
+        for name, value in (entry if isinstance(entry, dict) else {names.get(kind, ""): entry}).items()
+    }
+
+
+def _fits(record: RunRecord, config: RunConfig) -> bool:
+    """Whether a run was made of the model and the texts as they are now, as far as they are at hand."""
+    made, now = _entries(record), _flat(config.model, config.method, identify(config, fetch=False))
+    return bool(made) and all(made.get(e) == value for e, value in now.items() if e[0] in _CONTENTS and value)
+
+
+def _generation(records: Sequence[RunRecord], folder: Path) -> dict[tuple[str, str], object]:
+    """The one hash of each model and text, and the newest version of each method, task and evaluation.
+
+    Raises `InputError` where there are several hashes: then nothing is at hand that tells which are meant.
+    """
+    generation: dict[tuple[str, str], object] = {}
+    for record in sorted(records, key=lambda record: record.provenance.get("finished", "")):
+        for entry, value in _entries(record).items():
+            if entry[0] in _CONTENTS and generation.get(entry, value) != value:
+                raise InputError(
+                    f"{folder} holds runs of several versions of {entry[1]}, which is not at hand to tell which are "
+                    "meant; put it back where it was, or move the runs of all versions but one elsewhere"
+                )
+            generation[entry] = value
+    return generation
+
+
+def _place(record: RunRecord) -> tuple[str, str]:
+    return record.config["device"], record.config["dtype"]
+
+
+def _best_place(model: str, fitting: Mapping[RunConfig, list[RunRecord]]) -> tuple[str, str] | None:
+    """The device and dtype in which most runs of a model are stored, its dense run among them if possible."""
+    counts: dict[tuple[str, str], tuple[bool, int]] = {}
+    for config, records in fitting.items():
+        for place in {_place(r) for r in records if config.model == model and config.method != FLOAT32}:
+            dense, count = counts.get(place, (False, 0))
+            counts[place] = (dense or config.method == DENSE, count + 1)
+    return max(counts, key=counts.__getitem__, default=None)

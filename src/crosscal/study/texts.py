@@ -13,10 +13,9 @@ import torch
 from crosscal.errors import InputError
 from crosscal.models import LoadedModel
 from crosscal.plan.presets import TASK_PROMPTS
+from crosscal.study.identity import RANDOM
 from crosscal.text import SELF, TextWindows, load_text, write_text
 from crosscal.text.windows import draw_packed, fingerprint_of
-
-RANDOM = "random"
 
 
 class StudyTexts:
