@@ -10,6 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crosscal.disk.folder import _free_bytes
+from crosscal.metrics import perplexity
+from crosscal.models import load_model
 from tests.unit.families import tiny_tokenizer
 
 resource = pytest.importorskip("resource")
@@ -20,26 +22,37 @@ PROGRAM = f"""
 import resource, sys
 import torch
 from transformers.models.llama import modeling_llama
-from crosscal.models import load_model
-from crosscal.disk import compress_folder
+from crosscal.models import head_logits, load_model
+from crosscal.disk import StreamedModel, compress_folder
+from crosscal.engine.driver import final_states
 from crosscal.types import Unstructured
 
 def used():
     line = next(line for line in open("/proc/self/status") if line.startswith("VmData"))
     return int(line.split()[1]) * 1024
 
+def perplexity(folder):
+    model = StreamedModel(folder, dtype="float32", device="cpu", progress=False)
+    states = final_states(model, {{"a": windows}}, progress=False)["a"]
+    with model.head() as head, torch.no_grad():
+        logits = head_logits(head, states[:, :-1].flatten(0, 1))
+    return torch.nn.functional.cross_entropy(logits, windows[:, 1:].flatten()).exp().item()
+
 load, small, dense, output = sys.argv[1:]
 torch.set_num_threads(1)
 windows = torch.randint(3, 100, (4, 32), generator=torch.Generator().manual_seed(0))
 call = dict(calibration={{"a": windows}}, measure_loss=False, dtype="float32", device="cpu", progress=False)
 compress_folder(small, output + "-first", "wanda", Unstructured(0.5), **call)  # imports what it imports
+perplexity(small)
 load_model(small, dtype="float32")
 limit = used() + {ALLOWED}
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 if load == "load":
     load_model(dense, dtype="float32")
-else:
+elif load == "compress":
     compress_folder(dense, output, "wanda", Unstructured(0.5), **call)
+else:
+    print(perplexity(dense))
 print("done")
 """
 
@@ -69,9 +82,19 @@ def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
     loaded = limited("load", tmp_path / "small", tmp_path / "dense", tmp_path / "loaded")
     assert loaded.returncode != 0, "the limit does not limit"
     assert "memory" in loaded.stderr.lower() or "alloc" in loaded.stderr.lower(), loaded.stderr
-    streamed = limited("stream", tmp_path / "small", tmp_path / "dense", tmp_path / "out")
+    streamed = limited("compress", tmp_path / "small", tmp_path / "dense", tmp_path / "out")
     assert streamed.stdout == "done\n", streamed.stderr
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 31
+
+
+def test_the_perplexity_of_a_model_larger_than_the_memory_allowed(tmp_path):
+    llama(tmp_path / "small", 2, 32)
+    assert llama(tmp_path / "dense", 30, 512) > 3 * ALLOWED
+    streamed = limited("evaluate", tmp_path / "small", tmp_path / "dense", "")
+    assert streamed.stdout.endswith("done\n"), streamed.stderr
+    windows = torch.randint(3, 100, (4, 32), generator=torch.Generator().manual_seed(0))
+    model = load_model(tmp_path / "dense", dtype="float32", device="cpu").model
+    assert float(streamed.stdout.split()[0]) == pytest.approx(perplexity(model, windows), rel=1e-6)
 
 
 def test_free_memory_is_within_the_limit_of_the_process():
