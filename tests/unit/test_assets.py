@@ -15,7 +15,6 @@ import pytest
 
 from crosscal import assets
 from crosscal.assets import download, store
-from crosscal.assets.download import _byte_progress
 from crosscal.assets.registry import ARCHIVES, _Archive, _Joined, _Package
 from crosscal.assets.store import _unpack
 from crosscal.errors import InputError
@@ -306,10 +305,6 @@ def test_the_real_archives_hold_what_is_registered():
     assert assets.model_gguf("smollm2-135m").read_bytes()[:4] == b"GGUF"
 
 
-def test_without_tqdm_progress_is_plain_lines(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    with _byte_progress("fetch x", 2_000_000) as show:
-        show(0)
-        show(1_000_000)
-        show(2_000_000)
-    assert capsys.readouterr().err.splitlines() == ["fetch x: 0 of 2 MB", "fetch x: 2 of 2 MB"]
+def test_progress_ends_at_the_size_of_the_file(demo, capsys):
+    assets.fetch("demo")
+    assert f"fetch {demo.packages[0]}: 100%" in capsys.readouterr().err

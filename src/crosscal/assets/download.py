@@ -11,8 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 2
 _POLL_SECONDS = 0.2
-_PLAIN_INTERVAL = 5.0  # seconds between lines where there is no tqdm
+_BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1000}
 
 # What pip prints for a file that arrived, but not as it was published.
 _DAMAGED = re.compile(
@@ -91,6 +90,8 @@ def _pip_command(package: _Package, requirement: Path, folder: Path) -> list[str
 
 def _run_pip(package: _Package, folder: Path, *, pip_cache: bool) -> tuple[int, str]:
     """Run pip with its temporary files beside `folder`, show their growth, and return exit code and output."""
+    from tqdm import tqdm
+
     work = folder.with_name(folder.name + ".pip")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -98,7 +99,7 @@ def _run_pip(package: _Package, folder: Path, *, pip_cache: bool) -> tuple[int, 
     requirement.write_text(package.pin + "\n", encoding="utf-8")
     command = _pip_command(package, requirement, folder) + ([] if pip_cache else ["--no-cache-dir"])
     try:
-        with open(output, "wb") as sink, _byte_progress(f"fetch {package}", package.size) as show:
+        with open(output, "wb") as sink, tqdm(total=package.size, desc=f"fetch {package}", **_BYTES) as bar:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -108,13 +109,13 @@ def _run_pip(package: _Package, folder: Path, *, pip_cache: bool) -> tuple[int, 
             )
             try:
                 while process.poll() is None:
-                    show(_bytes_under(work, folder))
+                    bar.update(min(_bytes_under(work, folder), package.size) - bar.n)
                     time.sleep(_POLL_SECONDS)
             finally:
                 process.kill()
                 process.wait()
             if process.returncode == 0:
-                show(package.size)
+                bar.update(package.size - bar.n)
         return process.returncode, output.read_text(encoding="utf-8", errors="replace")
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -159,32 +160,3 @@ def _disk_full(folder: Path, needed: int) -> InputError:
         f"not enough disk space in {folder}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; free some or set "
         "CROSSCAL_CACHE to a folder on another disk, then start again (nothing was lost)"
     )
-
-
-@contextmanager
-def _byte_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the bytes done so far; shows a tqdm bar, or a line on stderr every few seconds."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield _plain_lines(label, total)
-        return
-    with tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000) as bar:
-
-        def show(done: int) -> None:
-            bar.update(min(done, total) - bar.n)
-
-        yield show
-
-
-def _plain_lines(label: str, total: int) -> Callable[[int], None]:
-    """A reporter that writes at most one line every `_PLAIN_INTERVAL` seconds, and one when all is there."""
-    last = [-_PLAIN_INTERVAL]
-
-    def show(done: int) -> None:
-        now = time.monotonic()
-        if now - last[0] >= _PLAIN_INTERVAL or done >= total:
-            last[0] = float("inf") if done >= total else now
-            sys.stderr.write(f"{label}: {min(done, total) / 1e6:.0f} of {total / 1e6:.0f} MB\n")
-
-    return show

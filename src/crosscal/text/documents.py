@@ -5,9 +5,10 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Literal
 
 from crosscal.errors import InputError, suggest
 from crosscal.text.fields import _Document
@@ -24,6 +25,7 @@ OWN_SHARE = 0.8
 
 NGRAM = 20
 SHARED_NGRAMS = 30
+_NEARLY_ALL = 0.8
 _EXACT_CHARACTERS = 12_000_000  # about 2 million words; of a longer text, every second, third, ... run is compared
 _SIGN = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # scripts without spaces
 
@@ -37,8 +39,9 @@ def documents(source: str, split: str = "calibration", *, field: str = "", chat:
     turns, of which the text is what was said. Without `field` the rule of `crosscal.text.fields` chooses.
 
     Equal documents count once, so the two parts never share one. In the embedded sources so do those that share more
-    than 30 runs of 20 words with earlier ones; elsewhere a held-out document that shares as much with calibration
-    documents is dropped, or half of its runs if it is short. The publisher's parts of known hub sets stay as they are.
+    than 30 runs of 20 words with earlier ones. Elsewhere those that share nearly all of their runs count once, and a
+    held-out document that shares more than 30 runs with calibration, or half of its own if it is short, is dropped.
+    The publisher's parts of known hub sets stay as they are.
     Raises `InputError` for an unknown source or split, or when the part is empty.
     """
     return [document.text for document in _part(_full_name(source, field, chat), split)]
@@ -82,7 +85,8 @@ def word_ngrams(text: str, n: int = NGRAM, every: int = 1) -> set[int]:
     >>> len(word_ngrams("one two three", n=2))
     2
     """
-    words = _words(text)
+    # Numbers, because hashes of strings differ from process to process.
+    words = [zlib.crc32(word.encode()) for word in re.findall(r"\w+", _SIGN.sub(r" \g<0> ", text.lower()))]
     hashes = (hash(tuple(words[i : i + n])) for i in range(len(words) - n + 1))
     return set(hashes) if every == 1 else {value for value in hashes if value % every == 0}
 
@@ -93,10 +97,9 @@ def with_field(source: str, field: str = "", chat: bool = False) -> str:
     >>> with_field("notes.jsonl", "body"), with_field("c4", "body"), with_field("log.jsonl", chat=True)
     ('notes.jsonl#body', 'c4', 'log.jsonl#chat:')
     """
-    has_fields = (source.startswith("hub:") and not _is_known(source)) or _is_json(source)
-    if "#" in source or not has_fields or not (field or chat):
-        return source
-    return f"{source}#{_CHAT if chat else ''}{field}"
+    hub = source.startswith("hub:") and "#" not in source and not _is_known(source)
+    takes = hub or (not source.startswith("hub:") and _is_json(source))
+    return f"{source}#{_CHAT if chat else ''}{field}" if takes and (field or chat) else source
 
 
 def _full_name(source: str | os.PathLike, field: str, chat: bool) -> str:
@@ -131,13 +134,13 @@ def _parts(name: str, changed: int) -> tuple[_Parts, SourceReport]:
     """Both parts of a source and what was read; a file is read again once it has `changed`."""
     if name.startswith("hub:"):
         found, report = _read_hub(name)
-        return _split(found, OWN_SHARE, report, across=not _is_known(name))
+        return _split(found, OWN_SHARE, report, copies="none" if _is_known(name) else "across")
     if name in SOURCES or not _is_path(name):
         source = _embedded(name)
         found = list(source.read())
-        return _split(found, source.share, SourceReport(name, source.title, len(found), len(found)), among=True)
+        return _split(found, source.share, SourceReport(name, source.title, len(found), len(found)), copies="among")
     found, report = _read_own(name)
-    return _split(found, OWN_SHARE, report, across=True)
+    return _split(found, OWN_SHARE, report, copies="across")
 
 
 def _embedded(name: str) -> Source:
@@ -158,62 +161,59 @@ def _embedded(name: str) -> Source:
 
 
 def _split(
-    found: Iterable[_Document], share: float, report: SourceReport, *, among: bool = False, across: bool = False
+    found: Sequence[_Document], share: float, report: SourceReport, copies: Literal["none", "among", "across"]
 ) -> tuple[_Parts, SourceReport]:
-    """Both parts of a stream of documents, and the report with what was dropped.
+    """Both parts of a list of documents, and the report with what was dropped.
 
     A document with a fixed split stays there, any other goes to calibration if the hash of its key, read as a number
-    from 0 to 1, is below `share`: adding or removing other documents moves none. Of equal texts the first stays. Near
-    duplicates are dropped `among` all documents (the first stays), or `across` the parts, from the held-out one.
+    from 0 to 1, is below `share`: adding or removing other documents moves none. Of equal texts the first stays, and
+    of near-duplicates: `among` the documents without a fixed split, those that share more than 30 runs of 20 words with
+    earlier ones; `across`, those that share nearly all of their runs, and then every held-out document that shares
+    more than 30, or half of its own, with calibration ones.
     """
     parts: dict[str, list[_Document]] = {name: [] for name in SPLITS}
+    seen: dict[str, set[int]] = {name: set() for name in SPLITS}
     dropped = Counter({"empty": report.rows - report.documents})
+    every = 1 + sum(len(document.text) for document in found) // _EXACT_CHARACTERS
     texts: set[str] = set()
-    ngrams: set[int] = set()
     for document in found:
         text = document.text.strip()
         if not text or text in texts:
             dropped["equal" if text else "empty"] += 1
             continue
         texts.add(text)
-        if among and document.split is None:
-            own = word_ngrams(text)
-            if len(own & ngrams) > SHARED_NGRAMS:
+        part = document.split or _part_of(document.key, share)
+        if copies == "across" or (copies == "among" and document.split is None):
+            own = _runs(text, every)
+            shared = len(own & seen["calibration"] | own & seen["held_out"])
+            if shared > SHARED_NGRAMS if copies == "among" else shared >= _NEARLY_ALL * len(own):
                 dropped["near-duplicate"] += 1
                 continue
-            ngrams |= own
-        parts[document.split or _part_of(document.key, share)].append(replace(document, text=text))
-    if across:
-        parts["held_out"], dropped["near-duplicate"] = _without_copies(parts["held_out"], parts["calibration"])
+            seen[part] |= own
+        parts[part].append(replace(document, text=text))
+    if copies == "across":
+        kept = _without_copies(parts["held_out"], seen["calibration"], every)
+        dropped["near-duplicate"] += len(parts["held_out"]) - len(kept)
+        parts["held_out"] = kept
     counts = {name: len(members) for name, members in parts.items()}
-    return {name: tuple(members) for name, members in parts.items()}, replace(
-        report, dropped=dict(+dropped), parts=counts
-    )
+    report = replace(report, dropped=dict(+dropped), parts=counts)
+    return {name: tuple(members) for name, members in parts.items()}, report
 
 
-def _without_copies(held_out: list[_Document], calibration: list[_Document]) -> tuple[list[_Document], int]:
-    """The held-out documents that share little with calibration and with one another, and how many do not."""
-    every = 1 + sum(len(document.text) for document in calibration) // _EXACT_CHARACTERS
-    seen: set[int] = set()
-    for document in calibration:
-        seen |= _runs(document.text, every)
+def _without_copies(held_out: list[_Document], seen: set[int], every: int) -> list[_Document]:
+    """The held-out documents that share little with the runs `seen` in calibration, and with one another."""
     kept = []
     for document in held_out:
         own = _runs(document.text, every)
         if len(own & seen) <= min(SHARED_NGRAMS / every, len(own) / 2):
             kept.append(document)
             seen |= own
-    return kept, len(held_out) - len(kept)
+    return kept
 
 
 def _runs(text: str, every: int) -> set[int]:
-    """The runs of words of a text; one too short for any is a single run."""
-    return word_ngrams(text, NGRAM, every) or {hash(tuple(_words(text)))}
-
-
-def _words(text: str) -> list[int]:
-    """A number for each word that is the same in every process."""
-    return [zlib.crc32(word.encode()) for word in re.findall(r"\w+", _SIGN.sub(r" \g<0> ", text.lower()))]
+    """The runs of words of a text; one too short for any is a single run, whatever its case and spaces."""
+    return word_ngrams(text, NGRAM, every) or {zlib.crc32(" ".join(text.lower().split()).encode())}
 
 
 def _part_of(key: str, share: float) -> str:

@@ -16,12 +16,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from crosscal.errors import InputError
 
 _Split = Literal["calibration", "held_out"]
-Turns = list[dict]
 
 _HEADS = ("instruction", "prompt", "question", "query", "inputs", "input")
 _CONTEXTS = ("input", "context")
@@ -57,8 +56,7 @@ class _Document:
     turns: tuple[dict, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Reading:
+class _Reading(NamedTuple):
     """How the rows of one source are read: `what` names the fields, `document` is None for a row without text."""
 
     what: str
@@ -105,10 +103,10 @@ def _reading_of(rows: Sequence[object], where: str, field: str = "", chat: bool 
     if chat:
         return _chat(rows, where, turns)
     if 2 * sum(isinstance(row, str) for row in rows) >= len(rows):
-        return _Reading("strings", lambda row: _document(row if isinstance(row, str) else ""))
+        return _plain([])
     sizes = _sizes(rows)
     if "text" in sizes:
-        return _of_field("text")
+        return _plain(["text"])
     if turns:
         raise InputError(
             f"{where} holds chats ({_quoted(turns)}) and no plain text; give --chat (in Python chat=True) to read them "
@@ -116,17 +114,17 @@ def _reading_of(rows: Sequence[object], where: str, field: str = "", chat: bool 
         )
     joined = _joined_fields(rows, sizes)
     best = max((name for name in sizes if _is_content(name)), key=lambda name: sizes[name], default="")
-    if joined and sum(sizes[name] for name in joined) >= sizes.get(best, 0):
-        return _of_fields(joined)
+    if joined and sum(sizes.get(name, 0) for name in joined) >= sizes.get(best, 0):
+        return _plain(joined)
     if not best:
         raise InputError(f"{where} has no field that is clearly its text; name it with --field NAME {_choice(rows)}")
-    return _of_field(best)
+    return _plain([best])
 
 
 def _asked(rows: Sequence[object], where: str, field: str, chat: bool) -> _Reading:
     """The reading of a field by its name."""
-    if any(_text_at(row, field) for row in rows) and not chat:
-        return _of_field(field)
+    if not chat and any(_text_at(row, field) for row in rows):
+        return _plain([field])
     if not any(_turns(_value_at(row, field)) for row in rows):
         raise InputError(f"{where} has no {'chat' if chat else 'text'} in a field '{field}' {_choice(rows)}")
     if not chat:
@@ -134,41 +132,32 @@ def _asked(rows: Sequence[object], where: str, field: str, chat: bool) -> _Readi
     return _chat(rows, where, [field])
 
 
-def _of_field(name: str) -> _Reading:
-    return _Reading(f"field '{name}'", lambda row: _document(row if isinstance(row, str) else _text_at(row, name)))
-
-
-def _of_fields(names: Sequence[str]) -> _Reading:
-    """Fields joined: an instruction under headings, anything else by blank lines."""
+def _plain(names: Sequence[str]) -> _Reading:
+    """Fields joined, an instruction under headings and anything else by blank lines; without names, rows are texts."""
 
     def document(row: object) -> _Document | None:
-        parts = [_text_at(row, name).strip() for name in names]
-        if names[0] == "instruction" and any(parts):
-            return _document(_instruction_text(parts[0], parts[1] if len(parts) == 3 else "", parts[-1]))
-        return _document("\n\n".join(part for part in parts if part))
+        parts = [row] if isinstance(row, str) else [_text_at(row, name).strip() for name in names]
+        if len(parts) > 1 and names[0] == "instruction" and any(parts):
+            parts = [_instruction_text(parts[0], parts[1] if len(parts) == 3 else "", parts[-1])]
+        text = _whole_text("\n\n".join(part for part in parts if part)).strip()
+        return _Document(text, text) if text else None
 
-    return _Reading(f"fields {' + '.join(repr(name) for name in names)}", document)
+    return _Reading(f"{'fields' if len(names) > 1 else 'field'} {_quoted(names)}" if names else "strings", document)
 
 
 def _chat(rows: Sequence[object], where: str, fields: Sequence[str]) -> _Reading:
     """The reading of turns: in one of the usual fields, or in the only one there is."""
     usual = [name for name in (*_CHATS, *fields[: len(fields) == 1]) if name in fields]
     if not usual:
-        several = f"has several chats ({_quoted(fields)})" if fields else "holds no chats, lists of turns with roles"
+        several = f"has several chats, {_quoted(fields)}" if fields else "holds no chats, lists of turns with roles"
         raise InputError(f"{where} {several}; name the field with --field NAME {_choice(rows)}")
-    name = usual[0]
 
     def document(row: object) -> _Document | None:
-        turns = _turns(_value_at(row, name))
+        turns = _turns(_value_at(row, usual[0]))
         said = "\n\n".join(turn["content"] for turn in turns if turn["content"].strip())
         return _Document(said, said, None, tuple(turns)) if said else None
 
-    return _Reading(f"chats in field '{name}'" if name else "chats", document)
-
-
-def _document(text: str) -> _Document | None:
-    text = _whole_text(text).strip()
-    return _Document(text, text) if text else None
+    return _Reading(f"chats in {_quoted(usual[:1])}", document)
 
 
 def _value_at(value: object, path: str) -> object:
@@ -188,7 +177,7 @@ def _text_at(row: object, path: str) -> str:
     return "\n\n".join(text for name, text in _leaves(_value_at(row, path)) if not name)
 
 
-def _turns(value: object) -> Turns:
+def _turns(value: object) -> list[dict]:
     """Turns of `role` and `content`, or of `from` and `value`, as chat templates take them; else nothing.
 
     Content in parts keeps its text.
@@ -208,10 +197,7 @@ def _turns(value: object) -> Turns:
 
 def _turn_fields(row: object) -> Iterator[str]:
     """Names of the fields of a row that hold turns; the empty name for a row that is a list of turns."""
-    if _turns(row):
-        yield ""
-    elif isinstance(row, dict):
-        yield from (name for name, value in row.items() if _turns(value))
+    return (name for name, value in (row if isinstance(row, dict) else {"": row}).items() if _turns(value))
 
 
 def _sizes(rows: Sequence[object]) -> dict[str, int]:
@@ -262,7 +248,7 @@ def _joined_fields(rows: Sequence[object], sizes: dict[str, int]) -> list[str]:
 
 
 def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"field '{name}'" if name else "whole rows" for name in names)
+    return " + ".join(f"'{name}'" if name else "whole rows" for name in names)
 
 
 def _choice(rows: Sequence[object]) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
-from typing import Literal
 
 from crosscal.errors import InputError
 from crosscal.text.fields import _Document, _instruction_text, _reading_of, _Split
@@ -24,10 +23,6 @@ _CAUSES = 8  # how far back a chain of causes is read
 
 _Row = dict
 _Texts = Callable[[Iterable[_Row]], Iterator[str]]
-
-
-def _field(name: str) -> _Texts:
-    return lambda rows: (row[name] for row in rows)
 
 
 def _articles(rows: Iterable[_Row]) -> Iterator[str]:
@@ -43,8 +38,11 @@ def _articles(rows: Iterable[_Row]) -> Iterator[str]:
 
 def _holdings(rows: Iterable[_Row]) -> Iterator[str]:
     """CaseHOLD: the citing text (column 0) with its right holding (columns 1 to 5, number in column 11) put in."""
-    for row in rows:
-        yield str(row["0"]).replace("<HOLDING>", str(row[str(1 + int(row["11"]))]))
+    return (str(row["0"]).replace("<HOLDING>", str(row[str(1 + int(row["11"]))])) for row in rows)
+
+
+def _instructions(rows: Iterable[_Row]) -> Iterator[str]:
+    return (_instruction_text(row["instruction"], row["input"], row["output"]) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -52,59 +50,37 @@ class _HubFiles:
     """Files of a known data set, by part; an empty `held_out` means that documents are split by a hash of each."""
 
     role: str
-    kind: Literal["json", "csv", "parquet"]
     calibration: tuple[str, ...]
-    held_out: tuple[str, ...]
-    texts: _Texts
+    held_out: tuple[str, ...] = ()
+    texts: _Texts = lambda rows: (row["text"] for row in rows)
     large: bool = False  # streamed, not downloaded
 
 
-# Its files are read side by side, a row each in turn, so six of eleven documents are web pages.
-_REDPAJAMA = (
-    *("arxiv", "book", "c4", "cc_2019-30", "cc_2020-05", "cc_2021-04", "cc_2022-05", "cc_2023-06"),
-    *("github", "stackexchange", "wikipedia"),
-)
+_WEB = ("c4", "cc_2019-30", "cc_2020-05", "cc_2021-04", "cc_2022-05", "cc_2023-06")
+_C4 = ("en/c4-train.00000-of-01024.json.gz",), ("en/c4-validation.00000-of-00008.json.gz",)
+_PARQUET = "train-00000-of-00001.parquet"
 _KNOWN: dict[str, _HubFiles] = {
-    "allenai/c4": _HubFiles(
+    "allenai/c4": _HubFiles("general", *_C4, large=True),
+    "Salesforce/wikitext": _HubFiles(
+        "general", (f"wikitext-2-raw-v1/{_PARQUET}",), ("wikitext-2-raw-v1/test-00000-of-00001.parquet",), _articles
+    ),
+    # Its files are read side by side, a row each in turn, so six of eleven documents are web pages.
+    "togethercomputer/RedPajama-Data-1T-Sample": _HubFiles(
         "general",
-        "json",
-        ("en/c4-train.00000-of-01024.json.gz",),
-        ("en/c4-validation.00000-of-00008.json.gz",),
-        _field("text"),
+        tuple(f"{part}_sample.jsonl" for part in ("arxiv", "book", *_WEB, "github", "stackexchange", "wikipedia")),
         large=True,
     ),
-    "Salesforce/wikitext": _HubFiles(
-        "general",
-        "parquet",
-        ("wikitext-2-raw-v1/train-00000-of-00001.parquet",),
-        ("wikitext-2-raw-v1/test-00000-of-00001.parquet",),
-        _articles,
-    ),
-    "togethercomputer/RedPajama-Data-1T-Sample": _HubFiles(
-        "general", "json", tuple(f"{part}_sample.jsonl" for part in _REDPAJAMA), (), _field("text"), large=True
-    ),
     "tatsu-lab/alpaca": _HubFiles(
-        "instruction",
-        "parquet",
-        ("data/train-00000-of-00001-a09b74b3ef9c3b56.parquet",),
-        (),
-        lambda rows: (_instruction_text(row["instruction"], row["input"], row["output"]) for row in rows),
+        "instruction", ("data/train-00000-of-00001-a09b74b3ef9c3b56.parquet",), texts=_instructions
     ),
     "qiaojin/PubMedQA": _HubFiles(
         "biomedical",
-        "parquet",
-        ("pqa_artificial/train-00000-of-00001.parquet",),
-        ("pqa_labeled/train-00000-of-00001.parquet",),
+        (f"pqa_artificial/{_PARQUET}",),
+        (f"pqa_labeled/{_PARQUET}",),
         lambda rows: ("\n".join(row["context"]["contexts"]) for row in rows),
     ),
-    "FiscalNote/billsum": _HubFiles(
-        "legal",
-        "parquet",
-        ("data/train-00000-of-00001.parquet",),
-        ("data/test-00000-of-00001.parquet",),
-        _field("text"),
-    ),
-    "casehold/casehold": _HubFiles("legal", "csv", ("data/all/train.csv",), ("data/all/test.csv",), _holdings),
+    "FiscalNote/billsum": _HubFiles("legal", (f"data/{_PARQUET}",), ("data/test-00000-of-00001.parquet",)),
+    "casehold/casehold": _HubFiles("legal", ("data/all/train.csv",), ("data/all/test.csv",), _holdings),
 }
 
 HUB_ROLES: dict[str, str] = {name: known.role for name, known in _KNOWN.items()}
@@ -157,7 +133,7 @@ def _known_documents(dataset: str, known: _HubFiles) -> Iterator[_Document]:
     if known.held_out:
         parts = ((known.calibration, "calibration"), (known.held_out, "held_out"))
     for files, split in parts:
-        streams = [_rows(known.kind, file) for file in _addresses(dataset, files, known.large)]
+        streams = [_rows(file) for file in _addresses(dataset, files, known.large)]
         rows = (row for turn in zip_longest(*streams) for row in turn if row is not None)
         limit = _MAX_CHARACTERS_LARGE if known.large and split != "held_out" else _MAX_CHARACTERS
         yield from _up_to((_Document(text, text, split) for text in known.texts(rows)), limit)
@@ -178,9 +154,10 @@ def _addresses(dataset: str, files: tuple[str, ...], large: bool) -> list[str]:
     return places
 
 
-def _rows(kind: str, file: str) -> Iterator[_Row]:
+def _rows(file: str) -> Iterator[_Row]:
     from datasets import load_dataset
 
+    kind = next((kind for kind in ("csv", "parquet") if file.endswith(kind)), "json")
     return iter(load_dataset(kind, data_files=[file], split="train", streaming=True))
 
 

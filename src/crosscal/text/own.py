@@ -77,7 +77,9 @@ def _is_path(source: str) -> bool:
 
 
 def _is_json(source: str) -> bool:
-    return _ending(_file_of(source)[0].name) in _JSON
+    """Whether a name is that of a file with fields, none of them named yet."""
+    path, field, chat = _file_of(source)
+    return _ending(path.name) in _JSON and not field and not chat
 
 
 def _file_of(source: str) -> tuple[Path, str, bool]:

@@ -167,7 +167,7 @@ def _within(name: str, split: str, tokenizer, n: int, length: int, generator: to
 def _tokenized(name: str, split: str, tokenizer) -> tuple[list[Int[Tensor, " tokens"]], _Told]:
     """The token ids of each document (int32), kept in memory for as long as the tokenizer lives."""
     kept = _token_cache.setdefault(tokenizer, {})
-    key = (name, split, _changed_at(name))
+    key = (name, split, _changed_at(name), str(getattr(tokenizer, "chat_template", None)))
     if key not in kept:
         documents = _part(name, split)
         silent = sum(len(document.text) for document in documents) < _PROGRESS_FROM

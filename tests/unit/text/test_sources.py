@@ -95,10 +95,10 @@ def test_passages_of_one_article_stay_in_one_part():
     assert sides[0].isdisjoint(sides[1])
 
 
-def split(texts, **rule) -> dict[str, list[str]]:
+def split(texts, copies="none") -> dict[str, list[str]]:
     """The parts of texts, half and half."""
     report = SourceReport("texts", "", len(texts), len(texts))
-    parts, _ = _split([_Document(text, text) for text in texts], 0.5, report, **rule)
+    parts, _ = _split([_Document(text, text) for text in texts], 0.5, report, copies)
     return {part: [document.text for document in parts[part]] for part in SPLITS}
 
 
@@ -113,7 +113,7 @@ def test_a_document_keeps_its_part_whatever_else_there_is():
 
 def test_near_duplicates_count_once():
     text = " ".join(f"word{i}" for i in range(100))
-    parts = split([text, text + " end", "other"], among=True)
+    parts = split([text, text + " end", "other"], "among")
     assert sorted(parts["calibration"] + parts["held_out"]) == sorted([text, "other"])
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from crosscal import load_text
 from crosscal.errors import InputError
@@ -178,6 +180,95 @@ def test_text_files_are_split_at_blank_lines_and_fields_are_found(tmp_path):
         both = documents(str(tmp_path / name), "calibration") + documents(str(tmp_path / name), "held_out")
         assert len(both) == 30
         assert first in both
+
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+)
+
+
+def chats(path, roles=("user", "assistant")) -> str:
+    """Chats of two turns, the first one's role by turns."""
+    rows = []
+    for i in range(60):
+        turns = [{"role": role, "content": f"{role} {i} says {i * 7919}"} for role in (roles[i % len(roles)], "user")]
+        rows.append(json.dumps({"id": i, "messages": turns}))
+    path.write_text("\n".join(rows))
+    return str(path)
+
+
+def test_chats_are_written_with_the_template(tmp_path, tokenizer):
+    tokenizer.chat_template = TEMPLATE
+    source = chats(tmp_path / "chats.jsonl")
+    windows = draw(source, tokenizer, chat=True, n_windows=20)
+    text = tokenizer.decode(windows.tokens.flatten())
+    assert "<s>user: user " in text
+    assert (windows.tokens == tokenizer.bos_token_id).sum() > 20
+    assert "</s></s>" not in text  # the template ends a chat, so no end token follows
+    assert windows.report.what == "chats in 'messages'"
+    assert windows.report.dropped == {}
+    assert torch.equal(windows.tokens, draw(f"{source}#chat:messages", tokenizer, n_windows=20).tokens)
+    assert draw(source, tokenizer, chat=True, packing="within", length=40).tokens.shape == (8, 40)
+    with pytest.raises(InputError, match=r"give --chat"):
+        draw(source, tokenizer)
+
+
+def test_chats_that_a_template_refuses_are_counted(tmp_path, tokenizer):
+    tokenizer.chat_template = TEMPLATE
+    some = draw(chats(tmp_path / "a.jsonl", ("user", "system")), tokenizer, chat=True, n_windows=4)
+    assert 15 < some.report.dropped["refused by the chat template"] < 35
+    assert "refused by the chat template" in str(some.report)
+    with pytest.raises(InputError, match=r"gives no tokens with this tokenizer; its chat template refuses such turns"):
+        draw(chats(tmp_path / "b.jsonl", ("system",)), tokenizer, chat=True)
+
+
+def test_chats_need_a_template(tmp_path, tokenizer):
+    with pytest.raises(InputError, match=r"tokenizer has no chat template; use a chat model, or leave --chat"):
+        draw(chats(tmp_path / "a.jsonl"), tokenizer, chat=True)
+
+
+def test_parts_of_chats_are_those_of_every_template(tmp_path, tokenizer):
+    source = chats(tmp_path / "a.jsonl")
+    said = documents(source, "held_out", chat=True)
+    assert said
+    for template in (TEMPLATE, TEMPLATE.replace("<s>", "#")):
+        tokenizer.chat_template = template
+        text = tokenizer.decode(draw(source, tokenizer, chat=True, split="held_out", length=50).tokens.flatten())
+        assert ("<s>" in text) == ("<s>" in template)
+        assert sum(part.partition("\n")[0] in text for part in said) > len(said) / 2
+
+
+def unknown_file(path, share: float) -> str:
+    """Words of which this share has a letter that a tokenizer of bytes below 128 does not know."""
+    words = [("ж" if i % 100 < 100 * share else "z") for i in range(6_000)]
+    path.write_text("\n\n".join(f"{i} " + "".join(words[i * 100 : i * 100 + 100]) for i in range(60)))
+    return str(path)
+
+
+def ascii_tokenizer(unknown: str | None) -> PreTrainedTokenizerFast:
+    """A token per ASCII character; any other is the unknown token, or is dropped where there is none."""
+    names = [unknown or "<pad>", "</s>", *map(chr, range(32, 127))]
+    raw = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token=unknown))
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token=unknown, eos_token="</s>")
+
+
+@pytest.mark.parametrize("unknown", ["<unk>", None])
+@pytest.mark.parametrize("packing", ["packed", "within"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.9])
+def test_unknown_tokens_are_told(tmp_path, caplog, unknown, packing, share):
+    tokenizer = ascii_tokenizer(unknown)
+    options = {"length": 8, "packing": packing}
+    source = unknown_file(tmp_path / "a.txt", share)
+    if share > 0.5:
+        with pytest.raises(InputError, match=r"[89]\d % of .*a.txt calibration is unknown to the model"):
+            draw(source, tokenizer, **options)
+        return
+    assert draw(source, tokenizer, **options).report.unknown == pytest.approx(share, abs=0.03)
+    draw(source, tokenizer, **options)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (0 if share < 0.1 else 1 if packing == "packed" else 2)
+    assert all("% of" in line and "unknown to the model's tokenizer" in line for line in said)
 
 
 @pytest.mark.slow
