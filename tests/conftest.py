@@ -11,7 +11,7 @@ CORE = (
     "output.packing",
     "engine",
     "metrics.divergence",
-    "metrics.likelihood",
+    "metrics.text_scores",
 )
 
 install_import_hook([f"crosscal.{room}" for room in CORE], "beartype.beartype")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from crosscal.assets import ARCHIVES
-from crosscal.metrics.tasks.registry import TASKS
+from crosscal.metrics.tasks import TASKS
 from crosscal.text import SOURCES
 from crosscal_book.pages.data_page import cited, sources_table, tasks_list
 

@@ -40,6 +40,8 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
 
 def check_measuring(options: argparse.Namespace) -> list[str]:
     """The held-out texts; raises `InputError` for unknown ones, for unknown tasks and for senseless sizes."""
+    from crosscal.metrics.tasks import check_tasks
+
     texts, tasks = read_texts(options), asked_tasks(options)
     if not texts and not tasks:
         raise InputError("nothing is to be measured; give --texts, --tasks, or both")
@@ -48,7 +50,7 @@ def check_measuring(options: argparse.Namespace) -> list[str]:
             raise InputError(f"--{name} is {getattr(options, name)}; give a whole number of at least {least}")
     if tasks and find_spec("lm_eval") is None:
         raise InputError("tasks need the package 'lm-eval'; run pip install 'crosscal[study]', or leave --tasks out")
-    _check_tasks(tasks)
+    check_tasks(tasks)
     return texts
 
 
@@ -57,16 +59,6 @@ def asked_tasks(options: argparse.Namespace) -> list[str]:
     from crosscal.plan.presets import TASKS
 
     return list(TASKS) if options.tasks.strip() == ALL else names_in(options.tasks)
-
-
-def _check_tasks(tasks: Sequence[str]) -> None:
-    """The harness's own tasks are looked up in its index, which takes some seconds; embedded ones need none."""
-    from crosscal.metrics.tasks import TASKS
-
-    if own := [name for name in tasks if name not in TASKS]:
-        from crosscal.metrics.tasks.harness import load_harness_tasks
-
-        load_harness_tasks(own)
 
 
 def make_asked(options: argparse.Namespace, models: Sequence[str], texts: Sequence[str]) -> "Asked":

@@ -9,9 +9,9 @@ _HOME = {
     "js_divergence": "divergence",
     "kl_divergence": "divergence",
     "top1_agreement": "divergence",
-    "perplexity": "likelihood",
+    "perplexity": "text_scores",
     "score_answers": "writing",
-    "token_nll": "likelihood",
+    "token_nll": "text_scores",
 }
 
 __all__ = ["js_divergence", "kl_divergence", "perplexity", "score_answers", "token_nll", "top1_agreement"]

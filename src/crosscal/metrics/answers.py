@@ -11,50 +11,50 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def normalize(text: str) -> list[str]:
+def _normalize(text: str) -> list[str]:
     """The words of a text in lower case, without ASCII punctuation and English articles.
 
     Source: the evaluation of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1).
 
-    >>> normalize("The U.S. won an  election.")
+    >>> _normalize("The U.S. won an  election.")
     ['us', 'won', 'election']
     """
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-def exact_match(answer: str, reference: str) -> float:
+def _exact_match(answer: str, reference: str) -> float:
     """1 where both have the same normalized words in the same order, else 0.
 
-    >>> exact_match("The fog.", "fog"), exact_match("dense fog", "fog")
+    >>> _exact_match("The fog.", "fog"), _exact_match("dense fog", "fog")
     (1.0, 0.0)
     """
-    return float(normalize(answer) == normalize(reference))
+    return float(_normalize(answer) == _normalize(reference))
 
 
-def token_f1(answer: str, reference: str) -> float:
+def _token_f1(answer: str, reference: str) -> float:
     """The harmonic mean of precision and recall of normalized words, each counted as often as both texts have it.
 
     Where a text has no words left, 1 if neither has any and else 0. Source: Rajpurkar et al. 2016 (arXiv 1606.05250,
     section 6.1).
 
-    >>> token_f1("a dense grey fog", "The fog")  # precision 1/3, recall 1
+    >>> _token_f1("a dense grey fog", "The fog")  # precision 1/3, recall 1
     0.5
     """
-    found, wanted = normalize(answer), normalize(reference)
-    if not found or not wanted:
-        return float(found == wanted)
-    shared = (Counter(found) & Counter(wanted)).total()
-    return 2 * shared / (len(found) + len(wanted))
+    given, wanted = _normalize(answer), _normalize(reference)
+    if not given or not wanted:
+        return float(given == wanted)
+    shared = (Counter(given) & Counter(wanted)).total()
+    return 2 * shared / (len(given) + len(wanted))
 
 
-def rouge1(answer: str, reference: str) -> float:
+def _rouge1(answer: str, reference: str) -> float:
     """ROUGE-1 as F-measure: words shared by both texts, articles included, without stemming, as `rouge_score` counts.
 
     Words are runs of a-z and 0-9 in lower case; 0 where a text has none. Raises `InputError` if `rouge_score` is not
     installed. Source: Lin 2004 (ROUGE: a package for automatic evaluation of summaries, section 2), with precision and
     recall weighing the same.
 
-    >>> rouge1("a dense grey fog", "The fog") == 1 / 3  # precision 1/4, recall 1/2
+    >>> _rouge1("a dense grey fog", "The fog") == 1 / 3  # precision 1/4, recall 1/2
     True
     """
     return float(_rouge().score(reference, answer)["rouge1"].fmeasure)
@@ -69,5 +69,5 @@ def _rouge():
     return RougeScorer(["rouge1"], use_stemmer=False)
 
 
-SCORES = {"exact_match": exact_match, "f1": token_f1, "rouge1": rouge1}
+_SCORES = {"exact_match": _exact_match, "f1": _token_f1, "rouge1": _rouge1}
 """Every score of an answer against a reference, by the name it has in results."""

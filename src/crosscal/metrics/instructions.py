@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from crosscal.assets import asset_file
-from crosscal.errors import InputError, suggest
-from crosscal.metrics.tasks.rows import task_documents
+from crosscal.errors import InputError, suggest, whole_number
+from crosscal.metrics.tasks.items import _task_documents
 from crosscal.text import SOURCES, documents
 
-VERSION = 1
+_VERSION = 1
 """Rises when the same items would be asked, answered or scored differently."""
 
-MAX_INSTRUCTION_WORDS = 120
-MAX_REFERENCE_WORDS = 60
-ORDER_SEED = 0
+_MAX_INSTRUCTION_WORDS = 120
+_MAX_REFERENCE_WORDS = 60
+_ORDER_SEED = 0
 
-SQUAD_REQUEST = "Answer with a few words from the text."
+_SQUAD_REQUEST = "Answer with a few words from the text."
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """What a model is asked, and an answer to compare with; `id` is the source and the row of its file.
+    """Hold what a model is asked, and an answer to compare with; `id` is the source and the row of its file.
 
     `others` are further answers that are as right; an answer's score is the best over all `references`.
     """
@@ -36,7 +36,7 @@ class Instruction:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Every right answer, `reference` first.
+        """Return every right answer, `reference` first.
 
         >>> Instruction("own-0", "Who came?", "Ada", ("Ada Lovelace",)).references
         ('Ada', 'Ada Lovelace')
@@ -45,7 +45,7 @@ class Instruction:
 
 
 def load_instructions(name: str, n_items: int) -> list[Instruction]:
-    """At most `n_items` instructions of a set, the same random ones for every model: all there are if these are fewer.
+    """Return at most `n_items` instructions of a set, the same random ones for every model.
 
     Two sets are the held-out part of the text source of that name (`crosscal.text.documents`), so none of their items
     is in any embedded calibration text:
@@ -62,18 +62,16 @@ def load_instructions(name: str, n_items: int) -> list[Instruction]:
     Instructions have at most 120 words and references 1 to 60. The order is fixed, so the first items of a larger
     request are those of a smaller one. Raises `InputError` for an unknown set or `n_items` below 1.
     """
-    if isinstance(n_items, bool) or not isinstance(n_items, int) or n_items < 1:
-        raise InputError(f"n_items is {n_items!r}; give a whole number of at least 1")
-    return list(_items(_check_name(name))[:n_items])
+    return list(_items(_check_name(name))[: whole_number("n_items", n_items, least=1)])
 
 
 def instructions_version(name: str) -> str:
-    """What identifies the numbers of a set: VERSION and a digest of all of its items in their order; needs no model.
+    """Return what identifies the numbers of a set: a version and a digest of all items in their order.
 
-    The first `n_items` follow from it. Raises `InputError` for an unknown set.
+    The first `n_items` follow from it; no model is needed. Raises `InputError` for an unknown set.
     """
     lines = "\n".join(json.dumps([item.id, item.instruction, *item.references]) for item in _items(_check_name(name)))
-    return f"{VERSION}.{hashlib.sha256(lines.encode()).hexdigest()[:12]}"
+    return f"{_VERSION}.{hashlib.sha256(lines.encode()).hexdigest()[:12]}"
 
 
 @lru_cache(maxsize=4)
@@ -87,26 +85,26 @@ def _held_out(name: str, pair_of: Callable[[dict], tuple[str, str] | None]) -> t
     source = SOURCES[name]
     rows = json.loads(asset_file(source.archive, source.member).read_text(encoding="utf-8"))
     held_out = set(documents(name, "held_out"))
-    found: dict[str, Instruction] = {}
+    by_text: dict[str, Instruction] = {}
     # The reader yields one document a row, so that its text, by which the parts are told apart, is made in one place.
     for number, (row, document) in enumerate(zip(rows, source.read(), strict=True)):
         text = document.text.strip()
         pair = pair_of(row)
         if text in held_out and pair is not None and _fits(*pair):
-            found[text] = Instruction(f"{name}-{number}", *pair)
-    return tuple(found[text] for text in sorted(found, key=_place))
+            by_text[text] = Instruction(f"{name}-{number}", *pair)
+    return tuple(by_text[text] for text in sorted(by_text, key=_place))
 
 
 def _squad() -> tuple[Instruction, ...]:
     """One question a passage, the first in the order of the set, so that no two items share their text."""
-    found: dict[str, Instruction] = {}
-    for number, document in sorted(task_documents("squad/bpb_5shot"), key=lambda row: _place(row[1]["query"])):
+    by_passage: dict[str, Instruction] = {}
+    for number, document in sorted(_task_documents("squad/bpb_5shot"), key=lambda row: _place(row[1]["query"])):
         passage, question = _passage_and_question(document["query"])
-        asked = _joined(passage, question, SQUAD_REQUEST)
+        asked = _joined(passage, question, _SQUAD_REQUEST)
         answers = tuple(dict.fromkeys(answer.strip() for answer in document["answers_text"]))
         if all(_fits(asked, answer) for answer in answers):
-            found.setdefault(passage, Instruction(f"squad-{number}", asked, answers[0], answers[1:]))
-    return tuple(found.values())
+            by_passage.setdefault(passage, Instruction(f"squad-{number}", asked, answers[0], answers[1:]))
+    return tuple(by_passage.values())
 
 
 def _passage_and_question(query: str) -> tuple[str, str]:
@@ -115,12 +113,13 @@ def _passage_and_question(query: str) -> tuple[str, str]:
     >>> _passage_and_question("Title: Fog\\nBackground: Fog came in.\\nQuestion: What came in?\\nAnswer:")
     ('Fog came in.', 'What came in?')
     """
-    found = re.fullmatch(r"Title: .*?\nBackground: (.*)\nQuestion: (.*)\nAnswer:", query, re.DOTALL)
-    return found[1].strip(), found[2].strip()
+    match = re.fullmatch(r"Title: .*?\nBackground: (.*)\nQuestion: (.*)\nAnswer:", query, re.DOTALL)
+    assert match, query
+    return match[1].strip(), match[2].strip()
 
 
 def _place(text: str) -> str:
-    return hashlib.sha256(f"{ORDER_SEED}\n{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{_ORDER_SEED}\n{text}".encode()).hexdigest()
 
 
 def _fits(instruction: str, reference: str) -> bool:
@@ -130,7 +129,7 @@ def _fits(instruction: str, reference: str) -> bool:
     (True, False)
     """
     asked, wanted = len(instruction.split()), len(reference.split())
-    return 1 <= asked <= MAX_INSTRUCTION_WORDS and 1 <= wanted <= MAX_REFERENCE_WORDS
+    return 1 <= asked <= _MAX_INSTRUCTION_WORDS and 1 <= wanted <= _MAX_REFERENCE_WORDS
 
 
 def _alpaca_pair(row: dict) -> tuple[str, str]:

@@ -1,27 +1,31 @@
-"""Score a model on held-out windows, alone or against the dense model, in bounded memory.
+"""Score a model on windows of held-out text: perplexity, and divergences from the dense model, in bounded memory.
 
 The dense model's final hidden states are kept (some megabytes) and not its logits (gigabytes); both models' logits
 exist for a few positions at a time. The dense body thus runs once for a whole study, and each compressed model pays
 one forward pass and one extra head product for its divergences.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from crosscal.errors import InputError
-from crosscal.metrics.divergence import Comparison
-from crosscal.metrics.likelihood import POSITIONS, token_losses
+from crosscal.metrics.divergence import _Comparison
 from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
+
+_CPU_ROWS = 16
+_POSITIONS = 512  # positions whose logits exist at one time: 50 MB of bfloat16 for a vocabulary of 49,152
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """Scores of one text per predicted token: `per_token[metric]` is [n_windows, length - 1].
+    """Hold the scores of one text per predicted token: `per_token[metric]` is [n_windows, length - 1].
 
     Metrics: "nll" always; "js_divergence", "kl_divergence" (dense to compressed), "kl_divergence_reverse" and
     "top1_agreement" where a dense reference was given. All in nats but the agreement, which is 0 or 1.
@@ -30,16 +34,43 @@ class TextScores:
     per_token: dict[str, Float[Tensor, "n_windows length_minus_1"]]
 
     def per_window(self, metric: str) -> list[float]:
-        """The mean of a metric over each window."""
+        """Return the mean of a metric over each window."""
         return self.per_token[metric].double().mean(dim=1).tolist()
 
 
 @dataclass(frozen=True)
 class DenseReference:
-    """The dense model's final hidden states on each text, and how to turn them into its logits."""
+    """Hold the dense model's final hidden states on each text, and what turns them into its logits."""
 
     hidden: Mapping[str, Float[Tensor, "n_windows length hidden"]]
     logits: Callable[..., Tensor]
+
+
+def perplexity(model, tokens, micro_batch: int = 2) -> float:
+    """Return exp of the mean negative log-likelihood per predicted token; a uniform guess gives the vocabulary size.
+
+    `model` is a causal language model, or what `load_model` returns; `tokens` is [n_windows, length], or what
+    `load_text` returns. Context and stride as in `token_nll`. Equation eq-perplexity of the book.
+    Source: Jelinek et al. 1977.
+    """
+    if hasattr(model, "tokenizer"):
+        model = model.model
+    nll = token_nll(model, getattr(tokens, "tokens", tokens), micro_batch)
+    return math.exp(nll.double().mean().item())
+
+
+def token_nll(
+    model, tokens: Int[Tensor, "n_windows length"], micro_batch: int = 2
+) -> Float[Tensor, "n_windows length_minus_1"]:
+    """Return the negative log-likelihood of every token but each window's first, in nats, given those before it.
+
+    Windows are scored on their own: the context is at most the window and the stride equals the window. At most
+    512 rows of logits exist at a time. Raises `InputError` for windows shorter than 2 tokens and for
+    non-finite results.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] < 2:
+        raise InputError(f"windows are [n_windows, length >= 2], these are {tuple(tokens.shape)}; give longer windows")
+    return score_text(model, tokens, micro_batch=micro_batch).per_token["nll"]
 
 
 @torch.inference_mode()
@@ -79,25 +110,41 @@ def score_text(
         dense = None if dense_hidden is None else dense_hidden[start : start + micro_batch, :-1].flatten(0, 1)
         parts.append(_score_rows(model, hidden, batch[:, 1:].flatten(), dense, dense_logits))
     shape = (len(tokens), tokens.shape[1] - 1)
-    per_token = {name: torch.cat([part[name] for part in parts]).view(shape) for name in parts[0]}
-    if not all(torch.isfinite(values).all() for values in per_token.values()):
-        raise InputError(
-            "the model's outputs are NaN or infinite on this text; load it in float32 or check its weights"
-        )
-    return TextScores(per_token)
+    return TextScores({name: _check_finite(torch.cat([part[name] for part in parts])).view(shape) for name in parts[0]})
 
 
 def _score_rows(model, hidden: Tensor, targets: Tensor, dense: Tensor | None, dense_logits) -> dict[str, Tensor]:
-    """All metrics for a run of positions, whose logits exist for POSITIONS of them at a time."""
-    found: dict[str, list[Tensor]] = {}
-    compare, own, dense_own = Comparison(), HeadMemory(), HeadMemory()
-    for start in range(0, len(hidden), POSITIONS):
-        chunk = slice(start, start + POSITIONS)
+    """All metrics for a run of positions, whose logits exist for _POSITIONS of them at a time."""
+    scores: dict[str, list[Tensor]] = {}
+    compare, own, dense_own = _Comparison(), HeadMemory(), HeadMemory()
+    for start in range(0, len(hidden), _POSITIONS):
+        chunk = slice(start, start + _POSITIONS)
         logits = head_logits(model, hidden[chunk], own)
         if dense is None:
-            scores = {"nll": token_losses(logits, targets[chunk])}
+            values = {"nll": _token_losses(logits, targets[chunk])}
         else:
-            scores = compare(dense_logits(dense[chunk], dense_own), logits, targets[chunk])
-        for name, values in scores.items():
-            found.setdefault(name, []).append(values)
-    return {name: torch.cat(values).cpu() for name, values in found.items()}
+            values = compare(dense_logits(dense[chunk], dense_own), logits, targets[chunk])
+        for name, part in values.items():
+            scores.setdefault(name, []).append(part)
+    return {name: torch.cat(parts).cpu() for name, parts in scores.items()}
+
+
+def _token_losses(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """-ln p(target) of each position, in float32.
+
+    >>> _token_losses(torch.zeros(1, 2), torch.tensor([0])).exp().tolist()
+    [2.0]
+    """
+    # Few rows at a time on a CPU: their float32 copies then stay in its cache.
+    step = _CPU_ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    pieces = zip(logits.split(step), targets.split(step), strict=True)
+    return torch.cat([cross_entropy(rows.float(), wanted, reduction="none") for rows, wanted in pieces])
+
+
+def _check_finite(scores: Tensor) -> Tensor:
+    """The scores of a model, or `InputError` where one is NaN or infinite; every score passes here."""
+    if not torch.isfinite(scores).all():
+        raise InputError(
+            "the model's outputs are NaN or infinite on this text; load it in float32 or check its weights"
+        )
+    return scores

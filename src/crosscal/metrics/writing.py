@@ -4,26 +4,31 @@ Source: the measurement of Khanal & Capone 2024 (arXiv 2409.11233), who compare 
 references on instructions of the set it was calibrated on and of one it was not.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from crosscal.errors import InputError
-from crosscal.metrics.answers import SCORES
+from crosscal.errors import InputError, whole_number
+from crosscal.metrics.answers import _SCORES
 from crosscal.metrics.instructions import Instruction, instructions_version, load_instructions
-from crosscal.metrics.prompts import NextHeading, answer_text, has_headings, prompt_ids, stop_tokens
+from crosscal.metrics.text_scores import _check_finite
 from crosscal.models import LoadedModel
 from crosscal.text.sampling import _without_own_settings
+from crosscal.text.windows import _start_tokens, _token_ids
 
-BATCH = {"cuda": 64, "cpu": 16}
+_BATCH = {"cuda": 64, "cpu": 16}
+_HEADING = "\n###"  # the frame's; the next one ends an answer
+_LAST_TOKENS = 8  # a heading is noticed with its last token, so it lies within the last few
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """Scores of a model's answers to one instruction set.
+    """Hold the scores of a model's answers to one instruction set.
 
     `values` are means over the items by score ("exact_match", "f1", "rouge1", each from 0 to 1). `items` holds equally
     long lists: "id" and each score, rounded to 4 digits. `version` changes when the items do.
@@ -55,9 +60,9 @@ def score_answers(
     pairs = [(answer, item.references) for answer, item in zip(answers, asked, strict=True)]
     scores = {
         metric: [round(max(score(answer, wanted) for wanted in references), 4) for answer, references in pairs]
-        for metric, score in SCORES.items()
+        for metric, score in _SCORES.items()
     }
-    values = {metric: sum(found) / len(found) for metric, found in scores.items()}
+    values = {metric: sum(of_items) / len(of_items) for metric, of_items in scores.items()}
     items = {"id": [item.id for item in asked], **scores}
     return GenerationResult(name, len(asked), values, items, instructions_version(name))
 
@@ -69,7 +74,7 @@ def write_answers(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> list[str]:
-    """The model's likeliest next token after each prompt, again and again: one answer an instruction, in their order.
+    """Return the model's greedy answer to each instruction, in their order.
 
     A prompt is the instruction in the tokenizer's chat template, or under a heading where it has none. An answer ends
     at an end-of-text token, at what ends a turn of the chat, at a further heading, or after `max_new_tokens` tokens;
@@ -80,21 +85,25 @@ def write_answers(
     Raises `InputError` for a model without tokenizer, sizes that make no sense, an instruction that does not fit
     into the model together with its answer, and outputs that are not finite.
     """
-    if loaded.tokenizer is None:
+    model, tokenizer = loaded
+    if tokenizer is None:
         raise InputError("the model has no tokenizer, which prompts need; load it from a folder with its tokenizer")
-    size = BATCH.get(loaded.device.type, BATCH["cpu"]) if batch_size is None else batch_size
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
-    prompts = [prompt_ids(loaded.tokenizer, item.instruction) for item in instructions]
-    _check_room(loaded.model, instructions, prompts, max_new_tokens)
+    n_new = whole_number("max_new_tokens", max_new_tokens, least=1)
+    default = _BATCH.get(loaded.device.type, _BATCH["cpu"])
+    size = default if batch_size is None else whole_number("batch_size", batch_size, least=1)
+    prompts = [_prompt_ids(tokenizer, item.instruction) for item in instructions]
+    _check_room(model, instructions, prompts, n_new)
+    stops = _stop_tokens(model, tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # longest first: too large a batch fails early
     answers: dict[int, str] = {}
     with tqdm(total=len(order), desc="write answers", unit=" items", disable=not progress, leave=False, delay=1) as bar:
         for start in range(0, len(order), size):
             batch = order[start : start + size]
-            texts = _continue(loaded, [prompts[i] for i in batch], max_new_tokens)
-            answers.update(zip(batch, texts, strict=True))
+            width = max(len(prompts[i]) for i in batch)
+            heading = _StopAtText(tokenizer, width, [_HEADING], _LAST_TOKENS, before="\n")
+            criteria = [heading] if _has_headings(tokenizer) else []
+            written = _continue_greedily(model, [prompts[i] for i in batch], n_new, stops, criteria)
+            answers.update((i, _answer_text(tokenizer, row, stops)) for i, row in zip(batch, written, strict=True))
             bar.update(len(batch))
     return [answers[i] for i in range(len(prompts))]
 
@@ -110,33 +119,110 @@ def _check_room(model, instructions: Sequence[Instruction], prompts: list[list[i
             )
 
 
-def _continue(loaded: LoadedModel, prompts: list[list[int]], n_new: int) -> list[str]:
-    """What the model writes after each prompt, left-padded so that all end, and go on, at the same place."""
-    model, tokenizer = loaded
-    stops = stop_tokens(model, tokenizer)
-    pad = stops[0] if stops else 0
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=loaded.device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=loaded.device)
-    mask = (torch.arange(width, device=loaded.device) >= width - lengths[:, None]).long()
+def _has_headings(tokenizer) -> bool:
+    """Whether prompts are framed by headings: a tokenizer with a chat template brings a frame of its own."""
+    return not tokenizer.chat_template
+
+
+def _prompt_ids(tokenizer, instruction: str) -> list[int]:
+    """The tokens a model is given: one user turn of a chat, or an instruction under its heading."""
+    if not _has_headings(tokenizer):
+        turns = [{"role": "user", "content": instruction}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    text = f"Write an answer that does what the instruction asks.\n{_HEADING} Instruction:\n{instruction}\n"
+    return _start_tokens(tokenizer) + _token_ids([f"{text}{_HEADING} Response:\n"], tokenizer)[0].tolist()
+
+
+def _stop_tokens(model, tokenizer) -> list[int]:
+    """Every token that ends an answer: the tokenizer's and the model's, and what ends a turn of the chat template."""
+    stops = [tokenizer.eos_token_id, tokenizer.get_vocab().get("<|endoftext|>"), _turn_end(tokenizer)]
+    for config in (model.generation_config, model.config.get_text_config()):
+        ids = getattr(config, "eos_token_id", None)
+        stops += ids if isinstance(ids, list) else [ids]
+    return list(dict.fromkeys(token for token in stops if token is not None))
+
+
+def _turn_end(tokenizer) -> int | None:
+    """The special token right after an assistant's turn in the chat template, if one stands there."""
+    if _has_headings(tokenizer):
+        return None
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "some answer"}]
+    _, _, rest = tokenizer.apply_chat_template(turns, tokenize=False).partition("some answer")
+    after = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"][:1]
+    return after[0] if after and after[0] in tokenizer.added_tokens_decoder else None
+
+
+def _answer_text(tokenizer, tokens: list[int], stops: Iterable[int]) -> str:
+    """The answer in written tokens: what stands before the first stop and, in the frame, before a further heading."""
+    text = tokenizer.decode(_until_stop(tokens, stops), skip_special_tokens=True)
+    return (_cut_at_stop(f"\n{text}", [_HEADING]) if _has_headings(tokenizer) else text).strip()
+
+
+def _until_stop(tokens: list[int], stops: Iterable[int]) -> list[int]:
+    """The tokens before the first stop.
+
+    >>> _until_stop([5, 6, 2, 2], [2])
+    [5, 6]
+    """
+    ends = [tokens.index(stop) for stop in stops if stop in tokens]
+    return tokens[: min(ends)] if ends else tokens
+
+
+def _cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """The text before the earliest stop sequence.
+
+    >>> _cut_at_stop("4. Next question", ["Question", "."])
+    '4'
+    """
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+@torch.no_grad()
+def _continue_greedily(
+    model, prompts: list[list[int]], n_new: int, stops: list[int], criteria: Sequence[StoppingCriteria] = ()
+) -> list[list[int]]:
+    """The likeliest next token after each prompt, again and again: the new tokens of each.
+
+    Prompts are left-padded, so that all end, and go on, at the same place; positions follow from the mask.
+    """
+    device = model.get_input_embeddings().weight.device
+    pad, width = stops[0] if stops else 0, max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
     config = GenerationConfig(
         do_sample=False, max_new_tokens=n_new, eos_token_id=stops or None, pad_token_id=pad, use_cache=True
     )
     with _without_own_settings(model):
-        written = model.generate(  # positions follow from the mask
+        written = model.generate(
             ids,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=[_Finite()],
-            stopping_criteria=[NextHeading(tokenizer, width)] if has_headings(tokenizer) else [],
+            logits_processor=LogitsProcessorList([_Finite()]),
+            stopping_criteria=StoppingCriteriaList(criteria),
         )
-    return [answer_text(tokenizer, row, stops) for row in written[:, width:].tolist()]
+    return written[:, width:].tolist()
+
+
+class _StopAtText(StoppingCriteria):
+    """Which texts hold a stop sequence, looked for in their last `most` tokens; `before` stands in front of a text."""
+
+    def __init__(self, tokenizer, start: int, stops: Sequence[str], most: int = sys.maxsize, before: str = ""):
+        self.tokenizer, self.start, self.stops, self.most, self.before = tokenizer, start, stops, most, before
+
+    def __call__(self, input_ids: Tensor, scores, **kwargs) -> Tensor:
+        first = max(self.start, input_ids.shape[1] - self.most)
+        before = self.before if first == self.start else ""
+        texts = self.tokenizer.batch_decode(input_ids[:, first:])
+        done = [any(stop in before + text for stop in self.stops) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
 
 
 class _Finite(LogitsProcessor):
     """Raises `InputError` for outputs of which no largest can be told."""
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not scores.amax(dim=-1).isfinite().all():
-            raise InputError("the model's outputs are NaN or infinite; load it in float32 or check its weights")
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        _check_finite(scores.amax(dim=-1))
         return scores

@@ -106,6 +106,14 @@ class Quantity:
         """Return a comparison as text: `1.23×`, `0.0102` nats or `−3.1` points."""
         return {"ratio": times, "nats": "{:.4f}".format, "points": points}[self.scale](change)
 
+    def value(self, items: Mapping[str, ArrayLike]) -> float:
+        """Return the value alone.
+
+        >>> QUANTITIES["accuracy"].value({"correct": [1, 0, 1, 1]})
+        0.75
+        """
+        return float(self.statistic(self._values(items)[None])[0])
+
     def estimate(self, items: Mapping[str, ArrayLike]) -> Estimate:
         """Return the value with its percentile bootstrap 95 % interval over windows, items or layers.
 
@@ -115,10 +123,14 @@ class Quantity:
         >>> QUANTITIES["perplexity"].estimate({"nll": [0.0, 0.0]})
         Estimate(value=1.0, lo=1.0, hi=1.0, n=2, p=nan)
         """
-        lists = [np.asarray(items[name], dtype=np.float64) for name in self.items]
-        values = lists[0] if len(lists) == 1 else np.stack(lists, axis=-1)
+        values = self._values(items)
         lo, hi = bootstrap_interval(values, self.statistic, resamples=self.resamples)
-        return Estimate(float(self.statistic(values[None])[0]), lo, hi, len(values))
+        return Estimate(self.value(items), lo, hi, len(values))
+
+    def _values(self, items: Mapping[str, ArrayLike]) -> np.ndarray:
+        """The lists that the value follows from, as one array: [n], [n, tokens], or [n, lists]."""
+        lists = [np.asarray(items[name], dtype=np.float64) for name in self.items]
+        return lists[0] if len(lists) == 1 else np.stack(lists, axis=-1)
 
 
 def _divergence(name: str, label: str) -> Quantity:

@@ -13,7 +13,7 @@ from pathlib import Path
 from crosscal.assets import ARCHIVES, MODEL_ASSETS
 from crosscal.errors import InputError
 from crosscal.files import hash_files, hash_json
-from crosscal.metrics.tasks.registry import TASKS, task_version
+from crosscal.metrics.tasks import TASKS, task_version
 from crosscal.plan.presets import TASK_PROMPTS
 from crosscal.text import SELF, SOURCES, documents
 from crosscal.types import RunConfig

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from crosscal.engine.reports import CompressionReport
 from crosscal.metrics.evaluate import Evaluation
-from crosscal.metrics.tasks.registry import TASKS, task_version
+from crosscal.metrics.tasks import TASKS, task_version
 from crosscal.results.quantities import QUANTITIES, Quantity, quantities_over, task_quantity
 from crosscal.results.store import RunRecord
 from crosscal.study.identity import run_key

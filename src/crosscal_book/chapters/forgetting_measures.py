@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from crosscal.metrics.tasks.registry import TASKS
+from crosscal.metrics.tasks import TASKS
 from crosscal.results.compare import ALL_TEXTS, accuracy_tasks, text_changes
 from crosscal.results.frame import DENSE, Results
 from crosscal.stats import DRAWS, Estimate

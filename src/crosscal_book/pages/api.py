@@ -90,7 +90,7 @@ PARTS = (
         (
             ("crosscal", "metrics/evaluate.py", ("evaluate",)),
             ("crosscal.metrics.text_scores", "metrics/text_scores.py", ("dense_reference",)),
-            ("crosscal.metrics", "metrics/likelihood.py", ("perplexity", "token_nll")),
+            ("crosscal.metrics", "metrics/text_scores.py", ("perplexity", "token_nll")),
             ("crosscal.metrics", "metrics/divergence.py", ("js_divergence", "kl_divergence", "top1_agreement")),
             ("crosscal.metrics", "metrics/writing.py", ("score_answers",)),
         ),

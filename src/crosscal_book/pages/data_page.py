@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from crosscal.assets import ARCHIVES
-from crosscal.metrics.tasks import registry as tasks
+from crosscal.metrics import tasks
 from crosscal.text import HUB_ROLES, SOURCES
 
 PAPER = re.compile(r"\((?:\w+ )?(\w+)(?: et al\.)? (\d{4})\)")

@@ -7,8 +7,8 @@ import pytest
 
 from crosscal.cli import measuring
 from crosscal.metrics.tasks import TASKS, TaskResult, evaluate, harness
-from crosscal.metrics.tasks.scoring import auc
 from crosscal.plan.presets import TASKS as STUDY_TASKS
+from crosscal.results.quantities import QUANTITIES
 
 pytest.importorskip("lm_eval")
 TEXT = ["--texts", "notes.jsonl", "--windows", 2, "--length", 20, "--dtype", "float32"]
@@ -23,7 +23,7 @@ def outcome(name: str, right: int) -> TaskResult:
 def ranking(name: str, shift: float) -> TaskResult:
     gold = [item % 2 for item in range(N)]
     score = [g * (1 - shift) + 0.01 * item for item, g in enumerate(gold)]
-    value = auc(score, gold)
+    value = QUANTITIES["auc"].value({"score": score, "gold": gold})
     return TaskResult(name, "legal", "auc", value, {"id": list(range(N)), "score": score, "gold": gold}, "1", N)
 
 

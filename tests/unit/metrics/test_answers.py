@@ -6,9 +6,9 @@ import pytest
 
 from crosscal.errors import InputError
 from crosscal.metrics import answers
-from crosscal.metrics.answers import SCORES, exact_match, normalize, rouge1, token_f1
+from crosscal.metrics.answers import _SCORES, _exact_match, _normalize, _rouge1, _token_f1
 
-ALL = list(SCORES.values())
+ALL = list(_SCORES.values())
 
 
 @pytest.mark.parametrize("score", ALL)
@@ -28,32 +28,32 @@ def test_case_and_punctuation_do_not_count(score):
 
 
 def test_articles_count_in_rouge_alone():
-    assert exact_match("The fog", "a fog") == token_f1("The fog", "a fog") == 1
-    assert rouge1("The fog", "a fog") == 0.5
+    assert _exact_match("The fog", "a fog") == _token_f1("The fog", "a fog") == 1
+    assert _rouge1("The fog", "a fog") == 0.5
 
 
 def test_articles_go_as_words_only():
-    assert normalize("Theatre, another; an  ANT. a") == ["theatre", "another", "ant"]
+    assert _normalize("Theatre, another; an  ANT. a") == ["theatre", "another", "ant"]
 
 
 def test_order_counts_in_exact_match_alone():
-    assert exact_match("blue red", "red blue") == 0
-    assert token_f1("blue red", "red blue") == rouge1("blue red", "red blue") == 1
+    assert _exact_match("blue red", "red blue") == 0
+    assert _token_f1("blue red", "red blue") == _rouge1("blue red", "red blue") == 1
 
 
 def test_repeated_words_count_as_often_as_both_have_them():
     # Two of the answer's four words are in the reference's three: precision 1/2, recall 2/3.
-    for score in (token_f1, rouge1):
+    for score in (_token_f1, _rouge1):
         assert score("red red red red", "red red blue") == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
 
 
 def test_texts_without_words_match_each_other():
-    assert exact_match("!", "the") == token_f1("!", "the") == 1
-    assert token_f1("the", "fog") == token_f1("fog", "the") == 0
+    assert _exact_match("!", "the") == _token_f1("!", "the") == 1
+    assert _token_f1("the", "fog") == _token_f1("fog", "the") == 0
 
 
 def test_rouge_without_its_package_gets_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     answers._rouge.cache_clear()
     with pytest.raises(InputError, match="pip install 'crosscal"):
-        rouge1("a", "b")
+        _rouge1("a", "b")

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from crosscal.metrics import js_divergence, kl_divergence, top1_agreement
-from crosscal.metrics.divergence import divergences
+from crosscal.metrics.divergence import _Comparison
 from tests.oracles import divergence as oracle
+
+NEXT = torch.arange(7)  # the tokens that follow
 
 
 def logits(seed=0, n=7, vocab=50, scale=3.0):
@@ -45,7 +47,8 @@ def test_small_divergences_keep_their_digits():
 
 def test_one_pass_gives_what_the_functions_give():
     p, q = logits(), logits(1)
-    found = divergences(p, q)
+    found = _Comparison()(p, q, NEXT)
+    torch.testing.assert_close(found["nll"], torch.nn.functional.cross_entropy(q, NEXT, reduction="none"))
     torch.testing.assert_close(found["js_divergence"], js_divergence(p, q))
     torch.testing.assert_close(found["kl_divergence"], kl_divergence(p, q))
     torch.testing.assert_close(found["kl_divergence_reverse"], kl_divergence(q, p))
@@ -61,6 +64,6 @@ def test_shapes_are_kept_and_half_precision_is_taken():
 def test_tokens_that_both_models_rule_out_count_for_nothing():
     p, q = logits(), logits(1)
     p[:, 10:], q[:, 10:] = -math.inf, -math.inf
-    found, inner = divergences(p, q), divergences(p[:, :10], q[:, :10])
+    found, inner = _Comparison()(p, q, NEXT), _Comparison()(p[:, :10], q[:, :10], NEXT)
     for name, values in found.items():
         torch.testing.assert_close(values, inner[name], msg=name)

@@ -7,13 +7,13 @@ import pytest
 from crosscal.errors import InputError
 from crosscal.metrics import instructions
 from crosscal.metrics.instructions import (
+    _SQUAD_REQUEST,
     INSTRUCTION_SETS,
-    SQUAD_REQUEST,
     Instruction,
     instructions_version,
     load_instructions,
 )
-from crosscal.metrics.tasks.rows import task_documents
+from crosscal.metrics.tasks.items import _task_documents
 from crosscal.text import SOURCES, documents
 from crosscal.text.documents import word_ngrams
 
@@ -65,14 +65,14 @@ def test_a_smaller_request_is_the_start_of_a_larger_one(name):
 @pytest.fixture
 def squad_documents():
     """The documents that items were made from, by the items' ids."""
-    return {f"squad-{number}": document for number, document in task_documents("squad/bpb_5shot")}
+    return {f"squad-{number}": document for number, document in _task_documents("squad/bpb_5shot")}
 
 
 def test_questions_ask_for_words_of_their_passage(squad_documents):
     for item in load_instructions("squad", 1000):
         passage, question, request = item.instruction.rsplit("\n\n", 2)
         document = squad_documents[item.id]
-        assert request == SQUAD_REQUEST
+        assert request == _SQUAD_REQUEST
         assert document["query"].startswith(f"Title: {document['title']}\nBackground: {passage}\nQuestion: {question}")
         assert document["query"].removesuffix("Answer:").rstrip().endswith(question)
         assert item.references == tuple(dict.fromkeys(document["answers_text"]))
@@ -83,7 +83,7 @@ def test_each_short_passage_is_asked_about_once(squad_documents):
     short = set()
     for document in squad_documents.values():
         passage, question = document["query"].partition("\nBackground: ")[2].rsplit("\nQuestion: ", 1)
-        asked = f"{passage} {question.removesuffix('Answer:')} {SQUAD_REQUEST}"
+        asked = f"{passage} {question.removesuffix('Answer:')} {_SQUAD_REQUEST}"
         if len(asked.split()) <= 120:
             short.add(passage)
     assert sorted(item.instruction.rsplit("\n\n", 2)[0] for item in load_instructions("squad", 1000)) == sorted(short)
@@ -104,7 +104,7 @@ def test_questions_share_no_calibration_text(squad_documents):
 def test_adding_an_item_moves_no_other(name, kept, monkeypatch):
     items = load_instructions(name, 1000)
     shorter = [item for item in items if all(len(answer.split()) <= kept for answer in item.references)]
-    monkeypatch.setattr(instructions, "MAX_REFERENCE_WORDS", kept)
+    monkeypatch.setattr(instructions, "_MAX_REFERENCE_WORDS", kept)
     instructions._items.cache_clear()
     try:
         found = load_instructions(name, 1000)
@@ -118,7 +118,7 @@ def test_adding_an_item_moves_no_other(name, kept, monkeypatch):
 
 def test_the_version_changes_with_items_and_with_the_rules(monkeypatch):
     version = instructions_version("alpaca")
-    assert version.startswith(f"{instructions.VERSION}.")
+    assert version.startswith(f"{instructions._VERSION}.")
     assert version != instructions_version("dialogues")
     items = load_instructions("alpaca", 1000)
     monkeypatch.setattr(instructions, "_items", lambda name: tuple(reversed(items)))
@@ -128,7 +128,7 @@ def test_the_version_changes_with_items_and_with_the_rules(monkeypatch):
     others = [Instruction(item.id, item.instruction, item.reference, ("also right",)) for item in items]
     monkeypatch.setattr(instructions, "_items", lambda name: tuple(others))
     assert instructions_version("alpaca") != version
-    monkeypatch.setattr(instructions, "VERSION", 99)
+    monkeypatch.setattr(instructions, "_VERSION", 99)
     assert instructions_version("alpaca").startswith("99.")
 
 

@@ -55,7 +55,7 @@ def test_logits_never_exist_for_more_than_a_chunk_of_positions(monkeypatch):
     monkeypatch.setattr(
         text_scores, "head_logits", lambda m, h, o=None: most.append(h[..., 0].numel()) or inner(m, h, o)
     )
-    monkeypatch.setattr(text_scores, "POSITIONS", 32)
+    monkeypatch.setattr(text_scores, "_POSITIONS", 32)
     reference = dense_reference(model, {"text": tokens})
     score_text(model, tokens, reference.hidden["text"], reference.logits)
     assert max(most) == 32

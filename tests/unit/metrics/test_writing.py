@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from crosscal.errors import InputError
-from crosscal.metrics import prompts, score_answers
+from crosscal.metrics import score_answers, writing
 from crosscal.metrics.instructions import Instruction, instructions_version, load_instructions
-from crosscal.metrics.prompts import HEADING, NextHeading, answer_text, prompt_ids, stop_tokens
-from crosscal.metrics.writing import write_answers
+from crosscal.metrics.writing import (
+    _HEADING,
+    _LAST_TOKENS,
+    _answer_text,
+    _prompt_ids,
+    _stop_tokens,
+    _StopAtText,
+    write_answers,
+)
 from crosscal.models import LoadedModel
 from tests.unit.families import FAMILIES, tiny_model, tiny_tokenizer
 from tests.unit.text.conftest import byte_tokenizer
@@ -46,8 +53,8 @@ def loaded():
 def token_by_token(loaded, instruction, n_new):
     """The definition: no batch, no padding, no cache, the whole text read again for every token."""
     model, tokenizer = loaded
-    ids, written = prompt_ids(tokenizer, instruction), []
-    stops = stop_tokens(model, tokenizer)
+    ids, written = _prompt_ids(tokenizer, instruction), []
+    stops = _stop_tokens(model, tokenizer)
     while len(written) < n_new:
         token = int(model(torch.tensor([ids + written])).logits[0, -1].argmax())
         if token in stops:
@@ -95,7 +102,7 @@ def test_similar_lengths_are_read_together(loaded, monkeypatch):
         loaded.model, "generate", lambda ids, **kw: widths.append(tuple(ids.shape)) or inner(ids, **kw), raising=False
     )
     write_answers(loaded, ASKED, 2, 2, progress=False)
-    lengths = sorted((len(prompt_ids(loaded.tokenizer, item.instruction)) for item in ASKED), reverse=True)
+    lengths = sorted((len(_prompt_ids(loaded.tokenizer, item.instruction)) for item in ASKED), reverse=True)
     assert widths == [(2, lengths[0]), (2, lengths[2]), (1, lengths[4])]
 
 
@@ -117,20 +124,20 @@ def test_an_empty_answer_scores_nothing(loaded):
 
 def test_a_chat_template_frames_the_prompt_and_ends_the_answer():
     tokenizer = chatting(byte_tokenizer())
-    text = tokenizer.decode(prompt_ids(tokenizer, "Name it."))
+    text = tokenizer.decode(_prompt_ids(tokenizer, "Name it."))
     assert text == "<s>user.Name it.<e><s>assistant."
     end = tokenizer.convert_tokens_to_ids("<e>")
     model = tiny_model("llama")
-    assert stop_tokens(model, tokenizer) == [tokenizer.eos_token_id, end, model.config.eos_token_id]
+    assert _stop_tokens(model, tokenizer) == [tokenizer.eos_token_id, end, model.config.eos_token_id]
     tokens = tokenizer("Blue.\n### Red<e>Green</s>")["input_ids"]
-    assert answer_text(tokenizer, tokens, stop_tokens(model, tokenizer)) == "Blue.\n### Red"
+    assert _answer_text(tokenizer, tokens, _stop_tokens(model, tokenizer)) == "Blue.\n### Red"
 
 
 def test_generation_stops_where_a_turn_of_the_chat_ends(loaded):
     tokenizer = loaded.tokenizer
     tokenizer.chat_template = TEMPLATE.replace("<e>", "<unk>")  # an entry that the tiny model can write
     end = tokenizer.unk_token_id
-    assert end in stop_tokens(loaded.model, tokenizer)
+    assert end in _stop_tokens(loaded.model, tokenizer)
     calls = steer(loaded, end, 2)
     write_answers(loaded, ASKED[:2], 12, progress=False)
     assert len(calls) == 3
@@ -138,27 +145,27 @@ def test_generation_stops_where_a_turn_of_the_chat_ends(loaded):
 
 def test_without_a_template_headings_frame_the_prompt_and_end_the_answer():
     tokenizer = byte_tokenizer(starts=True)
-    text = tokenizer.decode(prompt_ids(tokenizer, "Name it."))
+    text = tokenizer.decode(_prompt_ids(tokenizer, "Name it."))
     assert text.startswith("<s>Write an answer")
-    assert text.endswith(f"\n{HEADING} Instruction:\nName it.\n{HEADING} Response:\n")
+    assert text.endswith(f"\n{_HEADING} Instruction:\nName it.\n{_HEADING} Response:\n")
     for written, answer in [
         ("Blue.\n\n### Input:\nx", "Blue."),
         ("### Red", ""),
         ("C### is\nno # key", "C### is\nno # key"),
     ]:
         tokens = tokenizer(written, add_special_tokens=False)["input_ids"]
-        assert answer_text(tokenizer, tokens, [1]) == answer
+        assert _answer_text(tokenizer, tokens, [1]) == answer
     assert text.count("<s>") == 1
 
 
 @pytest.mark.parametrize("before", ["", "fog", "a dense fog"])
 def test_a_further_heading_is_noticed_with_its_last_token(before):
     tokenizer = byte_tokenizer()
-    prompt = tokenizer("a question" + HEADING + " Response:\n")["input_ids"]
-    notice = NextHeading(tokenizer, len(prompt))
-    written = tokenizer(f"{before}{HEADING} More")["input_ids"]
+    prompt = tokenizer("a question" + _HEADING + " Response:\n")["input_ids"]
+    notice = _StopAtText(tokenizer, len(prompt), [_HEADING], _LAST_TOKENS, before="\n")
+    written = tokenizer(f"{before}{_HEADING} More")["input_ids"]
     other = tokenizer("nothing of the sort ## #")["input_ids"][: len(written)]
-    first = len(before) + len(HEADING)
+    first = len(before) + len(_HEADING)
     found = [
         notice(torch.tensor([prompt + written[:n], prompt + other[:n]]), None).tolist() for n in range(1, first + 1)
     ]
@@ -172,7 +179,7 @@ def test_a_further_heading_is_noticed_with_its_last_token(before):
 def test_generation_stops_at_a_further_heading(loaded, monkeypatch):
     write_answers(loaded, ASKED[:2], 12, progress=False)
     calls = steer(loaded, 5, 100)
-    monkeypatch.setattr(prompts, "HEADING", "")  # then every token completes one
+    monkeypatch.setattr(writing, "_HEADING", "")  # then every token completes one
     write_answers(loaded, ASKED[:2], 12, progress=False)
     assert len(calls) == 1
 

@@ -1,14 +1,13 @@
-"""Tasks through lm-evaluation-harness on a model in memory; the registry needs the standard library only."""
+"""Tasks through lm-evaluation-harness on a model in memory; the catalogue needs the standard library only."""
 
-from crosscal.metrics.tasks.registry import TASKS, Task, describe, task_version
-from crosscal.metrics.tasks.result import TaskResult
+from importlib import import_module
 
-__all__ = ["TASKS", "Task", "TaskResult", "describe", "evaluate_tasks", "task_version"]
+from crosscal.metrics.tasks.catalogue import TASKS, Task, describe, task_version
+
+__all__ = ["TASKS", "Task", "TaskResult", "check_tasks", "describe", "evaluate_tasks", "task_version"]
 
 
 def __getattr__(name: str):
-    if name != "evaluate_tasks":
+    if name not in ("TaskResult", "check_tasks", "evaluate_tasks"):
         raise AttributeError(f"module 'crosscal.metrics.tasks' has no attribute '{name}'")
-    from crosscal.metrics.tasks.evaluate import evaluate_tasks
-
-    return evaluate_tasks
+    return getattr(import_module("crosscal.metrics.tasks.evaluate"), name)

@@ -13,45 +13,54 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from tqdm import tqdm
 
-from crosscal.errors import InputError
-from crosscal.metrics.tasks.batching import Batch, Row, fit, group_rows, plan
-from crosscal.metrics.tasks.generation import generate_greedily
+from crosscal.errors import InputError, whole_number
+from crosscal.metrics.tasks.batching import _Batch, _fit, _group_rows, _plan, _Row
+from crosscal.metrics.text_scores import _check_finite
+from crosscal.metrics.writing import _continue_greedily, _cut_at_stop, _stop_tokens, _StopAtText
 from crosscal.models import final_hidden, head_logits
 
-LOGITS_AT_ONCE = 2**25
-"""Logits made by one product with the head: 64 MB in bfloat16, whatever the vocabulary."""
-
-TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
-"""Tokens per forward pass: enough to be fast, few enough for activations and key-value cache to fit."""
-
-DEFAULT_MAX_LENGTH = 2048
+_LOGITS_AT_ONCE = 2**25  # made by one product with the head: 64 MB in bfloat16, whatever the vocabulary
+# Tokens per forward pass: enough to be fast, few enough for activations and key-value cache to fit.
+_TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
+_DEFAULT_MAX_LENGTH = 2048
+_DEFAULT_NEW_TOKENS = 256
 
 
 class InMemoryLM(TemplateLM):
-    """The harness's model interface over `(model, tokenizer)`.
+    """Serve the harness's model interface over `(model, tokenizer)`.
 
     `token_budget` bounds the tokens of one forward pass and changes results by rounding only; `share` runs the
-    context of an item once for all its options (found out when None: it needs a key-value cache).
+    context of an item once for all its options (tried out when None: it needs a key-value cache). Every score raises
+    `InputError` where the model's outputs are not finite.
     """
 
     def __init__(self, model, tokenizer, *, token_budget: int | None = None, progress: bool = True, share=None):
         super().__init__()
-        if token_budget is not None and token_budget < 1:
-            raise InputError(f"token_budget is {token_budget}; give a whole number of at least 1")
         self.model, self.tokenizer = model, tokenizer
         self._device = model.get_input_embeddings().weight.device
-        self.token_budget = token_budget or TOKEN_BUDGET.get(self._device.type, TOKEN_BUDGET["cpu"])
+        default = _TOKEN_BUDGET.get(self._device.type, _TOKEN_BUDGET["cpu"])
+        self.token_budget = default if token_budget is None else whole_number("token_budget", token_budget, least=1)
         self.progress = progress
-        self.share = can_share(model) if share is None else share
+        self.share = _can_share(model) if share is None else share
+        self._n_appended = _n_appended(tokenizer)
 
     @property
-    def eot_token_id(self) -> int:
-        """The token that ends a text."""
+    def eot_token_id(self) -> int | None:
+        """The token that ends a text, if there is one."""
         return self.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
-        """The token an empty context is replaced by: beginning of sequence, else end of text."""
+        """The token an empty context is replaced by: beginning of sequence, else end of text, else `InputError`."""
+        prefix = self._prefix()
+        if prefix is None:
+            raise InputError(
+                "this task scores text without a context, for which the tokenizer has no beginning-of-sequence and no "
+                "end-of-text token to put in its place; set one of them in tokenizer_config.json"
+            )
+        return prefix
+
+    def _prefix(self) -> int | None:
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
 
@@ -63,17 +72,22 @@ class InMemoryLM(TemplateLM):
             if (value := getattr(config, name, None)) is not None:
                 return int(value)
         limit = getattr(self.tokenizer, "model_max_length", None)
-        return int(limit) if limit is not None and limit < 10**9 else DEFAULT_MAX_LENGTH
+        return int(limit) if limit is not None and limit < 10**9 else _DEFAULT_MAX_LENGTH
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
-        """Token ids; by default with the tokenizer's own special tokens, but never a second beginning-of-sequence."""
+        """Return token ids, by default after the tokenizer's own start tokens; never a second beginning-of-sequence.
+
+        An end token that the tokenizer puts after every text is left out: what follows a context continues it.
+        """
         if add_special_tokens is None:
-            bos = self.tokenizer.decode(self.prefix_token_id)
-            add_special_tokens = not (bos and string.startswith(bos))
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+            prefix = self._prefix()
+            start = "" if prefix is None else self.tokenizer.decode(prefix)
+            add_special_tokens = not (start and string.startswith(start))
+        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return ids[: len(ids) - self._n_appended] if add_special_tokens else ids
 
     def loglikelihood(self, requests, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """`(log-probability, is it the greedy continuation)` per request; the harness's tokenizing bar is off."""
+        """Return `(log-probability, is it the greedy continuation)` per request; the harness's bar is off."""
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
@@ -82,14 +96,19 @@ class InMemoryLM(TemplateLM):
         A target longer than the model is scored in pieces, each after as much of what precedes it as fits.
         """
         pieces, owners = [], []
-        for owner, (_, context, target) in enumerate(requests):
-            for piece in fit(context, target, self.max_length):
+        for owner, (strings, context, target) in enumerate(requests):
+            if not target:
+                raise InputError(
+                    f"an option of a task has no token of its own after its context: {strings!r:.160}; give it text, "
+                    "or put a space between them (target_delimiter)"
+                )
+            for piece in _fit(context, target, self.max_length):
                 pieces.append(piece)
                 owners.append(owner)
         logprobs, greedy = [0.0] * len(requests), [True] * len(requests)
         with tqdm(total=len(pieces), desc="task options", unit="option", disable=not self.progress) as bar:
-            for batch in plan(group_rows(pieces), self.token_budget, self.share):
-                scored = score_batch(self.model, batch)
+            for batch in _plan(_group_rows(pieces), self.token_budget, self.share):
+                scored = _score_batch(self.model, batch)
                 for index, (logprob, is_greedy) in scored.items():
                     logprobs[owners[index]] += logprob
                     greedy[owners[index]] &= is_greedy
@@ -97,7 +116,7 @@ class InMemoryLM(TemplateLM):
         return list(zip(logprobs, greedy, strict=True))
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        """The log-probability of whole texts, each token predicted once, in windows of `max_length`."""
+        """Return the log-probability of whole texts, each token predicted once, in windows of `max_length`."""
         windows, owners = [], []
         for owner, request in enumerate(requests):
             tokens = self.tok_encode(request.args[0])
@@ -110,13 +129,43 @@ class InMemoryLM(TemplateLM):
         return totals
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations, each cut at its first stop sequence."""
+        """Return greedy continuations, each cut at its first stop sequence."""
         jobs = tqdm(requests, desc="generations", unit="text", disable=not self.progress)
-        return [generate_greedily(self, *request.args) for request in jobs]
+        return [self._generate(*request.args) for request in jobs]
+
+    def _generate(self, context: str, options: dict) -> str:
+        """The greedy continuation of `context`, without what follows the first stop sequence of `options["until"]`.
+
+        At most `options["max_gen_toks"]` tokens (256 by default); a context too long for the model loses its first
+        tokens. Raises `InputError` when the task asks for sampling.
+        """
+        if options.get("do_sample") and options.get("temperature", 1.0) > 0:
+            raise InputError("this task asks for sampled answers, and only greedy ones are supported; choose another")
+        n_new = int(options.get("max_gen_toks", options.get("max_new_tokens", _DEFAULT_NEW_TOKENS)))
+        room = self.max_length - n_new
+        if room < 1:
+            raise InputError(
+                f"the task writes up to {n_new} tokens but the model takes {self.max_length}; use another model"
+            )
+        until = options.get("until") or []
+        stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+        prompt = self.tok_encode(context)[-room:]
+        ends = _stop_tokens(self.model, self.tokenizer)
+        criteria = [_StopAtText(self.tokenizer, len(prompt), stops)]
+        (written,) = _continue_greedily(self.model, [prompt], n_new, ends, criteria)
+        return _cut_at_stop(self.tokenizer.decode(written, skip_special_tokens=True), stops)
+
+
+def _n_appended(tokenizer) -> int:
+    """How many special tokens the tokenizer puts after every text."""
+    whole, bare = (tokenizer.encode("a", add_special_tokens=add) for add in (True, False))
+    n = len(whole) - len(bare)
+    starts = [start for start in range(n + 1) if whole[start : start + len(bare)] == bare]
+    return n - starts[-1] if starts else 0
 
 
 @torch.no_grad()
-def score_batch(model, batch: Batch) -> dict[int, tuple[float, bool]]:
+def _score_batch(model, batch: _Batch) -> dict[int, tuple[float, bool]]:
     """`{request index: (log-probability of its target in nats, target is what greedy decoding gives)}`."""
     answers = {}
     for rows, hidden in _hidden(model, batch):
@@ -135,7 +184,7 @@ def score_batch(model, batch: Batch) -> dict[int, tuple[float, bool]]:
     return answers
 
 
-def _hidden(model, batch: Batch) -> Iterator[tuple[tuple[Row, ...], Tensor]]:
+def _hidden(model, batch: _Batch) -> Iterator[tuple[tuple[_Row, ...], Tensor]]:
     """Each piece's rows with their final hidden states [rows, tokens after the shared context, hidden]."""
     device = model.get_input_embeddings().weight.device
     if not batch.shared:
@@ -163,30 +212,34 @@ def _padded(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
 
 
 def _token_logprobs(model, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Per hidden state, one token's log-probability in float32, and whether no token is more likely."""
+    """Per hidden state, one token's log-probability in float32, and whether it is more likely than every other token.
+
+    Tokens that are equally likely are all none: greedy decoding would give only one of them. Raises `InputError` where
+    outputs are not finite.
+    """
     n_vocab = model.get_output_embeddings().weight.shape[0]
-    step = max(1, LOGITS_AT_ONCE // n_vocab)
+    step = max(1, _LOGITS_AT_ONCE // n_vocab)
     logprobs, greedy = [], []
     for states, wanted in zip(hidden.split(step), tokens.split(step), strict=True):
         # The head's product is fastest in large blocks, what follows in blocks that stay in the processor's cache.
         slices = head_logits(model, states).split(max(1, step // 8)), wanted.split(max(1, step // 8))
         for logits, token in zip(*slices, strict=True):
             logits = logits.float()
-            picked = logits.gather(-1, token[:, None])[:, 0]
-            logprobs.append(picked - logits.logsumexp(-1))
-            greedy.append(picked == logits.amax(-1))
-    return torch.cat(logprobs), torch.cat(greedy)
+            picked = logits.gather(-1, token[:, None])
+            logprobs.append(picked[:, 0] - logits.logsumexp(-1))
+            greedy.append((logits >= picked).sum(-1) == 1)
+    return _check_finite(torch.cat(logprobs)), torch.cat(greedy)
 
 
 @torch.no_grad()
-def can_share(model) -> bool:
+def _can_share(model) -> bool:
     """Whether a cached context gives the same answers as the whole row: tried out on a few tokens."""
     context, suffixes = tuple(range(1, 7)), ((7, 8), (9, 10, 11))
-    rows = tuple(group_rows([(context, suffix) for suffix in suffixes])[0])
-    apart = score_batch(model, Batch((), 0, (rows,)))
+    rows = tuple(_group_rows([(context, suffix) for suffix in suffixes])[0])
     try:
-        together = score_batch(model, Batch((context,), len(context) - 1, tuple((row,) for row in rows)))
+        apart = _score_batch(model, _Batch((), 0, (rows,)))
+        together = _score_batch(model, _Batch((context,), len(context) - 1, tuple((row,) for row in rows)))
     except (AttributeError, NotImplementedError, TypeError, ValueError, RuntimeError):
-        return False  # no key-value cache, or one that cannot be repeated
+        return False  # no key-value cache, one that cannot be repeated, or outputs that are not finite
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     return all(abs(together[i][0] - apart[i][0]) <= tolerance * max(1.0, abs(apart[i][0])) for i in apart)

@@ -9,18 +9,18 @@ group, with a key-value cache, and what follows them once per row, in pieces of 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-MIN_SHARED = 8
+_MIN_SHARED = 8
 """Contexts up to this length are repeated per option: a second forward pass would cost more than it saves."""
 
-OVERHEAD = 200
+_OVERHEAD = 200
 """What a forward pass costs beyond its tokens, in tokens; up to this many are wasted to save one."""
 
-CACHED = 8
+_CACHED = 8
 """A cached token counts as much as a token to run divided by this, for memory."""
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """One sequence to run: the context, then every target token but the last; `requests` are (index, target)."""
 
     group: int
@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Batch:
+class _Batch:
     """The first `shared` tokens of each of `contexts` to run once, then the rows of each piece.
 
     In a batch that shares, `row.group` is an index into `contexts`.
@@ -43,18 +43,18 @@ class Batch:
 
     contexts: tuple[tuple[int, ...], ...]
     shared: int
-    pieces: tuple[tuple[Row, ...], ...]
+    pieces: tuple[tuple[_Row, ...], ...]
 
 
-def fit(context: list[int], target: list[int], max_length: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _fit(context: list[int], target: list[int], max_length: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """`(context, target)` pairs whose inputs, all tokens but the target's last, fit the model.
 
     The context loses tokens from the left but keeps one. A target too long even then is cut into pieces, each of which
     the next has as context.
 
-    >>> list(fit([1, 2, 3, 4], [5, 6], max_length=3))
+    >>> list(_fit([1, 2, 3, 4], [5, 6], max_length=3))
     [((3, 4), (5, 6))]
-    >>> list(fit([1], [2, 3, 4], max_length=2))
+    >>> list(_fit([1], [2, 3, 4], max_length=2))
     [((1,), (2, 3)), ((2, 3), (4,))]
     """
     before = tuple(context)
@@ -64,44 +64,44 @@ def fit(context: list[int], target: list[int], max_length: int) -> Iterator[tupl
         before += piece
 
 
-def group_rows(requests: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[Row]]:
+def _group_rows(requests: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[_Row]]:
     """Rows by context, in the order of first appearance; requests that need the same input share a row.
 
-    >>> [[row.suffix for row in group] for group in group_rows([((1, 2), (3,)), ((1, 2), (4,)), ((1, 2), (3, 5))])]
+    >>> [[row.suffix for row in group] for group in _group_rows([((1, 2), (3,)), ((1, 2), (4,)), ((1, 2), (3, 5))])]
     [[(), (3,)]]
     """
     contexts: dict[tuple, dict[tuple, list]] = {}
     for index, (context, target) in enumerate(requests):
         contexts.setdefault(context, {}).setdefault(target[:-1], []).append((index, target))
     return [
-        [Row(number, context, suffix, tuple(members)) for suffix, members in rows.items()]
+        [_Row(number, context, suffix, tuple(members)) for suffix, members in rows.items()]
         for number, (context, rows) in enumerate(contexts.items())
     ]
 
 
-def plan(groups: list[list[Row]], token_budget: int, share: bool = True) -> Iterator[Batch]:
+def _plan(groups: list[list[_Row]], token_budget: int, share: bool = True) -> Iterator[_Batch]:
     """Batches whose forward passes take at most `token_budget` tokens each; every row appears exactly once.
 
     A single row above the budget still makes a pass of its own. The longest rows come first.
     """
 
-    def shareable(group: list[Row]) -> bool:
-        return share and len(group) > 1 and len(group[0].context) > MIN_SHARED
+    def shareable(group: list[_Row]) -> bool:
+        return share and len(group) > 1 and len(group[0].context) > _MIN_SHARED
 
     alone = [row for group in groups if not shareable(group) for row in group]
     for piece in _even(alone, lambda row: row.length, token_budget):
-        yield Batch((), 0, (tuple(piece),))
+        yield _Batch((), 0, (tuple(piece),))
     together = [group for group in groups if shareable(group)]
     for batch in _even(together, lambda group: len(group[0].context), token_budget, n_rows=len):
         yield _shared(batch, token_budget)
 
 
-def _shared(groups: list[list[Row]], token_budget: int) -> Batch:
+def _shared(groups: list[list[_Row]], token_budget: int) -> _Batch:
     """One batch of groups: the shared length is the shortest context's, less the token that predicts the target."""
     shared = min(len(group[0].context) for group in groups) - 1
-    rows = [Row(number, row.context, row.suffix, row.requests) for number, group in enumerate(groups) for row in group]
-    pieces = _even(rows, lambda row: row.length - shared, token_budget, extra=shared // CACHED)
-    return Batch(tuple(group[0].context for group in groups), shared, tuple(map(tuple, pieces)))
+    rows = [_Row(number, row.context, row.suffix, row.requests) for number, group in enumerate(groups) for row in group]
+    pieces = _even(rows, lambda row: row.length - shared, token_budget, extra=shared // _CACHED)
+    return _Batch(tuple(group[0].context for group in groups), shared, tuple(map(tuple, pieces)))
 
 
 def _even(
@@ -110,14 +110,14 @@ def _even(
     """Runs of items of about equal length, longest first.
 
     A run ends when its tokens, each item at the run's greatest length plus `extra`, would exceed the budget, or
-    when the difference of lengths, times the rows that must carry it, would exceed `OVERHEAD` tokens.
+    when the difference of lengths, times the rows that must carry it, would exceed `_OVERHEAD` tokens.
     """
     taken: list = []
     wasted = 0
     for item in sorted(items, key=length, reverse=True):
         waste = (length(taken[0]) - length(item)) * n_rows(item) if taken else 0
         full = taken and (len(taken) + 1) * (length(taken[0]) + extra) > token_budget
-        if full or wasted + waste > OVERHEAD:
+        if full or wasted + waste > _OVERHEAD:
             yield taken
             taken, wasted, waste = [], 0, 0
         taken.append(item)

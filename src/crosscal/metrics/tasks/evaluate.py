@@ -1,39 +1,62 @@
-"""Score a model that is in memory on tasks, through lm-evaluation-harness."""
+"""Score a model on tasks through lm-evaluation-harness: from its logged samples to scores and per-item outcomes.
+
+Importing this needs neither torch nor the harness.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crosscal.errors import InputError
-from crosscal.metrics.tasks.domains import harness_domain
-from crosscal.metrics.tasks.registry import TASKS, task_version
-from crosscal.metrics.tasks.result import TaskResult
-from crosscal.metrics.tasks.scoring import auc, harness_items, option_items, yes_no_items
+from crosscal.errors import InputError, whole_number
+from crosscal.metrics.tasks.catalogue import TASKS, task_version
+from crosscal.results.quantities import task_quantity
 
 if TYPE_CHECKING:
     from crosscal.models import LoadedModel
+
+_DECIMALS = 4
+# The harness's name of an accuracy -> ours, the one to report first.
+_ACCURACIES = {"acc_norm": "accuracy_per_char", "acc_bytes": "accuracy_per_byte", "acc": "accuracy"}
+_DOMAIN_WORDS = {
+    "biomedical": "pubmed med bioasq anatomy clinical virology nutrition genetics health usmle careqa mediqa",
+    "legal": "law legal jurisprudence casehold lex cuad contract",
+}
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Hold the score of a model on one task, and each item's outcome for paired tests.
+
+    `value` is a fraction of items, or the area under the ROC curve if `metric` is "auc". `items` holds equally
+    long lists: "id" and, for "auc", "score" (log p(yes) - log p(no), nats) and "gold" (1 for yes); else "correct"
+    (0 or 1) and "margin" where log-probabilities were compared (that of the right option less the best other one,
+    in nats, per character if the metric is; of a cloze, the log-probability of its word). `version` changes when the
+    items do.
+    """
+
+    name: str
+    domain: str
+    metric: str
+    value: float
+    items: dict[str, list]
+    version: str
+    n: int
 
 
 def evaluate_tasks(
     loaded: "LoadedModel", names: Sequence[str], *, max_items: int, progress: bool = True
 ) -> dict[str, TaskResult]:
-    """Each task's score on at most `max_items` items, the same random ones for every model.
+    """Return each task's score on at most `max_items` items, the same random ones for every model.
 
     `names` are embedded tasks (`TASKS`) or the harness's own (`lm-eval ls tasks`); "harness:piqa" asks for the
     harness's where both have the name, and a group of the harness gives a result for each of its tasks. The caller's
-    random state is left alone. Raises `InputError` for an unknown task, data that cannot be had, or sizes that make no
-    sense.
+    random state is left alone. Raises `InputError` for an unknown task, data that cannot be had, sizes that make no
+    sense, and outputs that are not finite.
     """
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
-    if not isinstance(max_items, int) or max_items < 1:
-        raise InputError(f"max_items is {max_items!r}; give a whole number of at least 1")
+    whole_number("max_items", max_items, least=1)
     if not names:
         return {}
-    samples, versions = _run(loaded, names, max_items, progress)
-    return {name: _result(name, samples[name], versions[name]) for name in samples}
-
-
-def _run(loaded, names: list[str], max_items: int, progress: bool) -> tuple[dict[str, list[dict]], dict[str, str]]:
-    """The harness's logged samples of each task, and each task's version."""
     try:
         from lm_eval.evaluator import evaluate
     except ImportError as error:
@@ -41,39 +64,120 @@ def _run(loaded, names: list[str], max_items: int, progress: bool) -> tuple[dict
     from crosscal.metrics.tasks import harness
     from crosscal.metrics.tasks.adapter import InMemoryLM
 
-    model, tokenizer = loaded
-    with harness.quiet(), harness.own_random_state():
-        tasks = {k: task for found in harness.load_harness_tasks(names).values() for k, task in found.items()}
+    with harness._quiet(), harness._own_random_state():
+        tasks = {k: task for group in harness._load_tasks(names).values() for k, task in group.items()}
         for task in tasks.values():
-            harness.prepare(task)
-        results = evaluate(
-            lm=InMemoryLM(model, tokenizer, progress=progress),
+            harness._prepare(task)
+        logged = evaluate(
+            lm=InMemoryLM(loaded.model, loaded.tokenizer, progress=progress),
             task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
-            **harness.selection(tasks, max_items),
+            **harness._selection(tasks, max_items),
             bootstrap_iters=0,
             log_samples=True,
-        )
-    versions = {
-        name: task_version(name) if name in TASKS else f"{task_version(name)}, task {task.VERSION}"
-        for name, task in tasks.items()
+        )["samples"]
+    return {name: _result(name, task, logged[name]) for name, task in tasks.items()}
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise `InputError` for a task that is unknown or cannot be read; no model is needed.
+
+    The harness's own tasks are looked up in its index, which takes some seconds; embedded ones need none.
+    """
+    if others := [name for name in names if name not in TASKS]:
+        from crosscal.metrics.tasks.harness import _load_tasks
+
+        _load_tasks(others)
+
+
+def _result(name: str, task, samples: list[dict]) -> TaskResult:
+    """A task's score from the harness's samples, those of its first filter."""
+    samples = sorted((s for s in samples if s["filter"] == samples[0]["filter"]), key=lambda s: s["doc_id"])
+    if name in TASKS:
+        domain, metric, version = TASKS[name].domain, TASKS[name].metric, task_version(name)
+        items = _yes_no_items(samples) if metric == "auc" else _option_items(samples, metric, task)
+    else:
+        domain, version = _harness_domain(name), f"{task_version(name)}, task {task.VERSION}"
+        metric, items = _harness_items(name, samples, task)
+    return TaskResult(name, domain, metric, task_quantity(metric).value(items), items, version, len(samples))
+
+
+def _yes_no_items(samples: list[dict]) -> dict[str, list]:
+    """Scores and golds of embedded items whose options are yes and no, in this order."""
+    lists: dict[str, list] = {"id": [], "score": [], "gold": []}
+    for sample in samples:
+        yes, no = _logprobs(sample)
+        lists["id"].append(sample["doc"]["id"])
+        lists["score"].append(round(yes - no, _DECIMALS))
+        lists["gold"].append(int(sample["doc"]["gold"] == 0))
+    return lists
+
+
+def _option_items(samples: list[dict], metric: str, task) -> dict[str, list]:
+    """Outcomes of embedded items, and margins."""
+    theirs = next(theirs for theirs, ours in _ACCURACIES.items() if ours == metric)
+    return {
+        "id": [sample["doc"]["id"] for sample in samples],
+        "correct": [int(_outcome(sample, theirs, task)) for sample in samples],
+        "margin": [_margin(_scores(sample, theirs, task), sample["doc"]["gold"]) for sample in samples],
     }
-    return results["samples"], versions
 
 
-def _result(name: str, samples: list[dict], version: str) -> TaskResult:
-    samples = sorted(samples, key=lambda sample: sample["doc_id"])
-    if name not in TASKS:
-        metric, items = harness_items(name, samples)
-        return _mean_result(name, harness_domain(name), metric, items, version)
-    task = TASKS[name]
-    if task.metric == "auc":
-        items = yes_no_items(samples)
-        value = auc(items["score"], items["gold"])
-        return TaskResult(name, task.domain, task.metric, value, items, version, len(samples))
-    items = option_items(samples, "acc_norm" if task.metric == "accuracy_per_char" else "acc")
-    return _mean_result(name, task.domain, task.metric, items, version)
+def _harness_items(name: str, samples: list[dict], task) -> tuple[str, dict[str, list]]:
+    """`(metric, outcomes)` of one of the harness's own tasks: its accuracy, else its first metric that is a number.
+
+    Raises `InputError` when no metric of the task gives one number per item.
+    """
+    numbers = [m for m in samples[0]["metrics"] if isinstance(samples[0][m], int | float)]
+    if not numbers:
+        raise InputError(
+            f"task '{name}' has no score per item ({', '.join(samples[0]['metrics'])}); choose one scored by accuracy"
+        )
+    metric = next((m for m in _ACCURACIES if m in numbers), numbers[0])
+    values = [round(float(_outcome(sample, metric, task)), _DECIMALS) for sample in samples]
+    return _ACCURACIES.get(metric, metric), {"id": [str(sample["doc_id"]) for sample in samples], "correct": values}
 
 
-def _mean_result(name: str, domain: str, metric: str, items: dict[str, list], version: str) -> TaskResult:
-    n = len(items["correct"])
-    return TaskResult(name, domain, metric, sum(items["correct"]) / n, items, version, n)
+def _outcome(sample: dict, metric: str, task) -> float:
+    """The harness's score of an item, but a tie is no hit: the harness takes the first of equally likely options."""
+    if metric in _ACCURACIES and task.OUTPUT_TYPE == "multiple_choice":
+        scores = _scores(sample, metric, task)
+        if scores.count(max(scores)) > 1:
+            return 0
+    return sample[metric]
+
+
+def _scores(sample: dict, metric: str, task) -> list[float]:
+    """The options' log-probabilities, per character or byte if the accuracy is; of a cloze, its word's alone."""
+    logprobs = _logprobs(sample)
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return logprobs
+    choices = task.doc_to_choice(sample["doc"])  # where the harness asks for more than these, the others come last
+    lengths = {"acc_norm": map(len, choices), "acc_bytes": (len(c.encode()) for c in choices)}
+    return [p / n for p, n in zip(logprobs, lengths.get(metric, [1] * len(choices)), strict=False)]
+
+
+def _logprobs(sample: dict) -> list[float]:
+    return [logprob for logprob, _ in sample["filtered_resps"]]
+
+
+def _margin(scores: Sequence[float], gold: int) -> float:
+    """The right option's score less the best other one's; alone, its score.
+
+    >>> _margin([-1.0, -3.0, -2.0], 2)
+    -1.0
+    """
+    others = [score for i, score in enumerate(scores) if i != gold]
+    return round(scores[gold] - max(others) if others else scores[gold], _DECIMALS)
+
+
+def _harness_domain(name: str) -> str:
+    """The domain of one of the harness's own tasks, from the parts of its name.
+
+    >>> _harness_domain("mmlu_professional_law"), _harness_domain("medmcqa"), _harness_domain("hellaswag")
+    ('legal', 'biomedical', 'general')
+    """
+    parts = name.lower().removeprefix("harness:").replace("-", "_").split("_")
+    for domain, words in _DOMAIN_WORDS.items():
+        if any(part.startswith(tuple(words.split())) for part in parts):
+            return domain
+    return "general"

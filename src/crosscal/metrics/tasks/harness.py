@@ -8,22 +8,22 @@ from functools import lru_cache, partial
 from unittest import mock
 
 from crosscal.errors import InputError, suggest
-from crosscal.metrics.tasks.build import HARNESS_PREFIX, task_folder
-from crosscal.metrics.tasks.recipes import SEED, generator
-from crosscal.metrics.tasks.registry import TASKS
+from crosscal.metrics.tasks.catalogue import TASKS
+from crosscal.metrics.tasks.files import HARNESS_PREFIX, _task_folder
+from crosscal.metrics.tasks.items import SEED, _generator
 
-OWN_PREFIX = "harness:"
+_OWN_PREFIX = "harness:"
 """Asks for the harness's own task where an embedded one has the same name."""
 
 
-def load_harness_tasks(names: list[str]) -> dict[str, dict[str, object]]:
+def _load_tasks(names: list[str]) -> dict[str, dict[str, object]]:
     """For each asked name, the harness's task objects by the name to report; a group of the harness gives several.
 
     Raises `InputError` for an unknown name and for data that cannot be had.
     """
     from lm_eval.tasks import TaskManager
 
-    folders = [task_folder(name) for name in names if name in TASKS]
+    folders = [_task_folder(name) for name in names if name in TASKS]
     own = TaskManager(include_path=folders, include_defaults=False)
     loaded = {}
     for name in names:
@@ -35,7 +35,7 @@ def load_harness_tasks(names: list[str]) -> dict[str, dict[str, object]]:
 
 
 def _load_from_harness(name: str) -> dict[str, object]:
-    wanted = name.removeprefix(OWN_PREFIX)
+    wanted = name.removeprefix(_OWN_PREFIX)
     manager = _default_manager()
     if wanted not in manager.task_index:
         raise InputError(
@@ -43,16 +43,16 @@ def _load_from_harness(name: str) -> dict[str, object]:
             "`lm-eval ls tasks` lists the harness's own, which need the hub)"
         )
     try:
-        found = manager.load([wanted])["tasks"]
+        built = manager.load([wanted])["tasks"]
     except Exception as error:  # whatever the hub's libraries and a task's own code may raise
         raise InputError(
             f"the data of the harness's task '{wanted}' cannot be had ({type(error).__name__}: {_short(error)}); "
             f"connect to the hub once, or use an embedded task: {', '.join(TASKS)}"
         ) from error
-    for task in found.values():
+    for task in built.values():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             raise InputError(f"task '{wanted}' runs generated code or needs images; choose one of text alone")
-    return {(OWN_PREFIX if name != wanted else "") + leaf: task for leaf, task in found.items()}
+    return {(_OWN_PREFIX if name != wanted else "") + leaf: task for leaf, task in built.items()}
 
 
 @lru_cache(maxsize=1)
@@ -67,14 +67,14 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def prepare(task) -> None:
+def _prepare(task) -> None:
     """What the harness's own front does before it evaluates a task: no examples unless the task says so, a seed."""
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=SEED)
 
 
-def selection(tasks: dict, max_items: int) -> dict:
+def _selection(tasks: dict, max_items: int) -> dict:
     """Which documents the harness asks: all, or a random subset of each task that grows with `max_items`.
 
     Embedded files are shuffled already, so their first documents are such a subset.
@@ -87,12 +87,12 @@ def selection(tasks: dict, max_items: int) -> dict:
 def _subset(name: str, n: int, max_items: int) -> list[int]:
     order = list(range(n))
     if name not in TASKS:
-        generator(name, "order").shuffle(order)
+        _generator(name, "order").shuffle(order)
     return sorted(order[:max_items])
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """No progress bars and no information messages from the harness and its data library; warnings still show."""
     import datasets
     import lm_eval.api.task
@@ -110,7 +110,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def own_random_state() -> Iterator[None]:
+def _own_random_state() -> Iterator[None]:
     """Seeded generators inside, the caller's states untouched: tasks may shuffle with the global ones."""
     import numpy as np
     import torch

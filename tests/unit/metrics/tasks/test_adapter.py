@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from crosscal.errors import InputError
-from crosscal.metrics.tasks.adapter import InMemoryLM, can_share
-from crosscal.metrics.tasks.generation import generate_greedily
+from crosscal.metrics.tasks.adapter import InMemoryLM, _can_share
 from tests.unit.families import FAMILIES, VOCAB, tiny_model, tiny_tokenizer
 
 MAX_LENGTH = 128
@@ -59,7 +60,7 @@ def test_it_agrees_with_the_harness(family, share):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_shares_contexts(family):
-    assert can_share(tiny_model(family))
+    assert _can_share(tiny_model(family))
 
 
 def test_a_model_without_a_cache_runs_whole_rows(monkeypatch):
@@ -132,9 +133,67 @@ def test_greedy_generation_is_the_harness_s():
 def test_sampling_and_too_much_text_are_errors():
     lm = InMemoryLM(tiny_model("llama"), tiny_tokenizer(), progress=False)
     with pytest.raises(InputError, match="only greedy"):
-        generate_greedily(lm, "abc", {"do_sample": True, "temperature": 0.7})
+        lm._generate("abc", {"do_sample": True, "temperature": 0.7})
     with pytest.raises(InputError, match="up to 500 tokens"):
-        generate_greedily(lm, "abc", {"max_gen_toks": 500})
+        lm._generate("abc", {"max_gen_toks": 500})
+
+
+def wrapping_tokenizer(template):
+    """The tiny tokenizer, which wraps every text in a template; none: it knows no start and no end token either."""
+    raw = tiny_tokenizer().backend_tokenizer
+    if not template:
+        return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>")
+    raw.post_processor = TemplateProcessing(template, special_tokens=[("<s>", 1), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("template", ["", "$A", "<s> $A", "<s> $A </s>", "$A </s>", "<s> <s> $A </s> </s>"])
+def test_an_option_follows_its_context_whatever_the_tokenizer_puts_around_a_text(template):
+    model, tokenizer = tiny_model("llama"), wrapping_tokenizer(template)
+    lm = InMemoryLM(model, tokenizer, progress=False)
+    context = [1] * template.count("<s>") + tokenizer.encode("Open the", add_special_tokens=False)
+    option = tokenizer.encode(" valve", add_special_tokens=False)
+    logprobs = model(torch.tensor([context + option])).logits[0].log_softmax(-1)
+    expected = sum(logprobs[len(context) - 1 + i, token].item() for i, token in enumerate(option))
+    ((logprob, _),) = lm.loglikelihood(text_requests(("Open the", " valve")))
+    assert logprob == pytest.approx(expected, abs=1e-4)
+    written = model.generate(torch.tensor([context]), max_new_tokens=3, do_sample=False)[0, len(context) :]
+    assert lm._generate("Open the", {"max_gen_toks": 3}) == tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_text_without_context_needs_a_token_in_its_place():
+    lm = InMemoryLM(tiny_model("llama"), wrapping_tokenizer(""), progress=False)
+    with pytest.raises(InputError, match="no beginning-of-sequence and no end-of-text token"):
+        lm.loglikelihood(text_requests(("", "valve")))
+    with pytest.raises(InputError, match="no beginning-of-sequence"):
+        lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("valve",), 0)])
+
+
+def test_an_option_without_tokens_is_an_error():
+    lm = InMemoryLM(tiny_model("llama"), tiny_tokenizer(), progress=False)
+    with pytest.raises(InputError, match="no token of its own after its context"):
+        lm.loglikelihood(text_requests(("abc", "")))
+
+
+def test_tied_tokens_are_not_greedy():
+    model = tiny_model("llama")
+    lm = InMemoryLM(model, tiny_tokenizer(), progress=False)
+    first = model(torch.tensor([[4, 5]])).logits[0, -1].argmax().item()
+    ((_, alone),) = lm._loglikelihood_tokens([(("", ""), [4, 5], [first])])
+    model.lm_head.weight[(first + 1) % VOCAB] = model.lm_head.weight[first]
+    ((_, tied),) = lm._loglikelihood_tokens([(("", ""), [4, 5], [first])])
+    assert (alone, tied) == (True, False)
+
+
+@pytest.mark.parametrize("share", [None, False, True])
+def test_scores_that_are_not_finite_get_a_sentence(share):
+    model = tiny_model("llama")
+    model.lm_head.weight[7] = float("nan")
+    lm = InMemoryLM(model, tiny_tokenizer(), progress=False, share=share)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        lm._loglikelihood_tokens(requests())
+    with pytest.raises(InputError, match="NaN or infinite"):
+        lm._generate("abc", {"max_gen_toks": 2})
 
 
 def test_a_budget_below_one_is_an_error():

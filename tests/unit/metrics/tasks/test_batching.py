@@ -4,30 +4,30 @@ import random
 
 import pytest
 
-from crosscal.metrics.tasks.batching import CACHED, Row, fit, group_rows, plan
+from crosscal.metrics.tasks.batching import _CACHED, _fit, _group_rows, _plan, _Row
 
 
-def groups(seed: int) -> list[list[Row]]:
+def groups(seed: int) -> list[list[_Row]]:
     draw = random.Random(seed)
     requests = []
     for _ in range(draw.randint(1, 40)):
         context = tuple(draw.randrange(50) for _ in range(draw.randint(1, 80)))
         for _ in range(draw.randint(1, 5)):
             requests.append((context, tuple(draw.randrange(50) for _ in range(draw.randint(1, 20)))))
-    return group_rows(requests)
+    return _group_rows(requests)
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [True, False])
 def test_every_request_is_scored_once_within_the_budget(seed, share):
     found, budget = groups(seed), random.Random(seed).choice([1, 100, 400, 5000])
-    batches = list(plan(found, budget, share))
+    batches = list(_plan(found, budget, share))
     asked = sorted(index for group in found for row in group for index, _ in row.requests)
     rows = [(batch, piece) for batch in batches for piece in batch.pieces]
     assert sorted(index for _, piece in rows for row in piece for index, _ in row.requests) == asked
     for batch, piece in rows:
         assert all(batch.shared < len(row.context) for row in piece)
-        widest = max(row.length for row in piece) - batch.shared + batch.shared // CACHED
+        widest = max(row.length for row in piece) - batch.shared + batch.shared // _CACHED
         assert len(piece) == 1 or len(piece) * widest <= budget
     for batch in batches:
         assert len(batch.contexts) <= 1 or len(batch.contexts) * batch.shared <= budget
@@ -37,7 +37,7 @@ def test_every_request_is_scored_once_within_the_budget(seed, share):
 
 
 def test_requests_that_need_the_same_input_share_a_row():
-    (group,) = group_rows([((1, 2, 3), (4,)), ((1, 2, 3), (5,)), ((1, 2, 3), (4, 6))])
+    (group,) = _group_rows([((1, 2, 3), (4,)), ((1, 2, 3), (5,)), ((1, 2, 3), (4, 6))])
     assert [(row.suffix, len(row.requests)) for row in group] == [((), 2), ((4,), 1)]
 
 
@@ -46,7 +46,7 @@ def test_pieces_fit_and_make_up_the_target(seed):
     draw = random.Random(seed)
     context, target = ([draw.randrange(50) for _ in range(draw.randint(1, 30))] for _ in range(2))
     max_length = draw.randint(1, 40)
-    pieces = list(fit(context, target, max_length))
+    pieces = list(_fit(context, target, max_length))
     assert [token for _, piece in pieces for token in piece] == target
     tokens, end = context + target, len(context)
     for before, piece in pieces:

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from crosscal.metrics.tasks import TASKS, describe, task_version
-from crosscal.metrics.tasks.biomedical import held_out_abstracts
-from crosscal.metrics.tasks.build import build_items, digest_of, items_text, task_folder
-from crosscal.metrics.tasks.legal import held_out_cases
-from crosscal.metrics.tasks.recipes import Entry, generator, ordered, with_distractors
+from crosscal.metrics.tasks.files import _RECIPES, _digest_of, _items_text, _task_folder, build_items
+from crosscal.metrics.tasks.held_out import _held_out_abstracts, _held_out_cases
+from crosscal.metrics.tasks.items import _Entry, _generator, _ordered, _with_distractors
 from crosscal.text import SOURCES, documents
 from crosscal.text.documents import word_ngrams
 from crosscal.text.sources import LEGAL_CALIBRATION_ROWS, LEGAL_SHARED_ROWS
@@ -22,11 +21,11 @@ def texts_of(it: dict) -> list[str]:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_what_the_registry_says(name):
-    task, text = TASKS[name], items_text(name)
+    task, text = TASKS[name], _items_text(name)
     items = [json.loads(line) for line in text.splitlines()]
-    assert digest_of(text.encode()) == task.digest
+    assert _digest_of(text.encode()) == task.digest
     assert len(items) == task.n_items == len({it["id"] for it in items})
-    assert text == items_text(name)
+    assert text == _items_text(name)
     if task.form != "cloze" and task.metric != "auc":
         guess = sum(1 / len(it["choices"]) for it in items) / len(items)
         assert task.chance == pytest.approx(guess, abs=0.005)
@@ -62,7 +61,7 @@ def test_built_tasks_hold_no_calibration_text():
 
 
 def test_legal_tasks_use_held_out_rows_only():
-    rows = {int(number) for number, _, _ in held_out_cases()}
+    rows = {int(number) for number, _, _ in _held_out_cases()}
     assert rows
     assert not rows & (set(LEGAL_CALIBRATION_ROWS) | LEGAL_SHARED_ROWS)
     for name in ("case_summary", "case_next_sentence"):
@@ -73,7 +72,7 @@ def test_legal_tasks_use_held_out_rows_only():
 
 
 def test_abstracts_are_those_of_the_held_out_part():
-    assert len(list(held_out_abstracts())) == len(documents("pubmed", "held_out"))
+    assert len(list(_held_out_abstracts())) == len(documents("pubmed", "held_out"))
 
 
 def test_overlaps_name_text_sources():
@@ -82,8 +81,8 @@ def test_overlaps_name_text_sources():
 
 
 def test_distractors_come_from_other_documents_of_similar_length():
-    entries = [Entry(str(n), str(n // 2), f"q{n}", "x" * n + f" {n}") for n in range(1, 200)]
-    for entry, it in zip(entries, with_distractors("demo", entries, 3), strict=True):
+    entries = [_Entry(str(n), str(n // 2), f"q{n}", "x" * n + f" {n}") for n in range(1, 200)]
+    for entry, it in zip(entries, _with_distractors("demo", entries, 3), strict=True):
         others = [choice for choice in it["choices"] if choice != entry.answer]
         assert it["choices"][it["gold"]] == entry.answer
         assert len(others) == 3
@@ -92,19 +91,23 @@ def test_distractors_come_from_other_documents_of_similar_length():
         assert not partner & set(others)
 
 
+def test_the_catalogue_has_a_recipe_for_every_task():
+    assert list(_RECIPES) == list(TASKS)
+
+
 def test_order_is_nested_and_its_generator_independent():
     items = [{"id": n} for n in range(50)]
-    assert ordered("demo", items, 10) == ordered("demo", items, 30)[:10]
-    assert generator("demo", "order").random() != generator("demo", "other").random()
+    assert _ordered("demo", items, 10) == _ordered("demo", items, 30)[:10]
+    assert _generator("demo", "order").random() != _generator("demo", "other").random()
 
 
 def test_damaged_files_are_written_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("crosscal.metrics.tasks.build.cache_dir", lambda: tmp_path)
-    folder = task_folder("contract_clause")
+    monkeypatch.setattr("crosscal.metrics.tasks.files.cache_dir", lambda: tmp_path)
+    folder = _task_folder("contract_clause")
     whole = (folder / "items.jsonl").read_bytes()
     (folder / "items.jsonl").write_bytes(whole[:1000])
     (folder / "task.yaml").write_text("task: other\n", encoding="utf-8")
-    assert task_folder("contract_clause") == folder
+    assert _task_folder("contract_clause") == folder
     assert (folder / "items.jsonl").read_bytes() == whole
     assert "task: crosscal_contract_clause" in (folder / "task.yaml").read_text(encoding="utf-8")
 

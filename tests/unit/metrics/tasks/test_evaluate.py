@@ -9,12 +9,13 @@ import torch
 
 from crosscal.errors import InputError
 from crosscal.metrics.tasks import TASKS, evaluate_tasks, harness, task_version
-from crosscal.metrics.tasks.build import HARNESS_PREFIX, task_folder
-from crosscal.metrics.tasks.domains import harness_domain
-from crosscal.metrics.tasks.scoring import auc, harness_items
+from crosscal.metrics.tasks.evaluate import _harness_domain, _harness_items, _outcome
+from crosscal.metrics.tasks.files import HARNESS_PREFIX, _task_folder
 from crosscal.models import LoadedModel
+from crosscal.results.quantities import QUANTITIES
 from tests.unit.families import tiny_model, tiny_tokenizer
 
+auc = QUANTITIES["auc"].value
 FORMS = ["sciq", "piqa", "lambada", "bioasq", "contract_clause"]
 
 
@@ -44,7 +45,7 @@ def test_results_hold_what_they_promise(results):
 def test_scores_follow_from_items(results):
     for result in results.values():
         if result.metric == "auc":
-            assert result.value == auc(result.items["score"], result.items["gold"])
+            assert result.value == auc(result.items)
             continue
         assert result.value == pytest.approx(np.mean(result.items["correct"]))
         if TASKS[result.name].form != "cloze":
@@ -61,13 +62,69 @@ def test_scores_are_the_harness_s_own(loaded, results):
     own = simple_evaluate(
         model=HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4),
         tasks=[HARNESS_PREFIX + name for name in names],
-        task_manager=TaskManager(include_path=[task_folder(name) for name in names], include_defaults=False),
+        task_manager=TaskManager(include_path=[_task_folder(name) for name in names], include_defaults=False),
         limit=8,
         bootstrap_iters=0,
     )["results"]
     for name in names:
         metric = "acc_norm,none" if TASKS[name].metric == "accuracy_per_char" else "acc,none"
         assert own[HARNESS_PREFIX + name][metric] == pytest.approx(results[name].value)
+
+
+def broken(change):
+    """The tiny model with its head changed."""
+    model = tiny_model("llama")
+    model.config.max_position_embeddings = 2048
+    change(model.lm_head.weight.detach())
+    return LoadedModel(model, tiny_tokenizer(), "broken", "0")
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_get_a_sentence(name, value):
+    loaded = broken(lambda head: head[5].fill_(value))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        evaluate_tasks(loaded, [name], max_items=2, progress=False)
+
+
+def test_a_model_that_finds_every_token_equally_likely_is_never_right():
+    results = evaluate_tasks(
+        broken(lambda head: head.zero_()), ["lambada", "contract_clause"], max_items=6, progress=False
+    )
+    assert results["lambada"].items["correct"] == [0] * 6
+    assert results["contract_clause"].items["correct"] == [0] * 6
+    assert results["contract_clause"].items["margin"] == [0] * 6
+
+
+class _Options:
+    """A task of options, as the harness has it."""
+
+    OUTPUT_TYPE = "multiple_choice"
+
+    def doc_to_choice(self, doc):
+        return doc["choices"]
+
+
+def sampled(logprobs, harness_score, choices=("a", "bb", "cc"), metric="acc"):
+    responses = [(logprob, False) for logprob in logprobs]
+    return {"doc": {"choices": choices}, "filtered_resps": responses, "metrics": [metric], metric: harness_score}
+
+
+@pytest.mark.parametrize(
+    ("sample", "metric", "outcome"),
+    [
+        (sampled([-1.0, -2.0, -3.0], 1.0), "acc", 1),
+        (sampled([-1.0, -1.0, -3.0], 1.0), "acc", 0),
+        (sampled([-1.0, -2.0, -2.0], 1.0), "acc", 1),
+        (sampled([-1.0, -2.0, -3.0], 0.0), "acc", 0),
+        (sampled([-1.0, -2.0, -3.0], 1.0, metric="acc_norm"), "acc_norm", 0),
+        (sampled([-1.0, -2.0, -3.0], 1.0, ("a", "é", "b"), metric="acc_bytes"), "acc_bytes", 0),
+        (sampled([-1.0, -2.0, -2.5, -9.0, -9.0, -9.0], 1.0), "acc", 1),
+        (sampled([-1.0, -1.0], 1.0, metric="f1"), "f1", 1),
+    ],
+)
+def test_a_tie_is_no_hit(sample, metric, outcome):
+    assert _outcome(sample, metric, _Options()) == outcome
 
 
 def test_fewer_items_are_a_part_of_more(loaded, results):
@@ -135,7 +192,7 @@ def test_the_harness_s_own_tasks_run(loaded, monkeypatch):
     """A task of the harness's kind, found by its name there; its file stands in for the hub."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=[task_folder("sciq")], include_defaults=False)
+    manager = TaskManager(include_path=[_task_folder("sciq")], include_defaults=False)
     monkeypatch.setattr(harness, "_default_manager", lambda: manager)
     name = f"harness:{HARNESS_PREFIX}sciq"
     few, more = (evaluate_tasks(loaded, [name], max_items=k, progress=False)[name] for k in (3, 6))
@@ -148,7 +205,7 @@ def test_the_harness_s_own_tasks_run(loaded, monkeypatch):
 def test_a_task_without_a_number_per_item_is_an_error():
     sample = {"filter": "none", "metrics": ["word_perplexity"], "word_perplexity": (-3.0, 2), "doc_id": 0}
     with pytest.raises(InputError, match="'wikitext' has no score per item"):
-        harness_items("wikitext", [sample])
+        _harness_items("wikitext", [sample], SimpleNamespace(OUTPUT_TYPE="loglikelihood_rolling"))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -158,15 +215,16 @@ def test_auc_is_the_share_of_pairs_in_order(seed):
     gold = [draw.randint(0, 1) for _ in range(40)]
     positives, negatives = ([s for s, g in zip(scores, gold, strict=True) if g == wanted] for wanted in (1, 0))
     pairs = [(p > q) + 0.5 * (p == q) for p in positives for q in negatives]
-    assert auc(scores, gold) == pytest.approx(np.mean(pairs))
-    assert auc(scores, gold) + auc([-s for s in scores], gold) == pytest.approx(1)
+    value = auc({"score": scores, "gold": gold})
+    assert value == pytest.approx(np.mean(pairs))
+    assert value + auc({"score": [-s for s in scores], "gold": gold}) == pytest.approx(1)
 
 
 def test_auc_of_one_class_is_one_half():
-    assert auc([1.0, 2.0], [1, 1]) == 0.5
+    assert auc({"score": [1.0, 2.0], "gold": [1, 1]}) == 0.5
 
 
 def test_domains_of_the_harness_s_tasks():
-    assert harness_domain("pubmedqa") == harness_domain("mmlu_clinical_knowledge") == "biomedical"
-    assert harness_domain("mmlu_jurisprudence") == "legal"
-    assert harness_domain("arc_challenge") == "general"
+    assert _harness_domain("pubmedqa") == _harness_domain("mmlu_clinical_knowledge") == "biomedical"
+    assert _harness_domain("mmlu_jurisprudence") == "legal"
+    assert _harness_domain("arc_challenge") == "general"

@@ -5,11 +5,16 @@ import re
 import pytest
 
 from crosscal.metrics.tasks import TASKS, describe
-from crosscal.metrics.tasks.build import build_items
-from crosscal.metrics.tasks.language import OTHER_FORM, wrong_numbers, wrong_orders
-from crosscal.metrics.tasks.rows import task_documents
-from crosscal.metrics.tasks.sentences import SOURCES, held_out_sentences, sentences_of
-from crosscal.metrics.tasks.skills import last_word
+from crosscal.metrics.tasks.files import build_items
+from crosscal.metrics.tasks.held_out import (
+    _OTHER_FORM,
+    _SENTENCE_SOURCES,
+    _held_out_sentences,
+    _sentences_of,
+    _wrong_numbers,
+    _wrong_orders,
+)
+from crosscal.metrics.tasks.items import _last_word, _task_documents
 from crosscal.text import SOURCES as TEXT_SOURCES
 from crosscal.text import documents
 from crosscal.text.documents import word_ngrams
@@ -72,7 +77,7 @@ def test_pairs_have_the_same_options_in_the_same_order_of_items(name):
 
 def test_reading_shows_the_support_before_the_same_question():
     base = {it["id"]: it["query"] for it in build_items("sciq")}
-    support = {str(number): document["support"].strip() for number, document in task_documents("sciq/rc_0shot")}
+    support = {str(number): document["support"].strip() for number, document in _task_documents("sciq/rc_0shot")}
     items = build_items("sciq_reading")
     assert {it["id"] for it in items} == {id for id in base if support[id]}
     for it in items:
@@ -82,7 +87,7 @@ def test_reading_shows_the_support_before_the_same_question():
 
 
 def test_facts_have_one_right_answer_which_the_clue_does_not_hold():
-    clues = {str(number): document for number, document in task_documents("jeopardy/bpb_5shot")}
+    clues = {str(number): document for number, document in _task_documents("jeopardy/bpb_5shot")}
     answers: dict[str, set[str]] = {}
     for document in clues.values():
         answers.setdefault(document["category"], set()).add(document["answer"].strip().strip('"').strip())
@@ -96,7 +101,7 @@ def test_facts_have_one_right_answer_which_the_clue_does_not_hold():
         assert right == clue["answer"].strip().strip('"').strip()
         assert right.casefold() not in it["query"].casefold()
         assert others <= answers[clue["category"]]
-        assert last_word(right) not in set(map(last_word, others))
+        assert _last_word(right) not in set(map(_last_word, others))
         assert not re.search(r"(seen|heard) here|[<>]", it["query"])
 
 
@@ -116,7 +121,7 @@ def test_agreement_exchanges_one_verb_after_a_pronoun():
     for it in build_items("agreement"):
         ((before, good, bad),) = changes(it)
         good, bad = (re.match(r"[a-z]+", word)[0] for word in (good, bad))
-        assert OTHER_FORM[good] == bad
+        assert _OTHER_FORM[good] == bad
         pronoun = re.search(r"[a-z]+$", before.lower())[0]
         singular = good in ("is", "was", "has", "does")
         assert pronoun in (("he", "she", "it") if singular else ("they", "we"))
@@ -124,7 +129,7 @@ def test_agreement_exchanges_one_verb_after_a_pronoun():
 
 def test_every_form_and_both_numbers_are_asked():
     forms = [re.match(r"[a-z]+", changes(it)[0][1])[0] for it in build_items("agreement")]
-    assert set(forms) == set(OTHER_FORM)
+    assert set(forms) == set(_OTHER_FORM)
     assert 0.2 < sum(form in ("are", "were", "have", "do") for form in forms) / len(forms) < 0.8
 
 
@@ -142,7 +147,7 @@ def test_every_form_and_both_numbers_are_asked():
     ],
 )
 def test_verbs_that_may_take_either_form_stay(sentence):
-    assert wrong_numbers(sentence) == []
+    assert _wrong_numbers(sentence) == []
 
 
 def test_word_order_swaps_two_neighbouring_inner_words():
@@ -167,29 +172,29 @@ def test_word_order_swaps_two_neighbouring_inner_words():
     ],
 )
 def test_orders_that_may_be_right_stay(sentence):
-    for copy in wrong_orders(sentence):
+    for copy in _wrong_orders(sentence):
         assert not any(pair in copy for pair in ("a half", "half a", "only the", "following the", "as good a"))
-    assert "past the" not in " ".join(wrong_orders(sentence))
+    assert "past the" not in " ".join(_wrong_orders(sentence))
 
 
 @pytest.mark.parametrize("name", ["agreement", "word_order"])
 def test_sentences_are_held_out(name, calibration):
-    held_out = {source: documents(source, "held_out") for source in SOURCES}
+    held_out = {source: documents(source, "held_out") for source in _SENTENCE_SOURCES}
     items = build_items(name)
     assert items
     for it in items:
         source, place = it["id"].split()
         number, sentence = map(int, place.split("."))
-        found = sentences_of(held_out[source][number])
+        found = _sentences_of(held_out[source][number])
         assert found[sentence - 1 : sentence + 1] == [it["query"], it["choices"][it["gold"]]]
         assert 8 <= len(found[sentence].split()) <= 30
         assert calibration.isdisjoint(word_ngrams(f"{it['query']} {found[sentence]}", 12))
 
 
 def test_a_sentence_comes_once_and_from_both_sources():
-    sentences = list(held_out_sentences())
+    sentences = list(_held_out_sentences())
     assert len({sentence.text for sentence in sentences}) == len({sentence.id for sentence in sentences})
-    assert {sentence.id.split()[0] for sentence in sentences} == set(SOURCES)
+    assert {sentence.id.split()[0] for sentence in sentences} == set(_SENTENCE_SOURCES)
 
 
 @pytest.mark.parametrize("name", ["sciq_reading", "sciq_typos", "sciq_rephrased", "arc_easy_typos", "fact_recall"])

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from crosscal.metrics.tasks.build import build_items
-from crosscal.metrics.tasks.variants import add_typos, misspell, question_of, rephrased, with_typos
+from crosscal.metrics.tasks.files import build_items
+from crosscal.metrics.tasks.items import _add_typos, _misspell, _question_of, _rephrased, _with_typos
 
 
 def questions(name: str, base: str) -> list[tuple[str, str]]:
     """`(question as it was, perturbed query)` of each item."""
-    before = {it["id"]: question_of(it) for it in build_items(base)}
+    before = {it["id"]: _question_of(it) for it in build_items(base)}
     return [(before[it["id"]], it["query"]) for it in build_items(name)]
 
 
@@ -21,7 +21,7 @@ def test_typos_change_letters_inside_one_word_of_every_four(base):
     for question, query in questions(f"{base}_typos", base):
         assert query.startswith("Question: ")
         assert query.endswith("\nAnswer:")
-        words, misspelt = (re.split(r"([^A-Za-z]+)", t) for t in (question, question_of({"query": query})))
+        words, misspelt = (re.split(r"([^A-Za-z]+)", t) for t in (question, _question_of({"query": query})))
         assert words[1::2] == misspelt[1::2]
         changed = [(a, b) for a, b in zip(words[::2], misspelt[::2], strict=True) if a != b]
         n_typos = max(1, len(question.split()) // 4)
@@ -42,7 +42,7 @@ def one_typo_away(word: str) -> set[str]:
 
 @pytest.mark.parametrize("word", ["abcd", "aaaa", "abba", "Water", "photosynthesis"])
 def test_a_typo_keeps_the_ends_and_always_shows(word):
-    found = {misspell(word, random.Random(seed)) for seed in range(200)}
+    found = {_misspell(word, random.Random(seed)) for seed in range(200)}
     assert word not in found
     assert found <= one_typo_away(word)
     if len(set(word[1:-1])) > 1:
@@ -50,14 +50,14 @@ def test_a_typo_keeps_the_ends_and_always_shows(word):
 
 
 def test_short_words_acronyms_and_parts_of_words_stay():
-    assert add_typos("Is it a DNA or NASA X-rays don't?", random.Random(0)) == "Is it a DNA or NASA X-rays don't?"
-    assert with_typos("demo", [{"id": "1", "query": "Question: Is it so?\nAnswer:"}]) == []
+    assert _add_typos("Is it a DNA or NASA X-rays don't?", random.Random(0)) == "Is it a DNA or NASA X-rays don't?"
+    assert _with_typos("demo", [{"id": "1", "query": "Question: Is it so?\nAnswer:"}]) == []
 
 
 def test_typos_depend_on_the_item_alone():
     items = build_items("sciq")[:20]
-    assert with_typos("demo", items)[7:] == with_typos("demo", items[7:])
-    assert with_typos("demo", items) != with_typos("other", items)
+    assert _with_typos("demo", items)[7:] == _with_typos("demo", items[7:])
+    assert _with_typos("demo", items) != _with_typos("other", items)
 
 
 @pytest.mark.parametrize("base", ["sciq", "arc_easy"])
@@ -73,5 +73,5 @@ def test_rephrased_questions_keep_their_words_in_one_frame(base):
 
 
 def test_braces_in_questions_are_kept():
-    (it,) = rephrased([{"id": "1", "query": "Question: What is {x}?\nAnswer:"}])
+    (it,) = _rephrased([{"id": "1", "query": "Question: What is {x}?\nAnswer:"}])
     assert "What is {x}?\n" in it["query"]
