@@ -13,10 +13,12 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 
 MOVED = {
+    "crosscal.calibration.gradients": "crosscal.calibration.statistics",
     "crosscal.driver": "crosscal.engine.driver",
     "crosscal.export": "crosscal.output.export",
     "crosscal.gather": "crosscal.engine.gather",
     "crosscal.memory": "crosscal.engine.reports",
+    "crosscal.methods.joint_rank": "crosscal.methods.lowrank",
     "crosscal.packing": "crosscal.output.packing",
     "crosscal.report": "crosscal_book",
     "crosscal.report.compare": "crosscal.results.compare",

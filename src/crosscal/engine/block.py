@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosscal.calibration.gradients import WeightGradient
 from crosscal.calibration.gram import InputSums, panels
-from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
+from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
 from crosscal.engine.gather import _all_finite, _check_inputs
 from crosscal.engine.reports import LayerReport
 from crosscal.engine.request import Request

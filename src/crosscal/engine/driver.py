@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from crosscal.calibration.gradients import mix_gradients
+from crosscal.calibration.statistics import mix_gradients
 from crosscal.engine.block import Gradients, _BlockWork, _settled
 from crosscal.engine.gather import ModelStatistics, gather_gradients, gather_statistics
 from crosscal.engine.reports import CompressionReport, LayerReport, PeakMemory

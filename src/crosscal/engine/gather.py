@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from crosscal.calibration.gradients import WeightGradient
 from crosscal.calibration.gram import InputSums
-from crosscal.calibration.statistics import DiagonalStats, InputStats, mix
+from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
 from crosscal.engine.streams import Streams, Windows, _run_and_add, _token_windows
 from crosscal.errors import InputError
 from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers

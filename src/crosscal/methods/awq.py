@@ -8,13 +8,12 @@ from torch import Tensor
 
 from crosscal.calibration.statistics import InputStats
 from crosscal.methods.masks import check_finite
-from crosscal.methods.rtn import round_to_grid
+from crosscal.methods.registry import Evidence, Method
+from crosscal.methods.rtn import _round_to_grid
 from crosscal.types import Grid
 
-VERSION = 1
-
-RATIOS = 20  # how many are tried: 0, 1/20, .. 19/20
-FLOOR = 1e-4  # the least size of a live input, as a part of the largest: bounds the scales
+_RATIOS = 20  # how many are tried: 0, 1/20, .. 19/20
+_FLOOR = 1e-4  # the least size of a live input, as a part of the largest: bounds the scales
 
 
 def awq(weight: Float[Tensor, "d_out d_in"], stats: InputStats, grid: Grid) -> Float[Tensor, "d_out d_in"]:
@@ -36,21 +35,19 @@ def awq(weight: Float[Tensor, "d_out d_in"], stats: InputStats, grid: Grid) -> F
     ([[0.0, 0.0, 3.0]], [[0.0, 0.5, 3.0]])
     """
     check_finite(weight)
-    rounded, _ = awq_group([weight], stats, grid)
-    return rounded[0]
+    return _solve([weight], Evidence(stats), grid)[0][0]
 
 
-def awq_group(
-    weights: Sequence[Float[Tensor, "_ d_in"]], stats: InputStats, grid: Grid
-) -> tuple[list[Tensor], dict[str, Tensor]]:
+def _solve(weights: Sequence[Tensor], evidence: Evidence, target: Grid) -> tuple[list[Tensor], dict[str, Tensor]]:
     """`awq` for several weights that share one input, with one scale for all: r has the least summed output error.
 
-    Sharing is what lets the scale be folded into the layer before. Weights are taken to be finite. Returns the new
-    weights and `{"ratio": r}`, r a tensor without dimensions: reading it waits for the device.
+    Sharing is what lets the scale be folded into the layer before. Weights are taken to be finite. The fact `ratio`
+    is r, a tensor without dimensions: reading it waits for the device.
     """
+    stats, grid = evidence.stats, target
     stacked = torch.cat([weight.float() for weight in weights])
     gram = stats.gram.float()
-    ratios = torch.arange(RATIOS, device=gram.device) / RATIOS
+    ratios = torch.arange(_RATIOS, device=gram.device) / _RATIOS
     scales = _candidates(stats, ratios)
     errors = torch.stack([_output_error(stacked, gram, scale, grid) for scale in scales])
     # The winner is rounded again rather than kept: that takes less memory, and no wait to learn which one it is.
@@ -64,18 +61,18 @@ def awq_group(
 def _candidates(stats: InputStats, ratios: Float[Tensor, " ratios"]) -> Float[Tensor, "ratios d_in"]:
     """The scales to try, s = a^r / sqrt(max(a^r) min(a^r)); dead inputs neither count in max and min nor are scaled.
 
-    The number of tokens cancels, so a_j = sqrt(G_jj), at least `FLOOR` times the largest.
+    The number of tokens cancels, so a_j = sqrt(G_jj), at least `_FLOOR` times the largest.
     """
     size = stats.diagonal.float().clamp(min=0).sqrt()
     dead = size == 0
     # With the greatest at 1, dividing by sqrt(min) here is dividing s by sqrt(max(s) min(s)) for every ratio.
-    size = (size / size.max()).clamp(min=FLOOR).masked_fill(dead, 1)
+    size = (size / size.max()).clamp(min=_FLOOR).masked_fill(dead, 1)
     size = (size / size.min().sqrt()).masked_fill(dead, 1)
     return size ** ratios[:, None]
 
 
 def _round_scaled(weight: Float[Tensor, "rows d_in"], scale: Float[Tensor, " d_in"], grid: Grid) -> Tensor:
-    return round_to_grid(weight * scale, grid).div_(scale)
+    return _round_to_grid(weight * scale, grid).div_(scale)
 
 
 def _output_error(
@@ -84,3 +81,18 @@ def _output_error(
     """tr(dW G dW^T) with one matrix product."""
     change = _round_scaled(weight, scale, grid).sub_(weight)
     return (change @ gram).mul_(change).sum()
+
+
+METHOD = Method(
+    "awq",
+    version=1,
+    targets=(Grid,),
+    solve=_solve,
+    reads="gram",
+    linked=True,
+    cost=(0.0, 40.0),
+    label="AWQ",
+    source="lin2024",
+    style=("#A8285F", "v"),
+    place=60,
+)

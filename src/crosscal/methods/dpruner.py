@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from crosscal.calibration.gradients import WeightGradient
-from crosscal.calibration.statistics import InputStats
+from crosscal.calibration.statistics import InputStats, WeightGradient
 from crosscal.errors import InputError
-from crosscal.methods.linalg import InverseFactor, inverse_factor
-from crosscal.methods.masks import check_finite, fraction_count, smallest_of_groups, smallest_per_row
-from crosscal.types import Pattern, Unstructured
-
-VERSION = 1
+from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
+from crosscal.methods.masks import check_finite, drop_mask
+from crosscal.methods.registry import Evidence, Method
+from crosscal.types import NofM, Pattern, Unstructured
 
 
 def dpruner(
@@ -40,29 +38,19 @@ def dpruner(
     [[1.0, 0.0, 1.0, 0.0]]
     """
     check_finite(weight)
-    pruned, _ = dpruner_group([weight], stats, [gradient], pattern, strength=strength, damp=damp)
-    return pruned[0]
+    scores = dpruner_scores(weight, stats, gradient, strength=strength, damp=damp)
+    return torch.where(drop_mask(scores, pattern, per="matrix"), 0, weight)
 
 
-def dpruner_group(
-    weights: Sequence[Float[Tensor, "_ d_in"]],
-    stats: InputStats,
-    gradients: Sequence[WeightGradient],
-    pattern: Pattern,
-    *,
-    strength: float = 0.1,
-    damp: float = 0.01,
+def _solve(
+    weights: Sequence[Tensor], evidence: Evidence, target: Pattern, *, strength: float = 0.1, damp: float = 0.01
 ) -> tuple[list[Tensor], dict]:
-    """`dpruner` for several weights that share one input: one factorization for all of them.
-
-    `gradients` come in the order of `weights`. Returns the new weights and `{"damp": the damping that was needed}`.
-    """
-    factor = inverse_factor(stats, damp)
-    new = []
-    for weight, gradient in zip(weights, gradients, strict=True):
-        scores = _scores(weight, factor, stats.n_tokens, gradient, strength)
-        new.append(torch.where(_smallest(scores, pattern), 0, weight))
-    return new, {"damp": factor.damp}
+    """`dpruner` for several weights that share one input: one factorization for all; the facts say if it `failed`."""
+    factor, new = _try_factor(evidence.stats, damp), []
+    for weight, gradient in zip(weights, evidence.gradients, strict=True):
+        scores = _scores(weight, factor, evidence.stats.n_tokens, gradient, strength)
+        new.append(torch.where(drop_mask(scores, target, per="matrix"), 0, weight))
+    return new, {"failed": factor.failed, "damp": damp}
 
 
 def dpruner_scores(
@@ -109,11 +97,15 @@ def dpruner_scores(
 
     Raises `InputError` as `dpruner` does.
     """
-    return _scores(weight, inverse_factor(stats, damp), stats.n_tokens, gradient, strength)
+    return _scores(weight, _inverse_factor(stats, damp), stats.n_tokens, gradient, strength)
 
 
 def _scores(
-    weight: Float[Tensor, "d_out d_in"], factor: InverseFactor, n_tokens: int, gradient: WeightGradient, strength: float
+    weight: Float[Tensor, "d_out d_in"],
+    factor: _InverseFactor,
+    n_tokens: int,
+    gradient: WeightGradient,
+    strength: float,
 ) -> Float[Tensor, "d_out d_in"]:
     if gradient.mean.shape != weight.shape:
         shapes = f"{tuple(gradient.mean.shape)} and the weight {tuple(weight.shape)}"
@@ -127,7 +119,7 @@ def _scores(
 
 
 def _general_importance(
-    weight: Float[Tensor, "d_out d_in"], factor: InverseFactor, n_tokens: int
+    weight: Float[Tensor, "d_out d_in"], factor: _InverseFactor, n_tokens: int
 ) -> Float[Tensor, "d_out d_in"]:
     """W_ij^2 / [H^-1]_jj per token; with H^-1 = U^T U, its diagonal is the sum of squares of each column of U."""
     inverse_diagonal = factor.upper.square().sum(dim=0) * n_tokens
@@ -140,8 +132,19 @@ def _relative(values: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"
     return values / torch.where(mean > 0, mean, 1)
 
 
-def _smallest(scores: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Bool[Tensor, "d_out d_in"]:
-    if isinstance(pattern, Unstructured):
-        count = fraction_count(pattern.sparsity, scores.numel())
-        return smallest_per_row(scores.reshape(1, -1), count).reshape(scores.shape)
-    return smallest_of_groups(scores, pattern)
+METHOD = Method(
+    "dpruner",
+    version=1,
+    targets=(Unstructured, NofM),
+    solve=_solve,
+    reads="gram",
+    gradients=True,
+    damped=True,
+    domain_last=True,
+    options={"strength": 0.1},
+    cost=(4 / 3, 1.0),
+    label="D-Pruner",
+    source="zhang2024",
+    style=("#5A5A00", "h"),
+    place=70,
+)

@@ -1,6 +1,6 @@
 """GPTQ: round column by column, and let the columns still to come make up for the error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosscal.calibration.statistics import InputStats
-from crosscal.methods.grids import Levels, fit_levels, group_edges
-from crosscal.methods.linalg import InverseFactor, inverse_factor, try_factor
+from crosscal.errors import whole_number
+from crosscal.methods.kernels import _BlockRule
+from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
 from crosscal.methods.masks import check_finite
-from crosscal.methods.rule import BlockRule
-from crosscal.methods.sweep import BLOCK, RuleOf, block_edges, sweep_stacked
+from crosscal.methods.registry import Evidence, Method
+from crosscal.methods.rtn import _fit_levels, _group_edges, _Levels
+from crosscal.methods.sweep import BLOCK, _block_edges, _RuleOf, _sweep_stacked
 from crosscal.types import Grid, PerGroup
-
-VERSION = 1
 
 
 def gptq(
@@ -43,22 +43,27 @@ def gptq(
     [[0.0, 0.0, 3.0]]
     """
     check_finite(weight)
-    factor = inverse_factor(_ordered(stats, _order(stats, act_order)), damp)
+    factor = _inverse_factor(_ordered(stats, _order(stats, act_order)), damp)
     return _quantize([weight], stats, factor, grid, act_order, block)[0]
 
 
-def gptq_group(
-    weights: Sequence[Float[Tensor, "_ d_in"]],
-    stats: InputStats,
-    grid: Grid,
+def _solve(
+    weights: list[Tensor],
+    evidence: Evidence,
+    target: Grid,
     *,
     act_order: bool = False,
     damp: float = 0.01,
     block: int = BLOCK,
 ) -> tuple[list[Tensor], dict]:
-    """`gptq` for weights that share one input: one factorization, one sweep; facts tell whether it `failed`."""
-    factor = try_factor(_ordered(stats, _order(stats, act_order)), damp)
-    return _quantize(weights, stats, factor, grid, act_order, block), {"failed": factor.failed, "damp": damp}
+    """`gptq` for weights that share one input: one factorization, one sweep; the facts say whether it `failed`."""
+    stats = evidence.stats
+    factor = _try_factor(_ordered(stats, _order(stats, act_order)), damp)
+    return _quantize(weights, stats, factor, target, act_order, block), {"failed": factor.failed, "damp": damp}
+
+
+def _check(d_in: int, target: Grid, options: Mapping[str, object]) -> None:
+    whole_number("block", options.get("block", BLOCK), 1)
 
 
 def _order(stats: InputStats, act_order: bool) -> Int[Tensor, " d_in"] | None:
@@ -69,43 +74,61 @@ def _ordered(stats: InputStats, order: Tensor | None) -> InputStats:
     return stats if order is None else InputStats(stats.gram[order][:, order], stats.n_tokens)
 
 
-def _quantize(weights, stats: InputStats, factor: InverseFactor, grid: Grid, act_order: bool, block: int) -> list:
+def _quantize(weights, stats: InputStats, factor: _InverseFactor, grid: Grid, act_order: bool, block: int) -> list:
     d_in = weights[0].shape[1]
     order = _order(stats, act_order)
     if order is None:
-        edges = block_edges(d_in, block, grid)
-        return sweep_stacked(weights, factor, edges, lambda _: FittedLevels(grid, d_in, block))
+        edges = _block_edges(d_in, block, grid)
+        return _sweep_stacked(weights, factor, edges, lambda _: _FittedLevels(grid, d_in, block))
     permuted = [weight[:, order] for weight in weights]
-    edges = block_edges(d_in, block)
-    found = sweep_stacked(permuted, factor, edges, lambda columns: static_levels(grid, columns, order))
+    edges = _block_edges(d_in, block)
+    swept = _sweep_stacked(permuted, factor, edges, lambda columns: _static_levels(grid, columns, order))
     back = order.argsort()
-    return [weight[:, back] for weight in found]
+    return [weight[:, back] for weight in swept]
 
 
-class FittedLevels:
-    """The grid part of a sweep's rules, levels fitted as the sweep goes; `edges` must come from `block_edges`."""
+class _FittedLevels:
+    """The grid part of a sweep's rules, levels fitted as the sweep goes; `edges` must come from `_block_edges`."""
 
     def __init__(self, grid: Grid, d_in: int, block: int):
         self.grid = grid
         self.size = grid.group.size if isinstance(grid.group, PerGroup) else d_in
         self.inside = isinstance(grid.group, PerGroup) and self.size < block
 
-    def __call__(self, start: int, end: int, columns: Tensor, scale: Tensor) -> BlockRule:
+    def __call__(self, start: int, end: int, columns: Tensor, scale: Tensor) -> _BlockRule:
         """The rule of the block that begins at `start`; `columns` are it and all to its right."""
         if self.inside:
-            return BlockRule(grid=self.grid, fit_size=self.size)
+            return _BlockRule(grid=self.grid, fit_size=self.size)
         if start % self.size == 0:
-            found = fit_levels(columns[: self.size].T, self.grid)
-            self.levels = Levels(found.scale.T, found.zero.T, found.top)
+            levels = _fit_levels(columns[: self.size].T, self.grid)
+            self.levels = _Levels(levels.scale.T, levels.zero.T, levels.top)
         only = torch.zeros(end - start, dtype=torch.long, device=columns.device)
-        return BlockRule(grid=self.grid, levels=self.levels, group_of=only)
+        return _BlockRule(grid=self.grid, levels=self.levels, group_of=only)
 
 
-def static_levels(grid: Grid, columns: Float[Tensor, "d_in rows"], order: Int[Tensor, " d_in"]) -> RuleOf:
+def _static_levels(grid: Grid, columns: Float[Tensor, "d_in rows"], order: Int[Tensor, " d_in"]) -> _RuleOf:
     """A rule with all levels fitted beforehand, on groups of the original order; `columns` are in the new order."""
     original = columns[order.argsort()]
-    edges = group_edges(len(columns), grid)
-    found = [fit_levels(part.T, grid) for part in original.split([b - a for a, b in pairwise(edges)])]
-    levels = Levels(*(torch.cat([getattr(f, name).T for f in found]) for name in ("scale", "zero")), found[0].top)
+    edges = _group_edges(len(columns), grid)
+    fitted = [_fit_levels(part.T, grid) for part in original.split([b - a for a, b in pairwise(edges)])]
+    levels = _Levels(*(torch.cat([getattr(f, name).T for f in fitted]) for name in ("scale", "zero")), fitted[0].top)
     group_of = order // (edges[1] - edges[0])
-    return lambda start, end, *_: BlockRule(grid=grid, levels=levels, group_of=group_of[start:end].contiguous())
+    return lambda start, end, *_: _BlockRule(grid=grid, levels=levels, group_of=group_of[start:end].contiguous())
+
+
+METHOD = Method(
+    "gptq",
+    version=1,
+    targets=(Grid,),
+    solve=_solve,
+    reads="gram",
+    damped=True,
+    options={"act_order": False, "block": 128},
+    check=_check,
+    packs=("compressed-tensors",),
+    cost=(4 / 3, 1.0),
+    label="GPTQ",
+    source="frantar2023gptq",
+    style=("#7A3E9D", "P"),
+    place=50,
+)

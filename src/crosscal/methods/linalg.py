@@ -11,10 +11,10 @@ from crosscal.errors import InputError
 
 DAMP_STEP = 10.0
 ATTEMPTS = 4
-LEAF = 256  # size up to which a library's factorization is faster than halving
+_LEAF = 256  # size up to which a library's factorization is faster than halving
 
 
-class InverseFactor(NamedTuple):
+class _InverseFactor(NamedTuple):
     """`upper` is U with H^-1 = U^T U; `dead` marks inputs that were never active; `damp` is what was used.
 
     `failed` is true where H was not positive definite, and then `upper` means nothing.
@@ -26,12 +26,12 @@ class InverseFactor(NamedTuple):
     failed: Bool[Tensor, ""]
 
 
-def try_factor(stats: InputStats, damp: float = 0.01) -> InverseFactor:
+def _try_factor(stats: InputStats, damp: float = 0.01) -> _InverseFactor:
     """The upper Cholesky factor U of H^-1, with H = G + damp * mean(diag G) * I, or `failed`; never waits for a GPU.
 
     A dead input (G_jj = 0) gets H_jj = 1.
 
-    >>> try_factor(InputStats(4 * torch.eye(2), n_tokens=1), damp=0.0).upper.tolist()
+    >>> _try_factor(InputStats(4 * torch.eye(2), n_tokens=1), damp=0.0).upper.tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
     hessian = stats.gram.to(torch.float32, copy=True)
@@ -39,20 +39,17 @@ def try_factor(stats: InputStats, damp: float = 0.01) -> InverseFactor:
     dead = diagonal == 0
     diagonal += torch.where(dead, torch.ones_like(diagonal), damp * diagonal.mean())
     upper = torch.zeros_like(hessian)
-    failed = invert_factor(hessian, upper)
-    return InverseFactor(upper, dead, damp, failed | ~upper.sum().isfinite())
+    failed = _invert_factor(hessian, upper)
+    return _InverseFactor(upper, dead, damp, failed | ~upper.sum().isfinite())
 
 
-def inverse_factor(stats: InputStats, damp: float = 0.01, attempts: int = ATTEMPTS) -> InverseFactor:
-    """`try_factor`, with the damping raised tenfold after each failure, up to `attempts` tries in all.
+def _inverse_factor(stats: InputStats, damp: float = 0.01, attempts: int = ATTEMPTS) -> _InverseFactor:
+    """`_try_factor`, with the damping raised tenfold after each failure, up to `attempts` tries in all.
 
     Raises `InputError` when every try fails.
-
-    >>> inverse_factor(InputStats(torch.ones(2, 2), n_tokens=1), damp=0.01).damp
-    0.01
     """
     for attempt in range(attempts):
-        factor = try_factor(stats, damp * DAMP_STEP**attempt)
+        factor = _try_factor(stats, damp * DAMP_STEP**attempt)
         if not factor.failed:
             return factor
     raise InputError(
@@ -61,7 +58,7 @@ def inverse_factor(stats: InputStats, damp: float = 0.01, attempts: int = ATTEMP
     )
 
 
-def invert_factor(hessian: Float[Tensor, "n n"], upper: Float[Tensor, "n n"], leaf: int = LEAF) -> Bool[Tensor, ""]:
+def _invert_factor(hessian: Float[Tensor, "n n"], upper: Float[Tensor, "n n"], leaf: int = _LEAF) -> Bool[Tensor, ""]:
     """Write U = R^-1 into `upper`, with H = R R^T and R upper triangular, so that H^-1 = U^T U; `hessian` is spent.
 
     By halves, H = [[A, B], [B^T, C]] and C = S S^T: with V = S^-1 the corner of R is B V^T, what is left to factorize
@@ -70,7 +67,7 @@ def invert_factor(hessian: Float[Tensor, "n n"], upper: Float[Tensor, "n n"], le
     leaf was not positive definite.
 
     >>> upper = torch.zeros(2, 2)
-    >>> invert_factor(torch.tensor([[2.0, 2.0], [2.0, 4.0]]), upper, leaf=1).item(), upper.tolist()
+    >>> _invert_factor(torch.tensor([[2.0, 2.0], [2.0, 4.0]]), upper, leaf=1).item(), upper.tolist()
     (False, [[1.0, -0.5], [0.0, 0.5]])
     """
     size = len(hessian)
@@ -82,9 +79,9 @@ def invert_factor(hessian: Float[Tensor, "n n"], upper: Float[Tensor, "n n"], le
         return info != 0
     half = size // 2
     first, second = upper[:half, :half], upper[half:, half:]
-    failed = invert_factor(hessian[half:, half:], second, leaf)
+    failed = _invert_factor(hessian[half:, half:], second, leaf)
     corner = hessian[:half, half:] @ second.T
     rest = hessian[:half, :half].addmm_(corner, corner.T, alpha=-1)
-    failed = failed | invert_factor(rest, first, leaf)
+    failed = failed | _invert_factor(rest, first, leaf)
     torch.mm(-(first @ corner), second, out=upper[:half, half:])
     return failed

@@ -1,6 +1,6 @@
-"""Low rank: a weight becomes a product of two thin matrices; plain, Fisher-weighted and activation-aware SVD.
+"""Low rank: a weight becomes a product of two thin matrices; plain, joint, Fisher-weighted and activation-aware SVD.
 
-All three minimize ||(W - W') S||_F over the matrices W' of rank k and differ only in S, what an error at each input
+All minimize ||(W - W') S||_F over the matrices W' of rank k and differ only in S, what an error at each input
 costs. By Eckart & Young 1936 the best W' S is U_k U_k^T W S, with U_k the first k left singular vectors of W S; so
 W' = U_k U_k^T W. The textbook route, which truncates W S and multiplies by S^-1, gives the same product where
 S^-1 exists; this one needs no inverse, so inputs without weight (dead, or never seen) cannot blow up.
@@ -13,7 +13,7 @@ A ratio of 1 is no identity: thin factors of the same size as W have rank d_out 
 than its full rank.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -22,30 +22,13 @@ from torch import Tensor
 from crosscal.calibration.statistics import InputStats
 from crosscal.errors import InputError
 from crosscal.methods.masks import check_finite
+from crosscal.methods.registry import Evidence, Method
 from crosscal.types import LowRank
 
-VERSION = 1
 FISHER_FLOOR = 1e-4
 """Least Fisher weight of an input, relative to the mean over inputs: its square stays above float32's rounding."""
 DAMP = 1e-6
 """Damping of the Gram matrix, relative to each input's own sum of squares: about ten times float32's rounding."""
-
-
-class Factors(NamedTuple):
-    """The thin matrices of W' = left @ right, float32; the columns of `left` are orthonormal."""
-
-    left: Float[Tensor, "d_out k"]
-    right: Float[Tensor, "k d_in"]
-
-    def dense(self, dtype: torch.dtype) -> Float[Tensor, "d_out d_in"]:
-        """The product, multiplied in float32 and rounded once."""
-        return (self.left @ self.right).to(dtype)
-
-
-def svd_factors(weight: Float[Tensor, "d_out d_in"], target: LowRank) -> Factors:
-    """The factors of `svd`."""
-    check_finite(weight)
-    return _project(weight.float(), weight.float(), target)
 
 
 def svd(weight: Float[Tensor, "d_out d_in"], target: LowRank) -> Float[Tensor, "d_out d_in"]:
@@ -57,20 +40,9 @@ def svd(weight: Float[Tensor, "d_out d_in"], target: LowRank) -> Float[Tensor, "
     >>> svd(torch.diag(torch.tensor([3.0, 2.0])), LowRank(1.0)).abs().tolist()
     [[3.0, 0.0], [0.0, 0.0]]
     """
-    return svd_factors(weight, target).dense(weight.dtype)
-
-
-def fwsvd_factors(
-    weight: Float[Tensor, "d_out d_in"], squared_gradient: Float[Tensor, "d_out d_in"], target: LowRank
-) -> Factors:
-    """The factors of `fwsvd`."""
     check_finite(weight)
-    fisher = squared_gradient.float().mean(dim=0)
-    if not (squared_gradient.amin() >= 0) & fisher.isfinite().all():
-        raise InputError("a squared gradient is negative, NaN or infinite; average (dL/dW)^2 in float32 over batches")
-    size = fisher.sqrt()
-    relative = torch.where(size.any(), size / size.mean(), torch.ones_like(size)).clamp(min=FISHER_FLOOR)
-    return _project(weight.float(), weight.float() * relative, target)
+    left, right = _factors(weight, weight.float(), target)
+    return (left @ right).to(weight.dtype)
 
 
 def fwsvd(
@@ -88,13 +60,14 @@ def fwsvd(
     >>> fwsvd(torch.diag(torch.tensor([3.0, 2.0])), loud_second_input, LowRank(1.0)).abs().tolist()
     [[0.0, 0.0], [0.0, 2.0]]
     """
-    return fwsvd_factors(weight, squared_gradient, target).dense(weight.dtype)
-
-
-def asvd_factors(weight: Float[Tensor, "d_out d_in"], stats: InputStats, target: LowRank) -> Factors:
-    """The factors of `asvd`."""
     check_finite(weight)
-    return _project(weight.float(), weight.float() @ _gram_root(stats), target)
+    fisher = squared_gradient.float().mean(dim=0)
+    if not (squared_gradient.amin() >= 0) & fisher.isfinite().all():
+        raise InputError("a squared gradient is negative, NaN or infinite; average (dL/dW)^2 in float32 over batches")
+    size = fisher.sqrt()
+    relative = torch.where(size.any(), size / size.mean(), torch.ones_like(size)).clamp(min=FISHER_FLOOR)
+    left, right = _factors(weight, weight.float() * relative, target)
+    return (left @ right).to(weight.dtype)
 
 
 def asvd(weight: Float[Tensor, "d_out d_in"], stats: InputStats, target: LowRank) -> Float[Tensor, "d_out d_in"]:
@@ -112,13 +85,38 @@ def asvd(weight: Float[Tensor, "d_out d_in"], stats: InputStats, target: LowRank
     >>> asvd(torch.diag(torch.tensor([3.0, 2.0])), loud_second_input, LowRank(1.0)).abs().tolist()
     [[0.0, 0.0], [0.0, 2.0]]
     """
-    return asvd_factors(weight, stats, target).dense(weight.dtype)
+    check_finite(weight)
+    left, right = _factors(weight, weight.float() @ _gram_root(stats), target)
+    return (left @ right).to(weight.dtype)
 
 
-def _project(weight: Float[Tensor, "d_out d_in"], weighted: Float[Tensor, "d_out d_in"], target: LowRank) -> Factors:
-    """W on the span of the first left singular vectors of W S: left = U_k, right = U_k^T W."""
+def joint_rank(weights: Sequence[Float[Tensor, "_ d_in"]], target: LowRank) -> list[Tensor]:
+    """Truncated SVD of linked weights, stacked to [sum of d_out, d_in], at rank `target.rank(sum of d_out, d_in)`.
+
+    Each keeps its own left factor, and the right factor, the directions of the input that are read at all, is stored
+    once: at equal storage the rank is higher than that of two factorizations. The source links W_Q with W_K and W_gate
+    with W_up. One weight alone gets the plain `svd`.
+    Source: Peng et al. 2024 (arXiv 2402.16319), joint rank-k approximation.
+
+    Raises `InputError` for weights that are not finite.
+
+    >>> query, key = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    >>> [new.abs().tolist() for new in joint_rank([query, key], LowRank(1.0))]
+    [[[3.0, 0.0]], [[0.0, 0.0]]]
+    """
+    stacked = torch.cat([weight.float() for weight in weights])
+    check_finite(stacked)
+    left, right = _factors(stacked, stacked, target)
+    parts = left.split([len(weight) for weight in weights])
+    return [(own @ right).to(weight.dtype) for own, weight in zip(parts, weights, strict=True)]
+
+
+def _factors(
+    weight: Float[Tensor, "d_out d_in"], weighted: Float[Tensor, "d_out d_in"], target: LowRank
+) -> tuple[Float[Tensor, "d_out k"], Float[Tensor, "k d_in"]]:
+    """W on the span of the first left singular vectors of W S, as thin matrices in float32: U_k and U_k^T W."""
     left = torch.linalg.svd(weighted, full_matrices=False).U[:, : target.rank(*weight.shape)].contiguous()
-    return Factors(left, left.T @ weight)
+    return left, left.T @ weight.float()
 
 
 def _gram_root(stats: InputStats) -> Float[Tensor, "d_in d_in"]:
@@ -140,3 +138,71 @@ def _gram_root(stats: InputStats) -> Float[Tensor, "d_in d_in"]:
             if info.item() == 0:
                 return size[:, None] * lower
     raise InputError("the Gram matrix is NaN, infinite or far from a sum of x x^T; collect the statistics again")
+
+
+def _solve_svd(weights: list[Tensor], evidence: Evidence, target: LowRank) -> tuple[list[Tensor], dict]:
+    return [svd(weight, target) for weight in weights], {}
+
+
+def _solve_fwsvd(weights: list[Tensor], evidence: Evidence, target: LowRank) -> tuple[list[Tensor], dict]:
+    pairs = zip(weights, evidence.gradients, strict=True)
+    return [fwsvd(weight, gradient.square, target) for weight, gradient in pairs], {}
+
+
+def _solve_asvd(weights: list[Tensor], evidence: Evidence, target: LowRank) -> tuple[list[Tensor], dict]:
+    return [asvd(weight, evidence.stats, target) for weight in weights], {}
+
+
+def _solve_joint(weights: list[Tensor], evidence: Evidence, target: LowRank) -> tuple[list[Tensor], dict]:
+    """`joint_rank` of weights that share an input, two by two in call order; an odd last one is alone.
+
+    By structure and not by name: query, key, value give (query, key) and value; gate and up give one pair. In
+    blocks where attention and MLP read the same input, value is paired with whatever is called next.
+    """
+    pairs = [weights[first : first + 2] for first in range(0, len(weights), 2)]
+    return [new for pair in pairs for new in joint_rank(pair, target)], {}
+
+
+SVD = Method(
+    "svd",
+    version=1,
+    targets=(LowRank,),
+    solve=_solve_svd,
+    label="SVD",
+    source="eckart1936",
+    style=("#9A6324", "<"),
+    place=80,
+)
+FWSVD = Method(
+    "fwsvd",
+    version=1,
+    targets=(LowRank,),
+    solve=_solve_fwsvd,
+    gradients=True,
+    label="FWSVD",
+    source="hsu2022",
+    style=("#3B5B6D", "d"),
+    place=90,
+)
+ASVD = Method(
+    "asvd",
+    version=1,
+    targets=(LowRank,),
+    solve=_solve_asvd,
+    reads="gram",
+    label="ASVD",
+    source="wang2025",
+    style=("#1A237E", ">"),
+    place=100,
+)
+JOINT_RANK = Method(
+    "joint_rank",
+    version=1,
+    targets=(LowRank,),
+    solve=_solve_joint,
+    linked=True,
+    label="joint rank-k",
+    source="peng2024",
+    style=("#6D4C41", "H"),
+    place=110,
+)

@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscal.methods.masks import check_finite, fraction_count, smallest_of_groups, smallest_per_row
-from crosscal.types import Pattern, Unstructured
-
-VERSION = 1
+from crosscal.methods.masks import check_finite, drop_mask
+from crosscal.methods.registry import Evidence, Method
+from crosscal.types import NofM, Pattern, Unstructured
 
 
 def magnitude(weight: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Float[Tensor, "d_out d_in"]:
@@ -23,15 +22,23 @@ def magnitude(weight: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Float[Te
     [[4.0, 0.0], [3.0, 0.0]]
     """
     check_finite(weight)
-    return prune_by_magnitude(weight, pattern)
+    return _prune(weight, pattern)
 
 
-def prune_by_magnitude(weight: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Float[Tensor, "d_out d_in"]:
-    """`magnitude` for weights that are known to be finite; never waits for a GPU."""
-    scores = weight.abs()
-    if isinstance(pattern, Unstructured):
-        count = fraction_count(pattern.sparsity, weight.numel())
-        pruned = smallest_per_row(scores.reshape(1, -1), count).reshape(weight.shape)
-    else:
-        pruned = smallest_of_groups(scores, pattern)
-    return torch.where(pruned, 0, weight)
+def _prune(weight: Tensor, pattern: Pattern) -> Tensor:
+    return torch.where(drop_mask(weight.abs(), pattern, per="matrix"), 0, weight)
+
+
+def _solve(weights: list[Tensor], evidence: Evidence, target: Pattern) -> tuple[list[Tensor], dict]:
+    return [_prune(weight, target) for weight in weights], {}
+
+
+METHOD = Method(
+    "magnitude",
+    version=1,
+    targets=(Unstructured, NofM),
+    solve=_solve,
+    source="zhu2017",
+    style=("#B84A00", "s"),
+    place=10,
+)

@@ -1,77 +1,69 @@
-"""The methods a study can name: what each compresses to, what it reads, and the version of its numbers."""
+"""The registry of methods, readable without torch.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+A method describes itself: its file ends with `METHOD = Method(...)`, made of plain values, the types of
+`crosscal.types`, and functions of that file. The registry evaluates these statements and nothing else of the file, and
+loads the file, and torch with it, when a function of the method is first called. So command lines and pages can list
+labels, targets and options of all methods, and a new file in this folder is a new method everywhere.
+"""
 
-from torch import Tensor
+import ast
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from crosscal.calibration.gradients import WeightGradient
-from crosscal.calibration.statistics import DiagonalStats, InputStats
-from crosscal.errors import InputError, suggest
-from crosscal.methods.awq import VERSION as AWQ_VERSION
-from crosscal.methods.awq import awq_group
-from crosscal.methods.dpruner import VERSION as DPRUNER_VERSION
-from crosscal.methods.dpruner import dpruner_group
-from crosscal.methods.gptq import VERSION as GPTQ_VERSION
-from crosscal.methods.gptq import gptq_group
-from crosscal.methods.joint_rank import VERSION as JOINT_RANK_VERSION
-from crosscal.methods.joint_rank import joint_rank_group
-from crosscal.methods.lowrank import VERSION as LOWRANK_VERSION
-from crosscal.methods.lowrank import asvd, fwsvd, svd
-from crosscal.methods.magnitude import VERSION as MAGNITUDE_VERSION
-from crosscal.methods.magnitude import prune_by_magnitude
-from crosscal.methods.masks import check_divides
-from crosscal.methods.rtn import VERSION as RTN_VERSION
-from crosscal.methods.rtn import round_to_grid
-from crosscal.methods.sparsegpt import VERSION as SPARSEGPT_VERSION
-from crosscal.methods.sparsegpt import check_blocks, sparsegpt_group
-from crosscal.methods.sweep import BLOCK
-from crosscal.methods.wanda import VERSION as WANDA_VERSION
-from crosscal.methods.wanda import prune_by_wanda
-from crosscal.types import Grid, LowRank, NofM, Pattern, SparseGrid, Target, Unstructured
+from crosscal import types
+from crosscal.errors import InputError, real_number, suggest, whole_number
+from crosscal.types import Grid, LowRank, NofM, SparseGrid, Target, Unstructured
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient
 
 
 class Evidence(NamedTuple):
-    """What calibration text tells about the layers of a group: statistics of their input, a gradient for each."""
+    """What calibration text says about layers that share an input: statistics of the input, a gradient for each."""
 
-    stats: InputStats | DiagonalStats | None
-    gradients: Sequence[WeightGradient] | None
+    stats: "InputStats | DiagonalStats | None" = None
+    gradients: "Sequence[WeightGradient] | None" = None
 
 
-Solver = Callable[..., tuple[list[Tensor], dict]]
+Solver = Callable[..., "tuple[list[Tensor], dict]"]
 """(weights that share an input, evidence, target, **options) -> new weights, facts for the layer report."""
 
-
 Check = Callable[[int, Target, Mapping[str, object]], None]
-"""(inputs of a layer, target, options): raises `InputError` where the method could not go through with them."""
+"""(inputs of a layer, target, options): raises `InputError` where the method cannot compress such a layer."""
 
 
-def _check_groups(width: int, target: Target, options: Mapping[str, object]) -> None:
-    if isinstance(target, NofM):
-        check_divides(width, target)
-
-
-def _check_sweep(width: int, target: Target, options: Mapping[str, object]) -> None:
-    check_blocks(width, *_pattern_and_grid(target), options.get("block", BLOCK))
-
-
-def _pattern_and_grid(target: Target) -> tuple[Pattern | None, Grid | None]:
-    if isinstance(target, SparseGrid):
-        return target.pattern, target.grid
-    return (None, target) if isinstance(target, Grid) else (target, None)
+def check_divides(d_in: int, target: Target, options: Mapping[str, object] | None = None) -> None:
+    """Raise `InputError` unless the groups of an N:M pattern divide the number of inputs."""
+    pattern = target.pattern if isinstance(target, SparseGrid) else target
+    if isinstance(pattern, NofM) and d_in % pattern.m:
+        raise InputError(
+            f"groups of {pattern.m} do not divide {d_in} inputs; choose a pattern whose group divides {d_in}"
+        )
 
 
 @dataclass(frozen=True)
 class Method:
-    """How the driver calls a method.
+    """A compression method: how the engine calls it, and how command line and pages describe it.
 
-    `reads` is what it needs of the Gram matrix and `gradients` whether it needs gradients too; `linked` methods
-    compress layers that share an input together. `damped` methods factorize a Hessian: they take `damp`, and tell in
-    the fact `failed` whether that sufficed. `domain_last` methods take statistics from all sources but the last, and
-    gradients from the last. `options` names what else a caller may set. `version` is raised by hand when a method's
-    numbers change, so that stored runs of the old version are not taken for new ones. `check` is asked for every
-    width of input before anything changes.
+    - `version` is raised by hand when the numbers change, so that stored runs of the old version are made again.
+    - `targets` are the types it compresses to, `options` what a caller may set, by name, with defaults.
+    - `solve` compresses the weights that share an input; `check` is asked for every width of input before anything
+      changes.
+    - `reads` is what it needs of the Gram matrix of the inputs, `gradients` whether it needs gradients of the loss too;
+      with `term(gradient, weight)` the average of that function over single windows comes with them.
+    - `linked` methods compress layers that share an input together. `damped` methods factorize a Hessian: they take
+      `damp` and report in the fact `failed` whether it sufficed. `domain_last` methods take statistics from all sources
+      but the last and gradients from the last.
+    - `packs` names the storage formats that hold its weights exactly. `cost` = (a, b) are the operations of its matrix
+      products, a d_in^3 + b rows d_in^2.
+    - For showing: `label`, `source` (a key of the book's bibliography), `style` (colour and marker), `place` (in tables
+      and legends) and `page` (of the book; files of this package are named like theirs).
     """
 
     name: str
@@ -80,120 +72,85 @@ class Method:
     solve: Solver
     reads: Literal["nothing", "diagonal", "gram"] = "nothing"
     gradients: bool = False
+    term: "Callable[[Tensor, Tensor], Tensor] | None" = None
     linked: bool = False
     damped: bool = False
     domain_last: bool = False
-    options: tuple[str, ...] = ()
-    check: Check = _check_groups
+    options: Mapping[str, bool | int | float] = field(default_factory=dict, hash=False)
+    check: Check = check_divides
+    packs: tuple[str, ...] = ()
+    cost: tuple[float, float] = (0.0, 0.0)
+    label: str = ""
+    source: str = ""
+    style: tuple[str, str] = ("#555555", "*")
+    place: int = 1000
+    page: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "label", self.label or self.name)
 
     @property
     def needs_text(self) -> bool:
-        """Whether it can do nothing without calibration text."""
+        """Whether it cannot do without calibration text."""
         return self.reads != "nothing" or self.gradients
 
 
-PRUNING = (Unstructured, NofM)
+@dataclass(frozen=True)
+class _Later:
+    """A function of a module that is not loaded before the first call."""
+
+    module: str
+    name: str
+
+    def __call__(self, *args, **kwargs):
+        return getattr(import_module(self.module), self.name)(*args, **kwargs)
 
 
-def _each(function: Callable[..., Tensor]) -> Solver:
-    """A group solver out of `function(weight, evidence, target)`."""
-    return lambda weights, evidence, target: ([function(weight, evidence, target) for weight in weights], {})
+class _Names(dict):
+    """What a `METHOD` statement may refer to: target types, and functions of its own file."""
+
+    def __init__(self, module: str):
+        super().__init__({"Method": Method} | {name: v for name, v in vars(types).items() if isinstance(v, type)})
+        self.module = module
+
+    def __missing__(self, name: str) -> _Later:
+        return _Later(self.module, name)
 
 
-def _sparsegpt(weights, evidence, target, **options):
-    pattern, grid = _pattern_and_grid(target)
-    return sparsegpt_group(weights, evidence.stats, pattern, grid=grid, **options)
+def _declared(path: Path) -> Iterator[Method]:
+    """The methods that a file of this package declares; their page has the file's name."""
+    text = path.read_text(encoding="utf-8")
+    for node in ast.parse(text).body if " = Method(" in text else ():
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Method("):
+            code = compile(ast.Expression(node.value), str(path), "eval")
+            yield replace(eval(code, {}, _Names(f"{__package__}.{path.stem}")), page=path.stem)
 
 
-def _fwsvd(weights, evidence, target):
-    pairs = zip(weights, evidence.gradients, strict=True)
-    return [fwsvd(weight, gradient.square, target) for weight, gradient in pairs], {}
+def _discover() -> dict[str, Method]:
+    """The methods that the files of `crosscal.methods` declare, by name, in the order of tables and legends."""
+    folders = sys.modules[__package__].__path__
+    found = [method for folder in folders for path in Path(folder).glob("*.py") for method in _declared(path)]
+    return {method.name: method for method in sorted(found, key=lambda method: (method.place, method.name))}
 
 
-_ALL = (
-    Method(
-        "magnitude", MAGNITUDE_VERSION, PRUNING, _each(lambda weight, _, target: prune_by_magnitude(weight, target))
-    ),
-    Method(
-        "wanda",
-        WANDA_VERSION,
-        PRUNING,
-        _each(lambda weight, evidence, target: prune_by_wanda(weight, evidence.stats, target)),
-        reads="diagonal",
-    ),
-    Method(
-        "sparsegpt",
-        SPARSEGPT_VERSION,
-        (*PRUNING, SparseGrid),
-        _sparsegpt,
-        reads="gram",
-        damped=True,
-        options=("block",),
-        check=_check_sweep,
-    ),
-    Method(
-        "dpruner",
-        DPRUNER_VERSION,
-        PRUNING,
-        lambda weights, evidence, target, **o: dpruner_group(weights, *evidence, target, **o),
-        reads="gram",
-        gradients=True,
-        damped=True,
-        domain_last=True,
-        options=("strength",),
-    ),
-    Method(
-        "rtn",
-        RTN_VERSION,
-        (Grid,),
-        _each(lambda weight, _, target: round_to_grid(weight.float(), target).to(weight.dtype)),
-    ),
-    Method(
-        "gptq",
-        GPTQ_VERSION,
-        (Grid,),
-        lambda weights, evidence, target, **o: gptq_group(weights, evidence.stats, target, **o),
-        reads="gram",
-        damped=True,
-        options=("act_order", "block"),
-        check=_check_sweep,
-    ),
-    Method(
-        "awq",
-        AWQ_VERSION,
-        (Grid,),
-        lambda weights, evidence, target: awq_group(weights, evidence.stats, target),
-        reads="gram",
-        linked=True,
-    ),
-    Method("svd", LOWRANK_VERSION, (LowRank,), _each(lambda weight, _, target: svd(weight, target))),
-    Method("fwsvd", LOWRANK_VERSION, (LowRank,), _fwsvd, gradients=True),
-    Method(
-        "asvd",
-        LOWRANK_VERSION,
-        (LowRank,),
-        _each(lambda weight, evidence, target: asvd(weight, evidence.stats, target)),
-        reads="gram",
-    ),
-    Method(
-        "joint_rank",
-        JOINT_RANK_VERSION,
-        (LowRank,),
-        lambda weights, _, target: (joint_rank_group(weights, target), {}),
-        linked=True,
-    ),
-)
-METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+METHODS: dict[str, Method] = _discover()
 
 
 def register_method(method: Method) -> None:
-    """Make a method of your own known by its name, to `compress`, the command line and studies of this process.
+    """Make a method known by its name to `compress`, the command line and studies of this process.
 
     Raises `InputError` when another method has that name.
     """
     if method.name in METHODS:
         raise InputError(f"there is a method '{method.name}' already; give yours another name")
     METHODS[method.name] = method
+
+
+def find_method(name: str) -> Method:
+    """Return the method of this name; raises `InputError` that lists the names otherwise."""
+    if name not in METHODS:
+        raise InputError(f"unknown method '{name}'{suggest(name, list(METHODS))}; give one of {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 _EXAMPLES = {
@@ -205,24 +162,28 @@ _EXAMPLES = {
 }
 
 
-def find_method(name: str) -> Method:
-    """The method of this name; raises `InputError` that lists the names otherwise."""
-    if name not in METHODS:
-        raise InputError(f"unknown method '{name}'{suggest(name, list(METHODS))}; give one of {', '.join(METHODS)}")
-    return METHODS[name]
-
-
 def check_request(method: Method, target: Target, options: Mapping[str, object], widths: Sequence[int]) -> None:
-    """Raises `InputError` for a target or option that the method does not know, or that layers of these widths refuse.
+    """Raise `InputError` for a target, an option or a width of input that the method cannot do.
 
     `widths` are the numbers of inputs of the layers to be compressed.
     """
     if not isinstance(target, method.targets):
         examples = " or ".join(_EXAMPLES[kind] for kind in method.targets)
         raise InputError(f"{method.name} does not compress to {target}; give {examples}")
-    for option in options:
+    for option, value in options.items():
         if option not in method.options:
             known = ", ".join(method.options) or "none"
             raise InputError(f"{method.name} has no option '{option}'{suggest(option, list(method.options))} ({known})")
+        _check_type(option, value, method.options[option])
     for width in set(widths):
         method.check(width, target, options)
+
+
+def _check_type(option: str, value: object, default: bool | int | float) -> None:
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{option} is {value!r}; give True or False")
+    elif isinstance(default, int):
+        whole_number(option, value)
+    else:
+        real_number(option, value)

@@ -1,6 +1,6 @@
 """SparseGPT: prune with second-order scores, and let the weights that stay make up for those that go."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,16 +8,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosscal.calibration.statistics import InputStats
-from crosscal.errors import InputError
-from crosscal.methods.gptq import FittedLevels
-from crosscal.methods.kernels import kth_smallest_of_parts
-from crosscal.methods.linalg import InverseFactor, inverse_factor, try_factor
-from crosscal.methods.masks import check_divides, check_finite
-from crosscal.methods.rule import BlockRule
-from crosscal.methods.sweep import BLOCK, block_edges, sweep_stacked
-from crosscal.types import Grid, NofM, Pattern, PerGroup, Unstructured
-
-VERSION = 1
+from crosscal.errors import InputError, whole_number
+from crosscal.methods.gptq import _FittedLevels
+from crosscal.methods.kernels import _BlockRule
+from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
+from crosscal.methods.masks import check_finite, kth_smallest_of_parts
+from crosscal.methods.registry import Evidence, Method, check_divides
+from crosscal.methods.sweep import BLOCK, _block_edges, _sweep_stacked
+from crosscal.types import Grid, NofM, Pattern, PerGroup, SparseGrid, Unstructured
 
 
 def sparsegpt(
@@ -47,36 +45,33 @@ def sparsegpt(
     [[0.0, 2.5]]
     """
     check_finite(weight)
-    check_blocks(weight.shape[1], pattern, grid, block)
-    return _prune([weight], inverse_factor(stats, damp), pattern, grid, block)[0]
+    _check(weight.shape[1], pattern if grid is None else SparseGrid(pattern, grid), {"block": block})
+    return _prune([weight], _inverse_factor(stats, damp), pattern, grid, block)[0]
 
 
-def sparsegpt_group(
-    weights: Sequence[Float[Tensor, "_ d_in"]],
-    stats: InputStats,
-    pattern: Pattern,
-    *,
-    grid: Grid | None = None,
-    damp: float = 0.01,
-    block: int = BLOCK,
+def _solve(
+    weights: list[Tensor], evidence: Evidence, target: Pattern | SparseGrid, *, damp: float = 0.01, block: int = BLOCK
 ) -> tuple[list[Tensor], dict]:
     """`sparsegpt` for weights that share one input: one factorization and one sweep for all of them.
 
-    Rows never influence each other, so the weights are stacked; only thresholds are taken per weight. The facts tell
+    Rows never influence each other, so the weights are stacked; only thresholds are taken per weight. The facts say
     whether the factorization `failed`.
     """
-    check_blocks(weights[0].shape[1], pattern, grid, block)
-    factor = try_factor(stats, damp)
-    return _prune(weights, factor, pattern, grid, block), {"failed": factor.failed, "damp": damp}
+    factor = _try_factor(evidence.stats, damp)
+    return _prune(weights, factor, *_parts(target), block), {"failed": factor.failed, "damp": damp}
 
 
-def check_blocks(d_in: int, pattern: Pattern | None, grid: Grid | None, block: int) -> None:
-    """Raises `InputError` unless blocks have columns and each N:M group is in one block and one group of levels."""
-    if not isinstance(block, int) or block < 1:
-        raise InputError(f"block is {block!r}; give a whole number of columns of at least 1, such as 128")
+def _parts(target: Pattern | SparseGrid) -> tuple[Pattern, Grid | None]:
+    return (target.pattern, target.grid) if isinstance(target, SparseGrid) else (target, None)
+
+
+def _check(d_in: int, target: Pattern | SparseGrid, options: Mapping[str, object]) -> None:
+    """Raise `InputError` unless blocks have columns and each N:M group is in one block and one group of levels."""
+    block = whole_number("block", options.get("block", BLOCK), 1)
+    pattern, grid = _parts(target)
+    check_divides(d_in, pattern)
     if not isinstance(pattern, NofM):
         return
-    check_divides(d_in, pattern)
     if block % pattern.m:
         raise InputError(f"groups of {pattern.m} do not divide the block of {block} columns; choose another block")
     if grid is not None and isinstance(grid.group, PerGroup) and grid.group.size % pattern.m:
@@ -87,18 +82,18 @@ def check_blocks(d_in: int, pattern: Pattern | None, grid: Grid | None, block: i
 
 
 def _prune(
-    weights: Sequence[Tensor], factor: InverseFactor, pattern: Pattern, grid: Grid | None, block: int
+    weights: Sequence[Tensor], factor: _InverseFactor, pattern: Pattern, grid: Grid | None, block: int
 ) -> list[Tensor]:
     d_in, rows = weights[0].shape[1], [len(weight) for weight in weights]
-    levels = None if grid is None else FittedLevels(grid, d_in, block)
+    levels = None if grid is None else _FittedLevels(grid, d_in, block)
 
-    def rule_of(start: int, end: int, columns: Tensor, scale: Tensor) -> BlockRule:
-        rule = BlockRule() if levels is None else levels(start, end, columns, scale)
+    def rule_of(start: int, end: int, columns: Tensor, scale: Tensor) -> _BlockRule:
+        rule = _BlockRule() if levels is None else levels(start, end, columns, scale)
         if isinstance(pattern, NofM):
             return replace(rule, nofm=pattern)
         return replace(rule, keep=_keep(columns[: end - start], scale, rows, pattern))
 
-    return sweep_stacked(weights, factor, block_edges(d_in, block, grid), lambda _: rule_of)
+    return _sweep_stacked(weights, factor, _block_edges(d_in, block, grid), lambda _: rule_of)
 
 
 def _keep(columns: Tensor, scale: Tensor, rows: Sequence[int], pattern: Unstructured) -> Bool[Tensor, "block rows"]:
@@ -110,3 +105,21 @@ def _keep(columns: Tensor, scale: Tensor, rows: Sequence[int], pattern: Unstruct
     thresholds = kth_smallest_of_parts(scores, rows, positions)
     parts = zip(scores.split(list(rows), dim=1), thresholds, strict=True)
     return torch.cat([part > threshold for part, threshold in parts], dim=1)
+
+
+METHOD = Method(
+    "sparsegpt",
+    version=1,
+    targets=(Unstructured, NofM, SparseGrid),
+    solve=_solve,
+    reads="gram",
+    damped=True,
+    options={"block": 128},
+    check=_check,
+    packs=("compressed-tensors",),
+    cost=(4 / 3, 1.0),
+    label="SparseGPT",
+    source="frantar2023sparsegpt",
+    style=("#00704F", "^"),
+    place=30,
+)

@@ -5,10 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscal.calibration.statistics import DiagonalStats, InputStats
-from crosscal.methods.masks import check_finite, fraction_count, smallest_of_groups, smallest_per_row
-from crosscal.types import Pattern, Unstructured
-
-VERSION = 1
+from crosscal.methods.masks import check_finite, drop_mask
+from crosscal.methods.registry import Evidence, Method
+from crosscal.types import NofM, Pattern, Unstructured
 
 
 def wanda(
@@ -27,16 +26,26 @@ def wanda(
     [[0.0, 1.0], [0.0, 4.0]]
     """
     check_finite(weight)
-    return prune_by_wanda(weight, stats, pattern)
+    return _prune(weight, stats, pattern)
 
 
-def prune_by_wanda(
-    weight: Float[Tensor, "d_out d_in"], stats: InputStats | DiagonalStats, pattern: Pattern
-) -> Float[Tensor, "d_out d_in"]:
-    """`wanda` for weights that are known to be finite; never waits for a GPU."""
+def _prune(weight: Tensor, stats: InputStats | DiagonalStats, pattern: Pattern) -> Tensor:
     scores = weight.abs().float() * stats.mean_square.clamp(min=0).sqrt()
-    if isinstance(pattern, Unstructured):
-        pruned = smallest_per_row(scores, fraction_count(pattern.sparsity, weight.shape[1]))
-    else:
-        pruned = smallest_of_groups(scores, pattern)
-    return torch.where(pruned, 0, weight)
+    return torch.where(drop_mask(scores, pattern), 0, weight)
+
+
+def _solve(weights: list[Tensor], evidence: Evidence, target: Pattern) -> tuple[list[Tensor], dict]:
+    return [_prune(weight, evidence.stats, target) for weight in weights], {}
+
+
+METHOD = Method(
+    "wanda",
+    version=1,
+    targets=(Unstructured, NofM),
+    solve=_solve,
+    reads="diagonal",
+    label="Wanda",
+    source="sun2024",
+    style=("#0067A5", "o"),
+    place=20,
+)

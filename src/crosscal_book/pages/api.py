@@ -79,9 +79,10 @@ PARTS = (
             ("crosscal.methods", "methods/rtn.py", ("rtn",)),
             ("crosscal.methods", "methods/gptq.py", ("gptq",)),
             ("crosscal.methods", "methods/awq.py", ("awq",)),
-            ("crosscal.methods", "methods/lowrank.py", ("svd", "fwsvd", "asvd")),
-            ("crosscal.methods", "methods/joint_rank.py", ("joint_rank",)),
-            ("crosscal.methods.registry", "methods/registry.py", ("Method", "register_method")),
+            ("crosscal.methods", "methods/lowrank.py", ("svd", "joint_rank", "fwsvd", "asvd")),
+            ("crosscal.methods", "methods/registry.py", ("Method", "Evidence", "register_method")),
+            ("crosscal.methods", "methods/checks.py", ("check_method",)),
+            ("crosscal.methods.masks", "methods/masks.py", ("drop_mask",)),
         ),
     ),
     Part(

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from crosscal.calibration.gradients import WeightGradient, mix_gradients
+from crosscal.calibration.statistics import WeightGradient, mix_gradients
 from crosscal.engine.gather import gather_gradients
 from crosscal.errors import InputError
 from crosscal.models import decoder_blocks, linear_layers

@@ -11,7 +11,7 @@ from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import mix
 from crosscal.engine.block import _layer_losses
 from crosscal.engine.gather import _all_finite
-from crosscal.methods.kernels import kth_smallest_of_parts
+from crosscal.methods.masks import kth_smallest_of_parts
 from crosscal.methods.registry import METHODS, Evidence
 from crosscal.types import Grid, NofM, PerGroup, SparseGrid, Unstructured
 

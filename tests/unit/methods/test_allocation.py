@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crosscal.errors import InputError
-from crosscal.methods.allocation import Owl, allocate, block_outliers, outlier_fraction
+from crosscal.methods.allocation import Owl, allocate, block_outliers
 from tests.oracles import allocation as oracle
 
 
@@ -115,7 +115,7 @@ def test_outliers_are_counted_as_the_oracle_does(outlier, seed, dtype):
     weight, mean_square = layer(seed=seed)
     weight = weight.to(dtype)
     before = weight.clone()
-    found = outlier_fraction(weight, mean_square, outlier)
+    found = block_outliers([weight], [mean_square], outlier)
     count, size = oracle.outliers(weight, mean_square, outlier)
     assert found.ndim == 0
     assert found.item() * size == pytest.approx(count, abs=1e-3)
@@ -128,7 +128,7 @@ def test_random_weights_without_a_tail_too():
     weight, mean_square = torch.randn(20, 30, generator=generator), torch.rand(30, generator=generator)
     count, size = oracle.outliers(weight, mean_square, 3.0)
     assert 0 < count < size
-    assert outlier_fraction(weight, mean_square, 3.0).item() == pytest.approx(count / size)
+    assert block_outliers([weight], [mean_square], 3.0).item() == pytest.approx(count / size)
 
 
 def test_the_fraction_of_a_block_counts_each_matrix_by_its_own_mean_and_its_size():
@@ -144,38 +144,37 @@ def test_the_fraction_of_a_block_counts_each_matrix_by_its_own_mean_and_its_size
 
 def test_scale_changes_nothing_and_dead_inputs_are_no_outliers():
     weight, mean_square = layer()
-    found = outlier_fraction(weight, mean_square, 5.0)
-    assert torch.equal(outlier_fraction(weight * 4, mean_square * 16, 5.0), found)
+    found = block_outliers([weight], [mean_square], 5.0)
+    assert torch.equal(block_outliers([weight * 4], [mean_square * 16], 5.0), found)
     mean_square[::7] = 0  # the loud ones
     count, size = oracle.outliers(weight, mean_square, 5.0)
-    assert outlier_fraction(weight, mean_square, 5.0).item() == pytest.approx(count / size)
-    assert outlier_fraction(torch.zeros(3, 24), mean_square, 5.0).item() == 0
-    assert outlier_fraction(weight, torch.zeros(24), 5.0).item() == 0
+    assert block_outliers([weight], [mean_square], 5.0).item() == pytest.approx(count / size)
+    assert block_outliers([torch.zeros(3, 24)], [mean_square], 5.0).item() == 0
+    assert block_outliers([weight], [torch.zeros(24)], 5.0).item() == 0
 
 
 def test_scores_at_the_threshold_are_no_outliers():
-    assert outlier_fraction(torch.ones(4, 8), torch.ones(8), 1.0).item() == 0
-    assert outlier_fraction(torch.ones(4, 8), torch.ones(8), 0.5).item() == 1
+    assert block_outliers([torch.ones(4, 8)], [torch.ones(8)], 1.0).item() == 0
+    assert block_outliers([torch.ones(4, 8)], [torch.ones(8)], 0.5).item() == 1
 
 
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Owl(limit=-0.1), r"the limit of OWL is -0.1; give how far"),
+        (lambda: Owl(limit=-0.1), r"the limit of OWL is -0.1; give a number from 0 to 1"),
         (lambda: Owl(limit=1.1), r"the limit of OWL is 1.1"),
         (lambda: Owl(limit=math.nan), r"the limit of OWL is nan"),
-        (lambda: Owl(outlier=0), r"the outlier of OWL is 0; give a multiple of the mean score"),
+        (lambda: Owl(outlier=0), r"the outlier of OWL is 0; give a number above 0"),
         (lambda: Owl(outlier=math.nan), r"the outlier of OWL is nan"),
         (lambda: Owl(outlier=math.inf), r"the outlier of OWL is inf"),
         (lambda: allocate([], [], 0.5, Owl()), r"0 outlier fractions and 0 sizes; give one of each for every block"),
         (lambda: allocate([0.1], [1, 2], 0.5, Owl()), r"1 outlier fractions and 2 sizes"),
-        (lambda: allocate([0.1, 1.1], [1, 2], 0.5, Owl()), r"the outlier fractions are \[0.1, 1.1\]; give numbers"),
-        (lambda: allocate([0.1, math.nan], [1, 2], 0.5, Owl()), r"the outlier fractions are \[0.1, nan\]"),
-        (lambda: allocate([0.1, 0.2], [1, 0], 0.5, Owl()), r"a block of 0 weights cannot be pruned"),
+        (lambda: allocate([0.1, 1.1], [1, 2], 0.5, Owl()), r"an outlier fraction is 1.1; give a number from 0 to 1"),
+        (lambda: allocate([0.1, math.nan], [1, 2], 0.5, Owl()), r"an outlier fraction is nan"),
+        (lambda: allocate([0.1, 0.2], [1, 0], 0.5, Owl()), r"the size of a block is 0"),
         (lambda: allocate([0.1, 0.2], [1, 2], 1.5, Owl()), r"sparsity is 1.5; give a number from 0"),
         (lambda: block_outliers([], [], 5.0), r"0 weights and 0 statistics; give them in pairs, at least one"),
         (lambda: block_outliers([torch.ones(2, 2)], [], 5.0), r"1 weights and 0 statistics"),
-        (lambda: outlier_fraction(torch.full((2, 2), math.nan), torch.ones(2), 5.0), r"a weight is NaN or infinite"),
     ],
 )
 def test_bad_input_gets_a_sentence(make, sentence):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from crosscal.calibration import InputStats
-from crosscal.calibration.gradients import WeightGradient
+from crosscal.calibration.statistics import WeightGradient
 from crosscal.errors import InputError
-from crosscal.methods.dpruner import dpruner, dpruner_group, dpruner_scores
+from crosscal.methods.dpruner import METHOD, dpruner, dpruner_scores
+from crosscal.methods.registry import Evidence
 from crosscal.types import NofM, Unstructured
 from tests.oracles import dpruner as oracle
 
@@ -168,8 +169,8 @@ def test_weights_of_a_group_are_pruned_as_if_alone():
     stats = parts[0][1]
     weights, gradients = [part[0] for part in parts], [moments(part[2]) for part in parts]
     for pattern in (HALF, NofM(2, 4)):
-        new, facts = dpruner_group(weights, stats, gradients, pattern, strength=1.0, damp=0.02)
-        assert facts == {"damp": 0.02}
+        new, facts = METHOD.solve(weights, Evidence(stats, gradients), pattern, strength=1.0, damp=0.02)
+        assert facts == {"damp": 0.02, "failed": False}
         for weight, gradient, pruned in zip(weights, gradients, new, strict=True):
             assert torch.equal(pruned, dpruner(weight, stats, gradient, pattern, strength=1.0, damp=0.02))
 

@@ -49,7 +49,7 @@ def groups_of(weight, grid):
 
 
 def assert_equals_oracle(name, weight, stats, grid, **options):
-    """Equal to the oracle in all rows but one, and in loss.
+    """Equal to the oracle in all rows but one, and in loss: nearly in the equal rows, and roughly with that one.
 
     Rows do not influence each other. A row may differ where the precision decided a near tie of scores, or of a zero
     point, which the oracle cannot follow; everything after it in that row then differs too.
@@ -58,7 +58,9 @@ def assert_equals_oracle(name, weight, stats, grid, **options):
     slow = ORACLES[name](weight, stats.gram, grid, ties=fast, **options)
     wrong = ((fast.double() - slow).abs() > 5e-4 * weight.abs().max()).any(dim=1)
     assert wrong.sum() <= 1, f"{int(wrong.sum())} of {len(wrong)} rows differ"
-    assert loss(weight, fast, stats) == pytest.approx(loss(weight, slow, stats), rel=1e-3)
+    for rows, tolerance in ((~wrong, 1e-3), (wrong | True, 1e-2)):
+        expected = loss(weight[rows], slow[rows], stats)
+        assert loss(weight[rows], fast[rows], stats) == pytest.approx(expected, rel=tolerance)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from crosscal.errors import InputError
-from crosscal.methods.grids import Levels, fit_levels, nearest_level
-from crosscal.methods.kernels import available, kth_smallest, kth_smallest_of_parts, supports, sweep_block
-from crosscal.methods.rule import BlockRule
+from crosscal.methods.kernels import _available, _BlockRule, _supports, _sweep_block
+from crosscal.methods.masks import kth_smallest_of_parts
+from crosscal.methods.rtn import _fit_levels, _Levels, _nearest_level
 from crosscal.types import Grid, NofM
 
 CPU = torch.device("cpu")
@@ -42,15 +42,15 @@ def make_rule(pattern, grid, columns, seed=0):
     block, rows = columns.shape
     draw = torch.Generator().manual_seed(seed)
     keep = torch.rand(block, rows, generator=draw) > 0.5 if pattern == "keep" else None
-    rule = BlockRule(keep=keep, nofm=None if pattern == "keep" else pattern)
+    rule = _BlockRule(keep=keep, nofm=None if pattern == "keep" else pattern)
     if grid == "none":
         return rule
     rule = replace(rule, grid=Grid(4 if "row" in grid else 3, symmetric="symmetric" in grid))
     if "fit" in grid:
         return replace(rule, fit_size=int(grid.split()[-1]))
     size = block if "row" in grid else 12
-    found = [fit_levels(part.T, rule.grid) for part in columns.split(size)]
-    levels = Levels(torch.cat([f.scale.T for f in found]), torch.cat([f.zero.T for f in found]), found[0].top)
+    found = [_fit_levels(part.T, rule.grid) for part in columns.split(size)]
+    levels = _Levels(torch.cat([f.scale.T for f in found]), torch.cat([f.zero.T for f in found]), found[0].top)
     group_of = torch.arange(block) // size
     return replace(
         rule, levels=levels, group_of=group_of[torch.randperm(block, generator=draw)] if "perm" in grid else group_of
@@ -69,13 +69,13 @@ def reference(columns, flow, scale, rule):
             keep[group].scatter_(0, order[: rule.nofm.m - rule.nofm.n], False)
         value = columns[j].clone()
         if rule.fit_size is not None and j % rule.fit_size == 0:
-            levels = fit_levels(columns[j : j + rule.fit_size].T, rule.grid)
-            levels = Levels(levels.scale[:, 0], levels.zero[:, 0], levels.top)
+            levels = _fit_levels(columns[j : j + rule.fit_size].T, rule.grid)
+            levels = _Levels(levels.scale[:, 0], levels.zero[:, 0], levels.top)
         if rule.levels is not None:
             g = rule.group_of[j]
-            levels = Levels(rule.levels.scale[g], rule.levels.zero[g], rule.levels.top)
+            levels = _Levels(rule.levels.scale[g], rule.levels.zero[g], rule.levels.top)
         if levels is not None:
-            value = nearest_level(value, levels)
+            value = _nearest_level(value, levels)
         if keep is not None:
             value[~keep[j]] = 0
         losses[j] = columns[j] - value
@@ -94,10 +94,10 @@ def check(block, rows, pattern, grid, device=CPU, near_ties=1):
     base[7:, 7:] = flow.to(device)
     moved = {name: getattr(rule, name).to(device) for name in ("keep", "group_of") if getattr(rule, name) is not None}
     if rule.levels is not None:
-        moved["levels"] = Levels(rule.levels.scale.to(device), rule.levels.zero.to(device), rule.levels.top)
+        moved["levels"] = _Levels(rule.levels.scale.to(device), rule.levels.zero.to(device), rule.levels.top)
     diagonal = torch.diag(scale.to(device)).diagonal()
-    assert supports(rule, block)
-    lost = sweep_block(there[:block], base[7:, 7:], diagonal, replace(rule, **moved)).cpu()
+    assert _supports(rule, block)
+    lost = _sweep_block(there[:block], base[7:, 7:], diagonal, replace(rule, **moved)).cpu()
     found = there.cpu()
     assert torch.equal(found[block:], before[block:])
     # Sums in another order move a value over the edge between two levels once in a while, then its row differs.
@@ -147,17 +147,17 @@ def test_a_single_group_of_any_size_is_fitted():
 @interpreted
 def test_the_leftmost_of_equal_scores_go():
     columns = torch.ones(32, 3)
-    sweep_block(columns, torch.eye(32), torch.ones(32), BlockRule(nofm=NofM(3, 8)))
+    _sweep_block(columns, torch.eye(32), torch.ones(32), _BlockRule(nofm=NofM(3, 8)))
     assert columns.T.reshape(-1, 8).eq(torch.tensor([0.0] * 5 + [1.0] * 3)).all()
 
 
 @interpreted
 def test_halves_go_to_even_codes_and_outliers_to_the_ends():
     columns = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 7.0, 1e9, -1e9, -7340032.5, 0.49999997])[:, None]
-    levels = Levels(torch.ones(1, 1), torch.full((1, 1), 8.0), 15)
-    rule = BlockRule(grid=Grid(4), levels=levels)
-    expected = nearest_level(columns, levels)
-    sweep_block(columns, torch.eye(11), torch.ones(11), rule)
+    levels = _Levels(torch.ones(1, 1), torch.full((1, 1), 8.0), 15)
+    rule = _BlockRule(grid=Grid(4), levels=levels)
+    expected = _nearest_level(columns, levels)
+    _sweep_block(columns, torch.eye(11), torch.ones(11), rule)
     assert torch.equal(columns, expected)
     assert columns[:3, 0].tolist() == [0.0, 2.0, 2.0]
 
@@ -166,17 +166,17 @@ def test_halves_go_to_even_codes_and_outliers_to_the_ends():
 def test_quotients_are_true_quotients():
     step = 1 / torch.arange(1.0, 33.0)[None]
     values = (torch.arange(1000.0, 1016.0)[:, None] + 0.5) * step  # a last bit decides which way these go
-    levels = Levels(step, torch.full((1, 32), 32768.0), 65535)
-    expected = nearest_level(values, levels)
+    levels = _Levels(step, torch.full((1, 32), 32768.0), 65535)
+    expected = _nearest_level(values, levels)
     assert not torch.equal(torch.round(values * (1 / step)) * step, expected)
-    sweep_block(values, torch.eye(16), torch.ones(16), BlockRule(grid=Grid(16), levels=levels))
+    _sweep_block(values, torch.eye(16), torch.ones(16), _BlockRule(grid=Grid(16), levels=levels))
     assert torch.equal(values, expected)
 
 
 @interpreted
 def test_the_interpreter_must_be_asked_for():
-    assert available(CPU, interpreted=True)
-    assert not available(CPU)
+    assert _available(CPU, interpreted=True)
+    assert not _available(CPU)
 
 
 @compiled
@@ -214,23 +214,23 @@ def test_the_kernel_compiles_without_a_gpu(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_compiled_kernel_equals_the_column_loop(pattern, grid):
     device = torch.device("cuda", torch.cuda.current_device())
-    assert available(device)
+    assert _available(device)
     check(128, 1000, PATTERNS[pattern], grid, device, near_ties=20)
     check(40, 35, PATTERNS[pattern], grid, device)
 
 
 def test_what_the_kernel_cannot_do_is_left_to_the_loop():
-    levels = Levels(torch.ones(2, 3), torch.zeros(2, 3), 15)
-    assert supports(BlockRule(), 128)
-    assert supports(BlockRule(nofm=NofM(2, 4)), 40)
-    assert not supports(BlockRule(nofm=NofM(2, 4)), 42)
-    assert not supports(BlockRule(nofm=NofM(2, 32)), 128)
-    assert supports(BlockRule(keep=torch.ones(4, 3, dtype=torch.bool), nofm=NofM(2, 3)), 4)
-    assert supports(BlockRule(grid=Grid(4), levels=levels, group_of=torch.zeros(4, dtype=torch.long)), 4)
-    assert not supports(BlockRule(grid=Grid(4), levels=levels), 4)
-    assert not supports(BlockRule(grid=Grid(4), fit_size=8), 128)
-    assert not supports(BlockRule(grid=Grid(4)), 128)
-    assert not available(CPU)
+    levels = _Levels(torch.ones(2, 3), torch.zeros(2, 3), 15)
+    assert _supports(_BlockRule(), 128)
+    assert _supports(_BlockRule(nofm=NofM(2, 4)), 40)
+    assert not _supports(_BlockRule(nofm=NofM(2, 4)), 42)
+    assert not _supports(_BlockRule(nofm=NofM(2, 32)), 128)
+    assert _supports(_BlockRule(keep=torch.ones(4, 3, dtype=torch.bool), nofm=NofM(2, 3)), 4)
+    assert _supports(_BlockRule(grid=Grid(4), levels=levels, group_of=torch.zeros(4, dtype=torch.long)), 4)
+    assert not _supports(_BlockRule(grid=Grid(4), levels=levels), 4)
+    assert not _supports(_BlockRule(grid=Grid(4), fit_size=8), 128)
+    assert not _supports(_BlockRule(grid=Grid(4)), 128)
+    assert not _available(CPU)
 
 
 SCORES = {
@@ -242,13 +242,17 @@ SCORES = {
 }
 
 
+def kth_smallest(scores, position, radix):
+    return kth_smallest_of_parts(scores[None], [len(scores)], [position], radix=radix)[0]
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_both_selections_are_exact(name):
     scores = SCORES[name]
     ordered = scores.sort().values
     for position in (0, 1, 499, 500, 950, len(scores) - 1):
         for radix in (True, False):
-            assert torch.equal(kth_smallest(scores, position, radix=radix), ordered[position])
+            assert torch.equal(kth_smallest(scores, position, radix), ordered[position])
 
 
 def test_parts_are_selected_apart():
@@ -262,12 +266,12 @@ def test_parts_are_selected_apart():
 def test_negative_zero_and_nan_sort_as_in_kthvalue():
     scores = torch.tensor([-0.0, 1.0, float("nan"), -float("nan"), 0.0])
     for position in range(5):
-        ours, theirs = (kth_smallest(scores, position, radix=radix) for radix in (True, False))
+        ours, theirs = (kth_smallest(scores, position, radix) for radix in (True, False))
         assert torch.allclose(ours, theirs, equal_nan=True)
 
 
 def test_positions_that_do_not_exist_get_a_sentence():
     with pytest.raises(InputError, match="no score at position 3 of 3"):
-        kth_smallest(torch.ones(3), 3)
+        kth_smallest(torch.ones(3), 3, None)
     with pytest.raises(InputError, match="do not make 3"):
         kth_smallest_of_parts(torch.ones(2, 3), [1, 1], [0, 0])

@@ -7,7 +7,8 @@ import torch
 from crosscal.calibration import InputStats
 from crosscal.errors import InputError
 from crosscal.methods import lowrank
-from crosscal.methods.joint_rank import joint_rank, joint_rank_factors, joint_rank_group, linked_pairs
+from crosscal.methods.lowrank import JOINT_RANK, joint_rank
+from crosscal.methods.registry import Evidence
 from crosscal.types import LowRank
 from tests.oracles import lowrank as oracle
 
@@ -92,24 +93,23 @@ def test_rank_and_storage(method):
 
 def test_factors_give_the_product_and_hold_no_more_than_the_ratio():
     weight, target, stats = normal(36, 48), LowRank(0.5), gram_of(text_like(48))
-    squared = gradient_of(36, 48)
-    for factors, dense in (
-        (lowrank.svd_factors(weight, target), lowrank.svd(weight, target)),
-        (lowrank.fwsvd_factors(weight, squared, target), lowrank.fwsvd(weight, squared, target)),
-        (lowrank.asvd_factors(weight, stats, target), lowrank.asvd(weight, stats, target)),
+    for weighted, dense in (
+        (weight, lowrank.svd(weight, target)),
+        (weight @ lowrank._gram_root(stats), lowrank.asvd(weight, stats, target)),
     ):
-        assert torch.equal(factors.left @ factors.right, dense)
-        assert factors.left.numel() + factors.right.numel() <= 0.5 * weight.numel()
-        torch.testing.assert_close(factors.left.T @ factors.left, torch.eye(10), atol=1e-5, rtol=0)
+        left, right = lowrank._factors(weight, weighted, target)
+        assert torch.equal(left @ right, dense)
+        assert left.numel() + right.numel() <= 0.5 * weight.numel()
+        torch.testing.assert_close(left.T @ left, torch.eye(10), atol=1e-5, rtol=0)
 
 
-def test_joint_factors_share_one_matrix_and_reach_a_higher_rank_at_equal_storage():
+def test_joint_rank_is_higher_at_equal_storage():
     query, key, target = normal(48, 48), normal(24, 48, seed=1), LowRank(0.5)
-    one, two = joint_rank_factors([query, key], target)
-    assert one.right is two.right
-    assert one.left.shape[1] == 14 > target.rank(48, 48) == 12 > target.rank(24, 48)
-    assert one.left.numel() + two.left.numel() + one.right.numel() <= 0.5 * (query.numel() + key.numel())
-    close(torch.cat([one.dense(torch.float32), two.dense(torch.float32)]), oracle.svd(torch.cat([query, key]), 0.5))
+    new = torch.cat(joint_rank([query, key], target))
+    rank = torch.linalg.matrix_rank(new.double(), rtol=1e-5)
+    assert rank == 14 > target.rank(48, 48) == 12 > target.rank(24, 48)
+    assert rank * (len(new) + new.shape[1]) <= 0.5 * (query.numel() + key.numel())
+    close(new, oracle.svd(torch.cat([query, key]), 0.5))
 
 
 def test_ratio_one_is_no_identity(method):
@@ -128,7 +128,7 @@ def test_asvd_reaches_the_least_output_error_there_is(shape, loud, common):
     inputs = text_like(shape[1], loud=loud, common=common)
     weight, stats, target = normal(*shape), gram_of(inputs), LowRank(0.5)
     k = target.rank(*shape)
-    left, right = (part.double() for part in lowrank.asvd_factors(weight, stats, target))
+    left, right = (part.double() for part in lowrank._factors(weight, weight @ lowrank._gram_root(stats), target))
     least = oracle.least_output_error(weight, stats.gram, k)
     assert oracle.output_error(weight, left @ right, stats.gram) == pytest.approx(least, rel=1e-4)
     assert least < 0.9 * oracle.output_error(weight, lowrank.svd(weight, target), stats.gram)
@@ -136,7 +136,7 @@ def test_asvd_reaches_the_least_output_error_there_is(shape, loud, common):
 
 def test_nothing_near_the_asvd_solution_is_better():
     weight, stats, target = normal(24, 60), gram_of(text_like(60, loud=5.0)), LowRank(0.5)
-    left, right = (part.double() for part in lowrank.asvd_factors(weight, stats, target))
+    left, right = (part.double() for part in lowrank._factors(weight, weight @ lowrank._gram_root(stats), target))
     best = oracle.output_error(weight, left @ right, stats.gram)
     for seed in range(20):
         step = 1e-2 if seed % 2 else 1e-3
@@ -223,6 +223,10 @@ def test_fewer_tokens_than_inputs(tokens):
         assert oracle.output_error(weight, new, damped) < 1.02 * least
 
 
+def joint_rank_group(weights, target):
+    return JOINT_RANK.solve(weights, Evidence(), target)[0]
+
+
 def test_joint_rank_wins_where_two_weights_read_the_same_directions():
     directions, target = normal(14, 48), LowRank(0.5)
     pair = [normal(48, 14, seed=1) @ directions, normal(48, 14, seed=2) @ directions]
@@ -234,11 +238,13 @@ def test_joint_rank_wins_where_two_weights_read_the_same_directions():
 
 
 def test_layers_are_linked_two_by_two_in_call_order():
-    names = ["q", "k", "v", "x", "y"]
-    pairs = [[names[:n][pair] for pair in linked_pairs(n)] for n in range(6)]
-    assert pairs[:4] == [[], [["q"]], [["q", "k"]], [["q", "k"], ["v"]]]
-    assert pairs[4:] == [[["q", "k"], ["v", "x"]], [["q", "k"], ["v", "x"], ["y"]]]
-    assert all(pair.stop <= n for n in range(6) for pair in linked_pairs(n))
+    weights, target = [normal(12, 32, seed=n) for n in range(5)], LowRank(0.4)
+    for n in range(6):
+        pairs = [weights[:n][:2], weights[:n][2:4], weights[:n][4:]]
+        expected = [new for pair in pairs if pair for new in joint_rank(pair, target)]
+        found = joint_rank_group(weights[:n], target)
+        assert len(found) == n
+        assert all(map(torch.equal, found, expected))
 
 
 def test_a_group_is_its_pairs():

@@ -5,7 +5,8 @@ import torch
 
 from crosscal.calibration import InputStats, mix
 from crosscal.errors import InputError
-from crosscal.methods.awq import awq, awq_group
+from crosscal.methods.awq import METHOD, awq
+from crosscal.methods.registry import Evidence
 from crosscal.methods.rtn import rtn
 from crosscal.types import Grid, PerGroup, PerRow
 from tests.oracles import quantization as oracle
@@ -26,6 +27,10 @@ def method(request):
 def groups_of(weight, grid):
     """The groups of each row, the last one perhaps shorter."""
     return weight.split(grid.group.size if isinstance(grid.group, PerGroup) else weight.shape[1], dim=1)
+
+
+def awq_group(weights, stats, grid):
+    return METHOD.solve(weights, Evidence(stats), grid)
 
 
 def same(fast, slow):

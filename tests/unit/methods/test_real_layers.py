@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from crosscal.calibration import InputStats
-from crosscal.calibration.gradients import WeightGradient
+from crosscal.calibration.statistics import WeightGradient
 from crosscal.methods import asvd, awq, dpruner, fwsvd, gptq, joint_rank, magnitude, rtn, sparsegpt, svd, wanda
 from crosscal.types import Grid, LowRank, NofM, PerGroup, Unstructured
 from tests.oracles import dpruner as dpruner_oracle
