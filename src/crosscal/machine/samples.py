@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from crosscal.calibration.gram import InputSums
-from crosscal.calibration.statistics import InputStats
+from crosscal.calibration.statistics import InputStats, WeightGradient
 from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, Streams
 from crosscal.methods.registry import Evidence, find_method
 from crosscal.models.folders import attention_of
@@ -25,8 +25,6 @@ from crosscal.types import LowRank, NofM, SparseGrid, Target
 SIDE = 512  # of the layer that is solved
 ENOUGH = 0.2  # seconds of one measurement
 WORK = 3e11  # operations of the block's sample: about as long, on few cores
-WITHOUT_GRADIENTS = {"dpruner": "sparsegpt", "fwsvd": "svd"}
-"""Methods whose solution takes as long, for those that would need gradients first."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,8 @@ def solve_flops(method: str, d_in: int, rows: int) -> float:
 
     A second-order method factorizes (4/3 d^3) and sweeps (rows d^2); AWQ tries 20 scalings, each a product with G.
     """
-    known = find_method(method)
-    if known.damped:
-        return 4 / 3 * d_in**3 + rows * d_in**2
-    return 40 * rows * d_in**2 if method == "awq" else 0.0
+    cubic, by_rows = find_method(method).cost
+    return cubic * d_in**3 + by_rows * rows * d_in**2
 
 
 def _one_block(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype, trust: bool):
@@ -171,12 +167,14 @@ def _product(device: torch.device) -> float:
 
 def _solve(method: str, target: Target, device: torch.device, dtype: torch.dtype) -> float:
     """Seconds to solve one layer of `SIDE` inputs and outputs."""
-    solver = find_method(WITHOUT_GRADIENTS.get(method, method))
+    solver = find_method(method)
     pattern = target.pattern if isinstance(target, SparseGrid) else target
     side = SIDE - SIDE % pattern.m if isinstance(pattern, NofM) else SIDE
     inputs = torch.randn(2 * side, side, device=device)
-    evidence = Evidence(InputStats(inputs.T @ inputs, len(inputs)), None)
     weight = torch.randn(side, side, device=device).to(dtype)
+    slope = 1e-3 * torch.randn(side, side, device=device)
+    gradients = [WeightGradient(slope, slope.square(), n_windows=1)] if solver.gradients else None
+    evidence = Evidence(InputStats(inputs.T @ inputs, len(inputs)), gradients)
     return _seconds(device, lambda: solver.solve([weight], evidence, target))
 
 

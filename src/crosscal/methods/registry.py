@@ -154,11 +154,11 @@ def find_method(name: str) -> Method:
 
 
 _EXAMPLES = {
-    Unstructured: "Unstructured(0.5)",
-    NofM: "NofM(2, 4)",
-    Grid: "Grid(bits=4)",
-    SparseGrid: "SparseGrid(NofM(2, 4), Grid(bits=4))",
-    LowRank: "LowRank(0.5)",
+    Unstructured: "50%",
+    NofM: "2:4",
+    Grid: "4 bits g128",
+    SparseGrid: "2:4 + 4 bits g128",
+    LowRank: "low rank 50%",
 }
 
 
@@ -168,8 +168,8 @@ def check_request(method: Method, target: Target, options: Mapping[str, object],
     `widths` are the numbers of inputs of the layers to be compressed.
     """
     if not isinstance(target, method.targets):
-        examples = " or ".join(_EXAMPLES[kind] for kind in method.targets)
-        raise InputError(f"{method.name} does not compress to {target}; give {examples}")
+        examples = " or ".join(f"{_EXAMPLES[kind]} ({kind.__name__})" for kind in method.targets)
+        raise InputError(f"{method.name} does not compress to {target}; give a target such as {examples}")
     for option, value in options.items():
         if option not in method.options:
             known = ", ".join(method.options) or "none"

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crosscal.errors import InputError, suggest
+from crosscal.methods.registry import METHODS, find_method
 from crosscal.models import LinearLayer, decoder_blocks, linear_layers
 from crosscal.output.codes import _check_shapes, _exact_codes
 from crosscal.types import Grid, PerGroup, SparseGrid, Target
@@ -39,8 +40,8 @@ def check_storage(storage: str, method: str, target: Target, widths: Sequence[in
     """Return the grid to store layers of these input widths with, None for dense storage.
 
     Raises `InputError` for an unknown storage, a target without a grid, more than 8 bits, groups that do not divide a
-    width, a missing package, and AWQ, whose weights are rounded with their columns scaled and divided by the scales
-    afterwards, so that no group of the stored weights has evenly spaced levels.
+    width, a missing package, and a method whose weights the storage cannot hold, such as AWQ: weights that are rounded
+    with their columns scaled, and divided by the scales afterwards, lie on no grid.
 
     >>> from crosscal.types import NofM
     >>> str(check_storage("compressed-tensors", "sparsegpt", SparseGrid(NofM(2, 4), Grid(bits=4))))
@@ -52,10 +53,9 @@ def check_storage(storage: str, method: str, target: Target, widths: Sequence[in
     grid = target.grid if isinstance(target, SparseGrid) else target
     if not isinstance(grid, Grid):
         raise InputError(f"{target} does not round weights to a grid; use storage='dense', or a target such as Grid(4)")
-    if method == "awq":
-        raise InputError(
-            "awq scales columns before it rounds, so its weights lie on no grid; use storage='dense', or gptq"
-        )
+    if storage not in find_method(method).packs:
+        able = ", ".join(name for name, other in METHODS.items() if storage in other.packs)
+        raise InputError(f"{storage} cannot hold the weights of {method} exactly; use storage='dense', or {able}")
     packing.check(grid, widths)
     return grid
 

@@ -77,7 +77,7 @@ def test_packed_weights_are_those_of_the_dense_output(method, target, dtype, den
 def test_what_has_no_codes_is_refused_before_anything_is_written(dense, tmp_path):
     save_tiny(tmp_path / "transposed", "gpt2")
     for source, method, target, sentence in [
-        (dense, "awq", Grid(4), "rounds, so its weights lie on no grid"),
+        (dense, "awq", Grid(4), "cannot hold the weights of awq exactly"),
         (dense, "wanda", HALF, "does not round weights to a grid"),
         (dense, "rtn", Grid(4, PerGroup(20)), "do not divide"),
         (tmp_path / "transposed", "rtn", Grid(4), "Conv1D"),

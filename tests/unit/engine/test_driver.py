@@ -121,8 +121,8 @@ def test_bad_input_is_refused_before_anything_changes():
         (("wanda", NofM(2, 5), text), "do not divide"),
         (("wanda", Unstructured(0.5), text, {"a": 0.7}), "sum to 1"),
         (("wanda", Unstructured(0.5), text, {"b": 1.0}), "one weight for each source"),
-        (("wanda", Grid(4), text), r"does not compress to 4 bits per row; give Unstructured\(0.5\) or NofM"),
-        (("gptq", NofM(2, 4), text), r"give Grid\(bits=4\)"),
+        (("wanda", Grid(4), text), r"to 4 bits per row; give a target such as 50% \(Unstructured\) or 2:4 \(NofM\)"),
+        (("gptq", NofM(2, 4), text), r"give a target such as 4 bits g128 \(Grid\)"),
     ]:
         method, pattern, *rest = arguments
         options = dict(zip(("calibration", "weights"), rest, strict=False))

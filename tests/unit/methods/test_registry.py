@@ -114,7 +114,7 @@ def test_unknown_and_doubled_names_are_refused(toy):
 
 def test_requests_are_checked_before_any_work():
     gptq, dpruner = METHODS["gptq"], METHODS["dpruner"]
-    with pytest.raises(InputError, match=r"gptq does not compress to 50%; give Grid\(bits=4\)"):
+    with pytest.raises(InputError, match=r"gptq does not compress to 50%; give a target such as 4 bits g128 \(Grid\)"):
         check_request(gptq, Unstructured(0.5), {}, [])
     with pytest.raises(InputError, match=r"no option 'actorder'; did you mean 'act_order'"):
         check_request(gptq, Grid(4), {"actorder": True}, [])

@@ -89,7 +89,7 @@ def test_the_config_names_the_grid_and_what_stays_dense(tmp_path):
 @pytest.mark.parametrize(
     ("method", "target", "widths", "said"),
     [
-        ("awq", Grid(4), [64], "awq scales columns"),
+        ("awq", Grid(4), [64], "cannot hold the weights of awq exactly"),
         ("wanda", Unstructured(0.5), [64], "50% does not round weights"),
         ("svd", LowRank(0.5), [64], "does not round weights"),
         ("rtn", Grid(9), [64], "at most 8 bits, not 9"),
