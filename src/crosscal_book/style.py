@@ -14,6 +14,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from crosscal.methods.registry import METHODS
+
 
 @dataclass(frozen=True)
 class MethodStyle:
@@ -26,17 +28,7 @@ class MethodStyle:
 
 STYLES = {
     "dense": MethodStyle("dense", "#333333", "D"),
-    "magnitude": MethodStyle("magnitude", "#B84A00", "s"),
-    "wanda": MethodStyle("Wanda", "#0067A5", "o"),
-    "sparsegpt": MethodStyle("SparseGPT", "#00704F", "^"),
-    "rtn": MethodStyle("RTN", "#8A6D00", "X"),
-    "gptq": MethodStyle("GPTQ", "#7A3E9D", "P"),
-    "awq": MethodStyle("AWQ", "#A8285F", "v"),
-    "dpruner": MethodStyle("D-Pruner", "#5A5A00", "h"),
-    "svd": MethodStyle("SVD", "#9A6324", "<"),
-    "fwsvd": MethodStyle("FWSVD", "#3B5B6D", "d"),
-    "asvd": MethodStyle("ASVD", "#1A237E", ">"),
-    "joint_rank": MethodStyle("joint rank-k", "#6D4C41", "H"),
+    **{name: MethodStyle(method.label, *method.style) for name, method in METHODS.items()},
     "float32": MethodStyle("rounding (float32)", "#5F6368", "*"),
 }
 
@@ -85,6 +77,8 @@ class Figure:
 
 def style_of(method: str) -> MethodStyle:
     """A method's style; an unknown method gets a plain one under its own name."""
+    if method not in STYLES and method in METHODS:  # registered after this module was loaded
+        return MethodStyle(METHODS[method].label, *METHODS[method].style)
     return STYLES.get(method, MethodStyle(method, "#555555", "*"))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import crosscal
 from crosscal.errors import InputError
+from crosscal.methods.registry import METHODS
+from crosscal_book.tables import Table
 
 PACKAGE = Path(crosscal.__file__).parent
 LONGEST = 100  # characters of a signature on one line
@@ -97,6 +99,32 @@ PARTS = (
         ),
     ),
 )
+
+
+TARGETS = {
+    "Unstructured": "sparsity",
+    "NofM": "N:M",
+    "Grid": "grid",
+    "SparseGrid": "either with a grid in one sweep",
+    "LowRank": "low rank",
+}
+READS = {"nothing": "", "diagonal": "input norms", "gram": "Gram matrix"}
+
+
+def methods_table() -> str:
+    """Return one line for each method, from what its `METHOD` says."""
+    body = []
+    for method in METHODS.values():
+        name = f"[`{method.name}`]({method.page}.md)" if method.page else f"`{method.name}`"
+        targets = ", ".join(TARGETS[kind.__name__] for kind in method.targets)
+        reads = [part for part in (READS[method.reads], "gradients" * method.gradients) if part]
+        if method.domain_last:
+            reads = [f"{READS[method.reads]} of the general text", "gradients on the domain's"]
+        options = ", ".join(f"`{option}` ({default})" for option, default in method.options.items())
+        source = f"{{cite:t}}`{method.source}`" if method.source else ""
+        linked = ", of layers that share an input together" if method.linked else ""
+        body.append([name, targets + linked, ", ".join(reads) or "nothing", options, source])
+    return str(Table(["method", "compresses to", "reads", "options (default)", "source"], body, text_columns=5))
 
 
 def reference() -> str:

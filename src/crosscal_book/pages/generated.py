@@ -20,7 +20,7 @@ from crosscal.results.frame import Results, version_line
 from crosscal_book.answers import answers_tables, executed_chapters, tally
 from crosscal_book.axes import by_method, pattern_order
 from crosscal_book.chapters.perplexity import uniform
-from crosscal_book.pages.api import reference
+from crosscal_book.pages.api import methods_table, reference
 from crosscal_book.pages.explore import explore_data
 from crosscal_book.pages.speed import speed_tables
 from crosscal_book.pages.staging import stage
@@ -135,6 +135,7 @@ def expected(root: Path) -> dict[Path, str]:
     texts = {root / "book" / name: text for name, text in files.items()}
     texts[root / "book" / "_generated" / "speed.md"] = speed_tables(root / "results" / "benchmarks")
     texts[root / "book" / "_generated" / "api.md"] = reference()
+    texts[root / "book" / "_generated" / "methods.md"] = methods_table()
     texts[root / "README.md"] = with_part((root / "README.md").read_text(encoding="utf-8"), readme_part(files))
     texts[root / "results" / "full" / "SHA256SUMS"] = manifest(root / "results" / "full")
     return texts

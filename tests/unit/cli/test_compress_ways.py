@@ -51,7 +51,7 @@ def test_packed_storage_reads_back_the_same_weights(compress, room):
 
 def test_what_cannot_be_packed_is_refused_before_anything_is_written(compress, room):
     line = ["--output", "out", "--storage", "compressed-tensors", "--bits", 4]
-    for method, group, sentence in (("awq", 16, "awq scales columns"), ("gptq", 20, "20")):
+    for method, group, sentence in (("awq", 16, "weights of awq exactly"), ("gptq", 20, "20")):
         found = compress("--method", method, "--group", group, *line)
         assert found.status == 1
         assert sentence in found.err

@@ -15,6 +15,8 @@ from crosscal.errors import InputError
 from crosscal.methods import Evidence, Method, check_method, registry
 from crosscal.methods.registry import METHODS, check_request, find_method, register_method
 from crosscal.types import Grid, LowRank, NofM, SparseGrid, Unstructured
+from crosscal_book.pages.api import methods_table
+from crosscal_book.style import style_of
 from tests.unit.families import tiny_model
 
 TOY = '''
@@ -95,7 +97,7 @@ def test_methods_come_in_the_order_of_the_tables():
     assert len({method.style for method in METHODS.values()}) == len(METHODS)
 
 
-def test_toy_file_is_a_method_everywhere(toy, capsys):
+def test_toy_file_is_a_method_everywhere(toy, capsys, tmp_path):
     assert (toy.label, toy.page, list(METHODS)[-1]) == ("Toy", "toy", "toy")
     assert "crosscal.methods.toy" not in sys.modules
     model = tiny_model("llama")
@@ -103,6 +105,10 @@ def test_toy_file_is_a_method_everywhere(toy, capsys):
     assert report.sparsity == 0.5
     assert main(["compress", "--model", "smollm2-135m", "--method", "toys", "--pattern", "2:4", "--output", "x"]) == 1
     assert "did you mean 'toy'?" in capsys.readouterr().err
+    assert main(["report", "--model", "smollm2-135m", "--domain", "pubmed", "--method", "toy", "--target", "2:4",
+                 "--preset", "smoke", "--output", str(tmp_path / "card.html"), "--dry-run"]) == 0  # fmt: skip
+    assert style_of("toy").label == "Toy"
+    assert "[`toy`](toy.md) | N:M | nothing" in methods_table()
 
 
 def test_unknown_and_doubled_names_are_refused(toy):
