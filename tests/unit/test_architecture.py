@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "methods": ["calibration", "types", "errors"],
     "engine": ["methods", "calibration", "models", "errors", "types"],
     "output": ["engine", "models", "errors", "types"],
-    "metrics": ["models", "text", "types", "results"],
+    "metrics": ["engine", "models", "text", "types", "results"],
     "results": ["stats", "types", "errors", "paths", "files"],
     "plan": ["text", "types", "paths", "errors"],
     "study": ["engine", "metrics", "text", "paths", "types", "results", "plan"],

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
-from crosscal.metrics.text_scores import DenseReference, TextScores, score_text
+from crosscal.engine.driver import Residence
+from crosscal.metrics.text_scores import DenseReference, TextScores, _score_texts
 from crosscal.models import LoadedModel
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by text source, results by task name, and written answers' scores by instruction set."""
+    """Hold scores by text source, results by task name, and written answers' scores by instruction set."""
 
     texts: dict[str, TextScores] = field(default_factory=dict)
     tasks: "dict[str, TaskResult]" = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Evaluation:
 
 
 def evaluate(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Residence,
     texts: Mapping[str, Int[Tensor, "n_windows length"]] | None = None,
     *,
     dense: DenseReference | None = None,
@@ -36,17 +36,18 @@ def evaluate(
     answer_items: int = 60,
     progress: bool = True,
 ) -> Evaluation:
-    """Score a model on token windows by text source, and on tasks by name.
+    """Score a model on token windows by text source, and on tasks by name; return an `Evaluation`.
 
     `texts` maps a source to its windows, or to what `load_text` returns. With `dense`, made by `dense_reference`
     on the same texts before compression, divergences come too. At most `max_items` items of each task are asked.
     `answers` names instruction sets ("alpaca", "squad", "dialogues"): `answer_items` answers are written and scored.
+
+    `loaded` is what `load_model` returns, or a `crosscal.disk.StreamedModel`: its weights pass through memory block by
+    block, once for all texts and once for all tasks, so that it may be larger than memory; it cannot write.
     """
-    scores = {}
-    for name, tokens in tqdm((texts or {}).items(), desc="texts", unit="text", disable=not progress, leave=False):
-        windows = getattr(tokens, "tokens", tokens)
-        against = () if dense is None else (dense.hidden[name], dense.logits)
-        scores[name] = score_text(loaded.model, windows, *against)
+    windows = {name: getattr(tokens, "tokens", tokens) for name, tokens in (texts or {}).items()}
+    model = loaded if isinstance(loaded, Residence) else loaded.model
+    scores = _score_texts(model, windows, dense, progress=progress) if windows else {}
     results = {}
     if tasks:
         from crosscal.metrics.tasks import evaluate_tasks  # brings in the evaluation harness

@@ -5,21 +5,24 @@ exist for a few positions at a time. The dense body thus runs once for a whole s
 one forward pass and one extra head product for its divergences.
 """
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from crosscal.engine.driver import Residence, final_states
 from crosscal.errors import InputError
 from crosscal.metrics.divergence import _Comparison
 from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
 
 _CPU_ROWS = 16
+_MICRO_BATCH = 2  # windows that run together
 _POSITIONS = 512  # positions whose logits exist at one time: 50 MB of bfloat16 for a vocabulary of 49,152
 
 
@@ -46,21 +49,21 @@ class DenseReference:
     logits: Callable[..., Tensor]
 
 
-def perplexity(model, tokens, micro_batch: int = 2) -> float:
+def perplexity(model, tokens, micro_batch: int = _MICRO_BATCH) -> float:
     """Return exp of the mean negative log-likelihood per predicted token; a uniform guess gives the vocabulary size.
 
-    `model` is a causal language model, or what `load_model` returns; `tokens` is [n_windows, length], or what
-    `load_text` returns. Context and stride as in `token_nll`. Equation eq-perplexity of the book.
-    Source: Jelinek et al. 1977.
+    `model` is a causal language model, what `load_model` returns, or a `crosscal.disk.StreamedModel`; `tokens` is
+    [n_windows, length], or what `load_text` returns. Context and stride as in `token_nll`. Equation eq-perplexity of
+    the book. Source: Jelinek et al. 1977.
     """
-    if hasattr(model, "tokenizer"):
+    if hasattr(model, "tokenizer") and not isinstance(model, Residence):
         model = model.model
     nll = token_nll(model, getattr(tokens, "tokens", tokens), micro_batch)
     return math.exp(nll.double().mean().item())
 
 
 def token_nll(
-    model, tokens: Int[Tensor, "n_windows length"], micro_batch: int = 2
+    model, tokens: Int[Tensor, "n_windows length"], micro_batch: int = _MICRO_BATCH
 ) -> Float[Tensor, "n_windows length_minus_1"]:
     """Return the negative log-likelihood of every token but each window's first, in nats, given those before it.
 
@@ -73,60 +76,120 @@ def token_nll(
     return score_text(model, tokens, micro_batch=micro_batch).per_token["nll"]
 
 
-@torch.inference_mode()
 def dense_reference(
     model, texts: Mapping[str, Int[Tensor, "n_windows length"]], *, progress: bool = True
 ) -> DenseReference:
     """Run the dense model once over every text and keep its final hidden states on the CPU.
 
-    Take it before compressing in place: the head, which compression leaves alone, is shared with the model.
+    Take it before compressing in place: the head, which compression leaves alone, is shared with the model. `model` may
+    be one that is read from disk block by block (`crosscal.disk.StreamedModel`); then its head stays in memory.
     """
-    check_head(model)
-    device = model.get_input_embeddings().weight.device
-    kept = {
-        name: torch.cat([final_hidden(model, part.to(device)).cpu() for part in tokens.split(2)])
-        for name, tokens in tqdm(texts.items(), desc="dense reference", unit="text", disable=not progress)
-    }
-    return DenseReference(kept, lambda hidden, memory=None: head_logits(model, hidden.to(device), memory))
+    if isinstance(model, Residence):
+        hidden = final_states(model, texts, micro_batch=_MICRO_BATCH, progress=progress)
+        with model.head() as filled:
+            head, device = _Head.of(filled), model.device
+    else:
+        check_head(model)
+        head, device = model, model.get_input_embeddings().weight.device
+        bar = tqdm(texts.items(), desc="dense reference", unit="text", disable=not progress)
+        hidden = {name: torch.cat(list(_run(model, tokens, _MICRO_BATCH))).cpu() for name, tokens in bar}
+    return DenseReference(hidden, lambda states, memory=None: head_logits(head, states.to(device), memory))
 
 
-@torch.inference_mode()
 def score_text(
     model,
     tokens: Int[Tensor, "n_windows length"],
     dense_hidden: Float[Tensor, "n_windows length hidden"] | None = None,
     dense_logits: Callable[..., Tensor] | None = None,
-    micro_batch: int = 2,
+    micro_batch: int = _MICRO_BATCH,
 ) -> TextScores:
     """Score every predicted token of the windows; with the dense model's hidden states, its divergences as well.
 
     Raises `InputError` when an output is not finite.
     """
+    dense = None if dense_hidden is None or dense_logits is None else DenseReference({"": dense_hidden}, dense_logits)
+    return _score_texts(model, {"": tokens}, dense, micro_batch, progress=False)[""]
+
+
+def _score_texts(
+    model,
+    texts: Mapping[str, Tensor],
+    dense: DenseReference | None = None,
+    micro_batch: int = _MICRO_BATCH,
+    progress: bool = True,
+) -> dict[str, TextScores]:
+    """The scores of several texts, for which a model on disk is read once."""
+    if isinstance(model, Residence):
+        states = final_states(model, texts, micro_batch=micro_batch, progress=progress)
+        with model.head() as head:
+            return {
+                name: _scores(
+                    head, tokens, (part.to(model.device) for part in states[name].split(micro_batch)), dense, name
+                )
+                for name, tokens in texts.items()
+            }
+    bar = tqdm(texts.items(), desc="texts", unit="text", disable=not progress, leave=False)
+    return {name: _scores(model, tokens, _run(model, tokens, micro_batch), dense, name) for name, tokens in bar}
+
+
+@torch.inference_mode()
+def _run(model, tokens: Tensor, micro_batch: int) -> Iterator[Tensor]:
+    """The final hidden states of a few windows after the other: [windows, length, hidden]."""
     device = model.get_input_embeddings().weight.device
+    for batch in tokens.split(micro_batch):
+        yield final_hidden(model, batch.to(device))
+
+
+@torch.inference_mode()
+def _scores(head, tokens: Tensor, states: Iterable[Tensor], dense: DenseReference | None, name: str) -> TextScores:
+    """All metrics of the windows whose final hidden states these are."""
     parts: list[dict[str, Tensor]] = []
-    for start in range(0, len(tokens), micro_batch):
-        batch = tokens[start : start + micro_batch].to(device)
-        hidden = final_hidden(model, batch)[:, :-1].flatten(0, 1)
-        dense = None if dense_hidden is None else dense_hidden[start : start + micro_batch, :-1].flatten(0, 1)
-        parts.append(_score_rows(model, hidden, batch[:, 1:].flatten(), dense, dense_logits))
+    done = 0
+    for hidden in states:
+        rows = slice(done, done := done + len(hidden))
+        targets = tokens[rows, 1:].flatten().to(hidden.device)
+        of_dense = None if dense is None else (dense.hidden[name][rows, :-1].flatten(0, 1), dense.logits)
+        parts.append(_score_rows(head, hidden[:, :-1].flatten(0, 1), targets, of_dense))
     shape = (len(tokens), tokens.shape[1] - 1)
-    return TextScores({name: _check_finite(torch.cat([part[name] for part in parts])).view(shape) for name in parts[0]})
+    return TextScores(
+        {metric: _check_finite(torch.cat([part[metric] for part in parts])).view(shape) for metric in parts[0]}
+    )
 
 
-def _score_rows(model, hidden: Tensor, targets: Tensor, dense: Tensor | None, dense_logits) -> dict[str, Tensor]:
+def _score_rows(
+    head, hidden: Tensor, targets: Tensor, dense: tuple[Tensor, Callable[..., Tensor]] | None
+) -> dict[str, Tensor]:
     """All metrics for a run of positions, whose logits exist for _POSITIONS of them at a time."""
     scores: dict[str, list[Tensor]] = {}
     compare, own, dense_own = _Comparison(), HeadMemory(), HeadMemory()
     for start in range(0, len(hidden), _POSITIONS):
         chunk = slice(start, start + _POSITIONS)
-        logits = head_logits(model, hidden[chunk], own)
+        logits = head_logits(head, hidden[chunk], own)
         if dense is None:
             values = {"nll": _token_losses(logits, targets[chunk])}
         else:
-            values = compare(dense_logits(dense[chunk], dense_own), logits, targets[chunk])
+            states, dense_logits = dense
+            values = compare(dense_logits(states[chunk], dense_own), logits, targets[chunk])
         for name, part in values.items():
             scores.setdefault(name, []).append(part)
     return {name: torch.cat(parts).cpu() for name, parts in scores.items()}
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The head of a model on disk, which stays when the model lets go of it; `head_logits` takes it for a model."""
+
+    module: nn.Module
+    config: object
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "_Head":
+        module = copy.copy(model.get_output_embeddings())
+        module._parameters = dict(module._parameters)  # the model empties its own
+        return cls(module, model.config)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.module
 
 
 def _token_losses(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

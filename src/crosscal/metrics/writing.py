@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from crosscal.engine.driver import Residence
 from crosscal.errors import InputError, whole_number
 from crosscal.metrics.answers import _SCORES
 from crosscal.metrics.instructions import Instruction, instructions_version, load_instructions
@@ -85,6 +86,10 @@ def write_answers(
     Raises `InputError` for a model without tokenizer, sizes that make no sense, an instruction that does not fit
     into the model together with its answer, and outputs that are not finite.
     """
+    if isinstance(loaded, Residence):
+        raise InputError(
+            "written answers need the whole model in memory, and this one is read block by block; leave them out"
+        )
     model, tokenizer = loaded
     if tokenizer is None:
         raise InputError("the model has no tokenizer, which prompts need; load it from a folder with its tokenizer")

@@ -5,14 +5,15 @@ import math
 import pytest
 import torch
 
+from crosscal.disk import StreamedModel
 from crosscal.engine.driver import compress
 from crosscal.errors import InputError
 from crosscal.metrics import js_divergence, kl_divergence, perplexity, text_scores, token_nll
 from crosscal.metrics.evaluate import evaluate
 from crosscal.metrics.text_scores import dense_reference, score_text
-from crosscal.models import LoadedModel
+from crosscal.models import LoadedModel, load_model
 from crosscal.types import Unstructured
-from tests.unit.families import FAMILIES, VOCAB, random_windows, tiny_model
+from tests.unit.families import FAMILIES, VOCAB, random_windows, save_tiny, tiny_model
 
 
 def test_a_uniform_model_scores_the_vocabulary():
@@ -59,6 +60,36 @@ def test_logits_never_exist_for_more_than_a_chunk_of_positions(monkeypatch):
     reference = dense_reference(model, {"text": tokens})
     score_text(model, tokens, reference.hidden["text"], reference.logits)
     assert max(most) == 32
+
+
+@pytest.fixture
+def streamed(tmp_path):
+    """A model on disk, read block by block, and the same one in memory."""
+    save_tiny(tmp_path)
+    return StreamedModel(tmp_path, dtype="float32", progress=False), load_model(tmp_path, dtype="float32")
+
+
+def test_a_streamed_model_scores_as_the_loaded_one(streamed):
+    on_disk, loaded = streamed
+    tokens = random_windows(5)
+    assert perplexity(on_disk, tokens) == perplexity(loaded, tokens)
+    assert torch.equal(token_nll(on_disk, tokens, 3), token_nll(loaded.model, tokens, 3))
+
+
+def test_divergences_of_streamed_models_are_those_of_loaded_ones(streamed, tmp_path):
+    on_disk, loaded = streamed
+    texts = {"a": random_windows(5), "b": random_windows(3, length=17, seed=1)}
+    references = dense_reference(on_disk, texts, progress=False), dense_reference(loaded.model, texts, progress=False)
+    assert all(parameter.is_meta for parameter in on_disk.model.parameters())
+    tiny_model("llama", seed=1).save_pretrained(tmp_path / "other")
+    other = StreamedModel(tmp_path / "other", dtype="float32", progress=False)
+    models = other, LoadedModel(tiny_model("llama", seed=1), None, "other", "0")
+    found = [evaluate(m, texts, dense=r, progress=False).texts for m in models for r in references]
+    for name in texts:
+        for scores in found[1:]:
+            assert list(scores[name].per_token) == list(found[0][name].per_token)
+            for metric, values in scores[name].per_token.items():
+                assert torch.equal(values, found[0][name].per_token[metric])
 
 
 def test_evaluate_scores_texts_by_name():

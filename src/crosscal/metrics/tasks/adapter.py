@@ -5,7 +5,7 @@ their first tokens, as in the harness's own adapter (Gao et al., lm-evaluation-h
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from lm_eval.api.model import TemplateLM
@@ -13,6 +13,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from tqdm import tqdm
 
+from crosscal.engine.driver import final_states
 from crosscal.errors import InputError, whole_number
 from crosscal.metrics.tasks.batching import _Batch, _fit, _group_rows, _plan, _Row
 from crosscal.metrics.text_scores import _check_finite
@@ -37,12 +38,15 @@ class InMemoryLM(TemplateLM):
     def __init__(self, model, tokenizer, *, token_budget: int | None = None, progress: bool = True, share=None):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        self._device = model.get_input_embeddings().weight.device
+        self._device = self._where()
         default = _TOKEN_BUDGET.get(self._device.type, _TOKEN_BUDGET["cpu"])
         self.token_budget = default if token_budget is None else whole_number("token_budget", token_budget, least=1)
         self.progress = progress
         self.share = _can_share(model) if share is None else share
         self._n_appended = _n_appended(tokenizer)
+
+    def _where(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
 
     @property
     def eot_token_id(self) -> int | None:
@@ -107,13 +111,17 @@ class InMemoryLM(TemplateLM):
                 owners.append(owner)
         logprobs, greedy = [0.0] * len(requests), [True] * len(requests)
         with tqdm(total=len(pieces), desc="task options", unit="option", disable=not self.progress) as bar:
-            for batch in _plan(_group_rows(pieces), self.token_budget, self.share):
-                scored = _score_batch(self.model, batch)
+            for scored in self._scored(pieces):
                 for index, (logprob, is_greedy) in scored.items():
                     logprobs[owners[index]] += logprob
                     greedy[owners[index]] &= is_greedy
                 bar.update(len(scored))
         return list(zip(logprobs, greedy, strict=True))
+
+    def _scored(self, pieces) -> Iterator[dict[int, tuple[float, bool]]]:
+        """The answers to all pieces by index, some at a time."""
+        for batch in _plan(_group_rows(pieces), self.token_budget, self.share):
+            yield _score_batch(self.model, batch)
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of whole texts, each token predicted once, in windows of `max_length`."""
@@ -156,6 +164,31 @@ class InMemoryLM(TemplateLM):
         return _cut_at_stop(self.tokenizer.decode(written, skip_special_tokens=True), stops)
 
 
+class StreamedLM(InMemoryLM):
+    """Serve the same interface over a model that is read from disk block by block, `crosscal.disk.StreamedModel`.
+
+    All requests of one kind pass through a block before the next one is read. Text cannot be written this way.
+    """
+
+    def __init__(self, residence, *, token_budget: int | None = None, progress: bool = True):
+        self._residence = residence
+        super().__init__(
+            residence.model, residence.tokenizer, token_budget=token_budget, progress=progress, share=False
+        )
+
+    def _where(self) -> torch.device:
+        return self._residence.device
+
+    def _scored(self, pieces) -> Iterator[dict[int, tuple[float, bool]]]:
+        """The answers to all pieces by index, some at a time, after all have passed through all blocks."""
+        batches = [rows for batch in _plan(_group_rows(pieces), self.token_budget, False) for rows in batch.pieces]
+        ids = {str(n): _padded([row.context + row.suffix for row in rows], "cpu") for n, rows in enumerate(batches)}
+        states = final_states(self._residence, ids, progress=self.progress)
+        with self._residence.head() as model:
+            for rows, hidden in zip(batches, states.values(), strict=True):
+                yield _answers(model, rows, hidden.to(self._device))
+
+
 def _n_appended(tokenizer) -> int:
     """How many special tokens the tokenizer puts after every text."""
     whole, bare = (tokenizer.encode("a", add_special_tokens=add) for add in (True, False))
@@ -164,26 +197,32 @@ def _n_appended(tokenizer) -> int:
     return n - starts[-1] if starts else 0
 
 
-@torch.no_grad()
 def _score_batch(model, batch: _Batch) -> dict[int, tuple[float, bool]]:
     """`{request index: (log-probability of its target in nats, target is what greedy decoding gives)}`."""
     answers = {}
     for rows, hidden in _hidden(model, batch):
-        where, tokens, lengths = [], [], []
-        for number, row in enumerate(rows):
-            start = len(row.context) - batch.shared - 1
-            for _, target in row.requests:
-                where += [(number, start + step) for step in range(len(target))]
-                tokens += target
-                lengths.append(len(target))
-        at = torch.tensor(where, device=hidden.device).T
-        logprobs, greedy = _token_logprobs(model, hidden[at[0], at[1]], torch.tensor(tokens, device=hidden.device))
-        indices = [index for row in rows for index, _ in row.requests]
-        parts = zip(indices, logprobs.cpu().split(lengths), greedy.cpu().split(lengths), strict=True)
-        answers |= {index: (float(part.sum()), bool(same.all())) for index, part, same in parts}
+        answers |= _answers(model, rows, hidden, batch.shared)
     return answers
 
 
+@torch.no_grad()
+def _answers(model, rows: Sequence[_Row], hidden: Tensor, shared: int = 0) -> dict[int, tuple[float, bool]]:
+    """The same of some rows, from their final hidden states [rows, tokens after the shared context, hidden]."""
+    where, tokens, lengths = [], [], []
+    for number, row in enumerate(rows):
+        start = len(row.context) - shared - 1
+        for _, target in row.requests:
+            where += [(number, start + step) for step in range(len(target))]
+            tokens += target
+            lengths.append(len(target))
+    at = torch.tensor(where, device=hidden.device).T
+    logprobs, greedy = _token_logprobs(model, hidden[at[0], at[1]], torch.tensor(tokens, device=hidden.device))
+    indices = [index for row in rows for index, _ in row.requests]
+    parts = zip(indices, logprobs.cpu().split(lengths), greedy.cpu().split(lengths), strict=True)
+    return {index: (float(part.sum()), bool(same.all())) for index, part, same in parts}
+
+
+@torch.no_grad()
 def _hidden(model, batch: _Batch) -> Iterator[tuple[tuple[_Row, ...], Tensor]]:
     """Each piece's rows with their final hidden states [rows, tokens after the shared context, hidden]."""
     device = model.get_input_embeddings().weight.device
@@ -201,7 +240,7 @@ def _hidden(model, batch: _Batch) -> Iterator[tuple[tuple[_Row, ...], Tensor]]:
         yield rows, model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
 
 
-def _padded(rows: list[tuple[int, ...]], device: torch.device) -> Tensor:
+def _padded(rows: list[tuple[int, ...]], device: torch.device | str) -> Tensor:
     """Token ids [rows, longest], filled up on the right with each row's last token.
 
     Filler on the right never reaches earlier positions of a causal model, so no attention mask is needed; a

@@ -12,6 +12,7 @@ from crosscal.metrics.tasks.catalogue import TASKS, task_version
 from crosscal.results.quantities import task_quantity
 
 if TYPE_CHECKING:
+    from crosscal.engine.driver import Residence
     from crosscal.models import LoadedModel
 
 _DECIMALS = 4
@@ -44,14 +45,15 @@ class TaskResult:
 
 
 def evaluate_tasks(
-    loaded: "LoadedModel", names: Sequence[str], *, max_items: int, progress: bool = True
+    loaded: "LoadedModel | Residence", names: Sequence[str], *, max_items: int, progress: bool = True
 ) -> dict[str, TaskResult]:
     """Return each task's score on at most `max_items` items, the same random ones for every model.
 
     `names` are embedded tasks (`TASKS`) or the harness's own (`lm-eval ls tasks`); "harness:piqa" asks for the
     harness's where both have the name, and a group of the harness gives a result for each of its tasks. The caller's
-    random state is left alone. Raises `InputError` for an unknown task, data that cannot be had, sizes that make no
-    sense, and outputs that are not finite.
+    random state is left alone. `loaded` may be a `crosscal.disk.StreamedModel`; all items pass through it block by
+    block. Raises `InputError` for an unknown task, data that cannot be had, sizes that make no sense, outputs that are
+    not finite, and text that a streamed model would have to write.
     """
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     whole_number("max_items", max_items, least=1)
@@ -61,21 +63,36 @@ def evaluate_tasks(
         from lm_eval.evaluator import evaluate
     except ImportError as error:
         raise InputError(f"tasks need the package '{error.name}'; run pip install 'crosscal[study]'") from error
+    from crosscal.engine.driver import Residence
     from crosscal.metrics.tasks import harness
-    from crosscal.metrics.tasks.adapter import InMemoryLM
+    from crosscal.metrics.tasks.adapter import InMemoryLM, StreamedLM
 
     with harness._quiet(), harness._own_random_state():
         tasks = {k: task for group in harness._load_tasks(names).values() for k, task in group.items()}
         for task in tasks.values():
             harness._prepare(task)
+        if isinstance(loaded, Residence):
+            _refuse_writing(tasks)
+            lm = StreamedLM(loaded, progress=progress)
+        else:
+            lm = InMemoryLM(loaded.model, loaded.tokenizer, progress=progress)
         logged = evaluate(
-            lm=InMemoryLM(loaded.model, loaded.tokenizer, progress=progress),
+            lm=lm,
             task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
             **harness._selection(tasks, max_items),
             bootstrap_iters=0,
             log_samples=True,
         )["samples"]
     return {name: _result(name, task, logged[name]) for name, task in tasks.items()}
+
+
+def _refuse_writing(tasks: dict) -> None:
+    """Raise `InputError` for tasks that a model larger than memory cannot do, before it is read."""
+    if writing := [name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"]:
+        raise InputError(
+            f"task '{writing[0]}' asks for written text, which a model that is read block by block cannot give; leave "
+            "it out, or use a machine whose memory holds the model"
+        )
 
 
 def check_tasks(names: Sequence[str]) -> None:

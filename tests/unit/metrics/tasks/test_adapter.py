@@ -9,9 +9,11 @@ from lm_eval.api.instance import Instance
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from crosscal.disk import StreamedModel
 from crosscal.errors import InputError
-from crosscal.metrics.tasks.adapter import InMemoryLM, _can_share
-from tests.unit.families import FAMILIES, VOCAB, tiny_model, tiny_tokenizer
+from crosscal.metrics.tasks.adapter import InMemoryLM, StreamedLM, _can_share
+from crosscal.models import load_model
+from tests.unit.families import FAMILIES, VOCAB, save_tiny, tiny_model, tiny_tokenizer
 
 MAX_LENGTH = 128
 
@@ -194,6 +196,21 @@ def test_scores_that_are_not_finite_get_a_sentence(share):
         lm._loglikelihood_tokens(requests())
     with pytest.raises(InputError, match="NaN or infinite"):
         lm._generate("abc", {"max_gen_toks": 2})
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_a_streamed_model_scores_as_the_loaded_one(family, tmp_path):
+    save_tiny(tmp_path, family)
+    asked = requests(20, longest=150)
+    streamed = StreamedModel(tmp_path, dtype="float32", progress=False)
+    loaded = load_model(tmp_path, dtype="float32")
+    expected = InMemoryLM(*loaded, progress=False, token_budget=300, share=False)._loglikelihood_tokens(asked)
+    lm = StreamedLM(streamed, progress=False, token_budget=300)
+    assert lm._loglikelihood_tokens(asked) == expected
+    assert all(parameter.is_meta for parameter in streamed.model.parameters())
+    texts = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in ("abc def" * 30, "q")]
+    in_memory = InMemoryLM(*loaded, progress=False, share=False)
+    assert lm.loglikelihood_rolling(texts) == pytest.approx(in_memory.loglikelihood_rolling(texts), rel=1e-5)
 
 
 def test_a_budget_below_one_is_an_error():

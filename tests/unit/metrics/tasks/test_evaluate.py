@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from crosscal.disk import StreamedModel
 from crosscal.errors import InputError
+from crosscal.metrics.evaluate import evaluate
 from crosscal.metrics.tasks import TASKS, evaluate_tasks, harness, task_version
 from crosscal.metrics.tasks.evaluate import _harness_domain, _harness_items, _outcome
 from crosscal.metrics.tasks.files import HARNESS_PREFIX, _task_folder
-from crosscal.models import LoadedModel
+from crosscal.models import LoadedModel, load_model
 from crosscal.results.quantities import QUANTITIES
-from tests.unit.families import tiny_model, tiny_tokenizer
+from tests.unit.families import save_tiny, tiny_model, tiny_tokenizer
 
 auc = QUANTITIES["auc"].value
 FORMS = ["sciq", "piqa", "lambada", "bioasq", "contract_clause"]
@@ -125,6 +127,32 @@ def sampled(logprobs, harness_score, choices=("a", "bb", "cc"), metric="acc"):
 )
 def test_a_tie_is_no_hit(sample, metric, outcome):
     assert _outcome(sample, metric, _Options()) == outcome
+
+
+def test_a_streamed_model_is_asked_block_by_block(tmp_path):
+    model = tiny_model("llama")
+    model.config.max_position_embeddings = 2048
+    save_tiny(tmp_path)
+    model.save_pretrained(tmp_path)
+    streamed = StreamedModel(tmp_path, dtype="float32", progress=False)
+    loaded = load_model(tmp_path, dtype="float32")
+    asked = evaluate_tasks(streamed, FORMS, max_items=4, progress=False)
+    for name, result in evaluate_tasks(loaded, FORMS, max_items=4, progress=False).items():
+        assert asked[name].items["id"] == result.items["id"]
+        for key in set(result.items) - {"id"}:
+            assert asked[name].items[key] == pytest.approx(result.items[key], abs=1e-3)
+
+
+def test_what_a_streamed_model_cannot_do_gets_a_sentence(tmp_path, monkeypatch):
+    save_tiny(tmp_path)
+    streamed = StreamedModel(tmp_path, dtype="float32", progress=False)
+    with pytest.raises(InputError, match="need the whole model in memory"):
+        evaluate(streamed, answers=["alpaca"], progress=False)
+    monkeypatch.setattr(streamed, "fill", None)
+    writing = {"own": {"own": SimpleNamespace(OUTPUT_TYPE="generate_until", get_config=len, set_fewshot_seed=dict)}}
+    monkeypatch.setattr(harness, "_load_tasks", lambda names: writing)
+    with pytest.raises(InputError, match="'own' asks for written text"):
+        evaluate_tasks(streamed, ["own"], max_items=2, progress=False)
 
 
 def test_fewer_items_are_a_part_of_more(loaded, results):
