@@ -18,6 +18,9 @@ crosscal evaluate --model out/half
 # what compression cost, on your own text too, and two tasks
 crosscal evaluate --model out/half --dense smollm2-135m --texts pubmed,my_notes.jsonl --tasks sciq,arc_easy
 
+# a task of your own, in a file that lm-evaluation-harness can read
+crosscal evaluate --model out/half --dense smollm2-135m --tasks my_task.yaml
+
 # the same for machines, and into the model card of the compressed folder
 crosscal evaluate --model out/half --dense smollm2-135m --json --output half.json --card
 """

@@ -33,7 +33,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         default="",
         metavar="TASK,...",
-        help="tasks by name, or 'all' for eight built-in ones (default: none)",
+        help="tasks by name, harness files such as my_task.yaml, or 'all' for eight built-in ones (default: none)",
     )
     group.add_argument("--items", type=int, default=100, help="at most so many items of each task (%(default)s)")
 

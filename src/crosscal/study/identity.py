@@ -13,7 +13,7 @@ from pathlib import Path
 from crosscal.assets import ARCHIVES, MODEL_ASSETS
 from crosscal.errors import InputError
 from crosscal.files import hash_files, hash_json
-from crosscal.metrics.tasks import TASKS, task_version
+from crosscal.metrics.tasks import SCORING_VERSION, TASKS, task_version
 from crosscal.plan.presets import TASK_PROMPTS
 from crosscal.text import SELF, SOURCES, documents
 from crosscal.types import RunConfig
@@ -121,7 +121,10 @@ def identify(config: RunConfig, fetch: bool = True) -> dict:
 
 
 def _task_version(name: str) -> str | None:
-    version = task_version(name)
+    try:
+        version = task_version(name)
+    except InputError:  # a file that is gone
+        return None
     return version if name in TASKS or not version.endswith("absent") else None
 
 
@@ -170,7 +173,7 @@ def piece_keys(config: RunConfig, identity: Mapping) -> dict[tuple[str, str], st
         prompts = asked if name == TASK_PROMPTS else None
         windows = [config.eval_windows, config.eval_window, reference, prompts]
         pieces["text", name] = [identity["held_out"][name], *windows]
-    pieces |= {("task", name): [name, *entry] for name, entry in asked.items()}
+    pieces |= {("task", name): [name, *entry, SCORING_VERSION] for name, entry in asked.items()}
     for name in config.answers:
         pieces["answers", name] = [name, identity["answers"][name], config.answer_items]
     if config.method not in UNCOMPRESSED:

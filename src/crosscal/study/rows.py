@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from crosscal.engine.reports import CompressionReport
 from crosscal.metrics.evaluate import Evaluation
-from crosscal.metrics.tasks import TASKS, task_version
+from crosscal.metrics.tasks import SCORING_VERSION, TASKS, task_version
 from crosscal.results.quantities import QUANTITIES, Quantity, quantities_over, task_quantity
 from crosscal.results.store import RunRecord
 from crosscal.study.identity import run_key
@@ -79,7 +79,7 @@ def assemble(
 def _task_facts(config: RunConfig) -> dict:
     """Version and chance level of each task; the harness's own tasks have no known chance."""
     chances = {name: {"chance": TASKS[name].chance} if name in TASKS else {} for name in config.tasks}
-    return {name: {"version": task_version(name)} | chances[name] for name in config.tasks}
+    return {name: {"version": task_version(name), "scoring": SCORING_VERSION} | chances[name] for name in config.tasks}
 
 
 def _common(run_id: str, preset: str, config: RunConfig, facts: Facts, provenance: dict) -> dict:

@@ -114,3 +114,31 @@ def test_without_the_harness_tasks_name_the_package(crosscal, tiny, monkeypatch)
     found = crosscal("evaluate", "--model", tiny, "--tasks", "sciq")
     assert found.status == 1
     assert "pip install 'crosscal[study]'" in found.err
+
+
+OWN = """
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: items.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: options
+doc_to_target: right
+"""
+
+
+def test_a_task_of_ones_own_is_a_yaml_file(crosscal, tiny, room):
+    items = [{"question": f"so {n}", "options": ["red", "green"], "right": n % 2} for n in range(6)]
+    (room / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (room / "mine.yaml").write_text(OWN)
+    line = ["evaluate", "--model", tiny, "--texts", "", "--tasks", "mine.yaml"]
+    found = crosscal(*line, "--json")
+    assert found.status == 0, found.err
+    mine = json.loads(found.out)["tasks"]["mine.yaml"]
+    assert (mine["domain"], mine["metric"], mine["n"], mine["chance"]) == ("own", "accuracy_per_char", 6, None)
+    (room / "items.jsonl").unlink()
+    found = crosscal(*line)
+    assert found.status == 1
+    assert "names the data file items.jsonl" in found.err
+    assert "loading" not in found.err

@@ -2,12 +2,30 @@
 
 from importlib import import_module
 
-from crosscal.metrics.tasks.catalogue import TASKS, Task, describe, task_version
+from crosscal.metrics.tasks.catalogue import SCORING_VERSION, TASKS, Task, describe
 
-__all__ = ["TASKS", "Task", "TaskResult", "check_tasks", "describe", "evaluate_tasks", "task_version"]
+_HOME = {
+    "TaskResult": "evaluate",
+    "check_tasks": "evaluate",
+    "evaluate_tasks": "evaluate",
+    "build_items": "files",
+    "task_version": "files",
+}
+
+__all__ = [
+    "SCORING_VERSION",
+    "TASKS",
+    "Task",
+    "TaskResult",
+    "build_items",
+    "check_tasks",
+    "describe",
+    "evaluate_tasks",
+    "task_version",
+]
 
 
 def __getattr__(name: str):
-    if name not in ("TaskResult", "check_tasks", "evaluate_tasks"):
+    if name not in _HOME:
         raise AttributeError(f"module 'crosscal.metrics.tasks' has no attribute '{name}'")
-    return getattr(import_module("crosscal.metrics.tasks.evaluate"), name)
+    return getattr(import_module(f"crosscal.metrics.tasks.{_HOME[name]}"), name)

@@ -2,7 +2,6 @@
 
 import tomllib
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -55,18 +54,12 @@ TASKS: dict[str, Task] = _read_catalogue()
 """Every embedded task by name, general ones first."""
 
 
-def task_version(name: str) -> str:
-    """Return what identifies the numbers of a task: version and digest of an embedded one, else the harness's version.
+SCORING_VERSION = 2
+"""Raised when the same log-probabilities give other outcomes; runs stored without one are of version 1.
 
-    >>> task_version("sciq").split(".")[0]
-    '1'
-    """
-    if name in TASKS:
-        return f"{TASKS[name].version}.{TASKS[name].digest}"
-    try:
-        return f"lm-eval {version('lm_eval')}"
-    except PackageNotFoundError:
-        return "lm-eval absent"
+Version 1 counted an item as right where other options, or other tokens of a cloze, were exactly as likely as the right
+one and came after it. In 2 a tie is no hit.
+"""
 
 
 def describe() -> list[dict[str, str]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crosscal.errors import InputError, whole_number
-from crosscal.metrics.tasks.catalogue import TASKS, task_version
+from crosscal.metrics.tasks.catalogue import TASKS
+from crosscal.metrics.tasks.files import _is_own, task_version
 from crosscal.results.quantities import task_quantity
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def evaluate_tasks(
 ) -> dict[str, TaskResult]:
     """Return each task's score on at most `max_items` items, the same random ones for every model.
 
-    `names` are embedded tasks (`TASKS`) or the harness's own (`lm-eval ls tasks`); "harness:piqa" asks for the
-    harness's where both have the name, and a group of the harness gives a result for each of its tasks. The caller's
+    `names` are embedded tasks (`TASKS`), the harness's own (`lm-eval ls tasks`), or YAML files of the harness's kind;
+    "harness:piqa" asks for the harness's where both have the name, and a group of the harness gives a result for each
+    of its tasks. Paths in a YAML file are relative to it; functions that it names are run. The caller's
     random state is left alone. `loaded` may be a `crosscal.disk.StreamedModel`; all items pass through it block by
     block. Raises `InputError` for an unknown task, data that cannot be had, sizes that make no sense, outputs that are
     not finite, and text that a streamed model would have to write.
@@ -68,7 +70,7 @@ def evaluate_tasks(
     from crosscal.metrics.tasks.adapter import InMemoryLM, StreamedLM
 
     with harness._quiet(), harness._own_random_state():
-        tasks = {k: task for group in harness._load_tasks(names).values() for k, task in group.items()}
+        tasks = harness._load_tasks(names)
         for task in tasks.values():
             harness._prepare(task)
         if isinstance(loaded, Residence):
@@ -98,12 +100,14 @@ def _refuse_writing(tasks: dict) -> None:
 def check_tasks(names: Sequence[str]) -> None:
     """Raise `InputError` for a task that is unknown or cannot be read; no model is needed.
 
-    The harness's own tasks are looked up in its index, which takes some seconds; embedded ones need none.
+    The harness's own tasks are looked up in its index, which takes some seconds; embedded ones need none. A task of
+    one's own is tried on all of its items.
     """
     if others := [name for name in names if name not in TASKS]:
-        from crosscal.metrics.tasks.harness import _load_tasks
+        from crosscal.metrics.tasks import harness
 
-        _load_tasks(others)
+        with harness._quiet(), harness._own_random_state():
+            harness._load_tasks(others)
 
 
 def _result(name: str, task, samples: list[dict]) -> TaskResult:
@@ -113,7 +117,8 @@ def _result(name: str, task, samples: list[dict]) -> TaskResult:
         domain, metric, version = TASKS[name].domain, TASKS[name].metric, task_version(name)
         items = _yes_no_items(samples) if metric == "auc" else _option_items(samples, metric, task)
     else:
-        domain, version = _harness_domain(name), f"{task_version(name)}, task {task.VERSION}"
+        domain, version = _harness_domain(name), task_version(name)
+        version += "" if domain == "own" else f", task {task.VERSION}"
         metric, items = _harness_items(name, samples, task)
     return TaskResult(name, domain, metric, task_quantity(metric).value(items), items, version, len(samples))
 
@@ -188,11 +193,13 @@ def _margin(scores: Sequence[float], gold: int) -> float:
 
 
 def _harness_domain(name: str) -> str:
-    """The domain of one of the harness's own tasks, from the parts of its name.
+    """The domain of one of the harness's own tasks, from the parts of its name; "own" for one's own.
 
     >>> _harness_domain("mmlu_professional_law"), _harness_domain("medmcqa"), _harness_domain("hellaswag")
     ('legal', 'biomedical', 'general')
     """
+    if _is_own(name):
+        return "own"
     parts = name.lower().removeprefix("harness:").replace("-", "_").split("_")
     for domain, words in _DOMAIN_WORDS.items():
         if any(part.startswith(tuple(words.split())) for part in parts):

@@ -2,6 +2,7 @@
 
     <cache>/tasks/<name>-<version>/items.jsonl     id, query, choices, gold (and target, where not an option)
     <cache>/tasks/<name>-<version>/task.yaml       what lm-evaluation-harness reads; it works with its command line too
+    <cache>/tasks/own-<digest>/task.yaml           includes a YAML file of one's own; paths of its data are absolute
 
 Files are written whole or not at all, and again when their bytes are not those the catalogue names.
 """
@@ -11,10 +12,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from crosscal.files import write_atomically
+from crosscal.errors import InputError
+from crosscal.files import hash_files, write_atomically
 from crosscal.metrics.tasks import held_out
 from crosscal.metrics.tasks import items as benchmark
 from crosscal.metrics.tasks.catalogue import TASKS, Task
@@ -129,3 +133,123 @@ def _config_text(task: Task, items: Path) -> str:
         f"metadata: {{version: {task.version}}}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def task_version(name: str) -> str:
+    """Return what identifies the numbers of a task: version and digest of an embedded one, else the harness's version.
+
+    Of a YAML file it is the hash of that file, all it includes and names, and its data. Raises `InputError` for a file
+    that cannot be read.
+
+    >>> task_version("sciq").split(".")[0]
+    '1'
+    """
+    if name in TASKS:
+        return f"{TASKS[name].version}.{TASKS[name].digest}"
+    if _is_own(name):
+        return f"own {_read_own(name).digest}"
+    try:
+        return f"lm-eval {version('lm_eval')}"
+    except PackageNotFoundError:
+        return "lm-eval absent"
+
+
+@dataclass(frozen=True)
+class _OwnTask:
+    """A task of one's own: what its YAML file says, includes merged, and every file that decides its items."""
+
+    path: Path
+    config: dict
+    files: dict[str, Path]
+
+    @property
+    def digest(self) -> str:
+        """The hash of the YAML file, what it includes, the functions it names, and its data."""
+        return hash_files(self.files)
+
+    def folder(self) -> Path:
+        """The folder with a task.yaml that the harness reads from anywhere, made on first use."""
+        folder = cache_dir() / "tasks" / f"own-{self.digest}"
+        arguments = dict(self.config.get("dataset_kwargs") or {})
+        if "data_files" in arguments:
+            arguments["cache_dir"] = str(folder / "arrow")
+        wrapper = {"include": str(self.path), "task": f"{HARNESS_PREFIX}{self.digest}", "dataset_kwargs": arguments}
+        if "dataset_path" in self.config:
+            wrapper["dataset_path"] = self.config["dataset_path"]
+        write_atomically(folder / "task.yaml", json.dumps(wrapper, ensure_ascii=False, indent=1) + "\n")
+        return folder
+
+
+def _is_own(name: str) -> bool:
+    """Whether a task's name is the path of a YAML file."""
+    return name.lower().endswith((".yaml", ".yml"))
+
+
+def _read_own(name: str) -> _OwnTask:
+    """Read a task of one's own; raises `InputError` for files that are missing or hold something else."""
+    path = Path(name).expanduser().resolve()
+    files: dict[str, Path] = {}
+    config = _read_yaml(path, files)
+    if "group" in config or isinstance(config.get("task"), list):
+        raise InputError(f"{name} is a group of tasks; give the file of each task")
+    arguments = config.get("dataset_kwargs")
+    if isinstance(arguments, dict) and "data_files" in arguments:
+        config["dataset_kwargs"] = arguments | {"data_files": _data_files(arguments["data_files"], path, files)}
+    data = path.parent / str(config.get("dataset_path", ""))
+    if data != path.parent and data.is_dir():  # a folder of data beside the YAML file
+        config["dataset_path"] = str(data)
+        files |= {file.relative_to(data).as_posix(): file for file in data.rglob("*") if file.is_file()}
+    return _OwnTask(path, config, files)
+
+
+def _read_yaml(path: Path, files: dict[str, Path]) -> dict:
+    """A YAML file of the harness's kind, with what it includes; the files it needs are added to `files`."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Notes the files of functions and does not run them."""
+
+    def function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+        named = str(loader.construct_scalar(node))
+        code = path.parent / f"{named.rpartition('.')[0].replace('.', '/')}.py"
+        if code.is_file():
+            files[str(len(files))] = code
+        return named
+
+    Loader.add_constructor("!function", function)
+    if path in files.values():
+        raise InputError(f"{path} includes itself; take that line out")
+    files[str(len(files))] = path
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader
+    except OSError as error:
+        raise InputError(f"cannot read the task {path} ({error.strerror}); give a harness YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise InputError(f"{path} is no YAML file ({said}); give a task of lm-evaluation-harness") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no settings of a task; give a task of lm-evaluation-harness")
+    included = config.pop("include", None) or []
+    merged: dict = {}
+    for other in included if isinstance(included, list) else [included]:
+        merged |= _read_yaml((path.parent / str(other)).resolve(), files)
+    return merged | config
+
+
+def _data_files(named: object, path: Path, files: dict[str, Path]) -> object:
+    """The data files of a task as absolute paths; relative ones are looked up beside the YAML file."""
+    if isinstance(named, dict):
+        return {split: _data_files(part, path, files) for split, part in named.items()}
+    patterns = named if isinstance(named, list) else [named]
+    return [file for pattern in patterns for file in _matches(str(pattern), path, files)]
+
+
+def _matches(pattern: str, path: Path, files: dict[str, Path]) -> list[str]:
+    if "://" in pattern:
+        return [pattern]
+    place = path.parent / Path(pattern).expanduser()
+    matches = [place] if place.is_file() else [Path(match) for match in sorted(glob.glob(str(place), recursive=True))]
+    if not matches:
+        raise InputError(f"{path.name} names the data file {pattern}, which is not in {path.parent}; correct the path")
+    files |= {str(len(files) + n): file for n, file in enumerate(matches)}
+    return [glob.escape(str(file)) for file in matches]

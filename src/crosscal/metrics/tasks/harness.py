@@ -2,57 +2,97 @@
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from crosscal.errors import InputError, suggest
 from crosscal.metrics.tasks.catalogue import TASKS
-from crosscal.metrics.tasks.files import HARNESS_PREFIX, _task_folder
+from crosscal.metrics.tasks.files import HARNESS_PREFIX, _is_own, _read_own, _task_folder
 from crosscal.metrics.tasks.items import SEED, _generator
 
 _OWN_PREFIX = "harness:"
 """Asks for the harness's own task where an embedded one has the same name."""
 
 
-def _load_tasks(names: list[str]) -> dict[str, dict[str, object]]:
-    """For each asked name, the harness's task objects by the name to report; a group of the harness gives several.
+def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
+    """The harness's task objects by the name to report; a group of the harness gives several for its name.
 
-    Raises `InputError` for an unknown name and for data that cannot be had.
+    Raises `InputError` for an unknown name, a task of one's own that cannot be read, and data that cannot be had.
     """
     from lm_eval.tasks import TaskManager
 
-    folders = [_task_folder(name) for name in names if name in TASKS]
-    own = TaskManager(include_path=folders, include_defaults=False)
-    loaded = {}
+    own = {name: _read_own(name) for name in names if _is_own(name)}
+    folders = [task.folder() for task in own.values()] + [_task_folder(name) for name in names if name in TASKS]
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    loaded: dict[str, Any] = {}
     for name in names:
         if name in TASKS:
-            loaded[name] = {name: own.load([HARNESS_PREFIX + name])["tasks"][HARNESS_PREFIX + name]}
+            loaded[name] = manager.load([HARNESS_PREFIX + name])["tasks"][HARNESS_PREFIX + name]
+        elif name in own:
+            loaded[name] = _load_own(name, HARNESS_PREFIX + own[name].digest, manager)
         else:
-            loaded[name] = _load_from_harness(name)
+            loaded |= _load_from_harness(name)
     return loaded
 
 
-def _load_from_harness(name: str) -> dict[str, object]:
+def _load_own(name: str, known_as: str, manager):
+    """A task of one's own, tried on its items."""
+    try:
+        task = manager.load([known_as])["tasks"][known_as]
+        items = list(task.eval_docs)
+        for item in items:
+            _check_item(task, item)
+    except Exception as error:  # whatever the harness, its data library and a task's own code may raise
+        said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"the task {name} cannot be asked ({_short(said)}); correct the file or its data") from error
+    if not items:
+        raise InputError(f"the task {name} has no items; name the split that holds them (test_split)")
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        raise InputError(f"the task {name} scores whole texts and has no items to compare; give the text to --texts")
+    return _of_text_alone(name, task)
+
+
+def _check_item(task, item: dict) -> None:
+    """Raise `InputError` for an item of options that are empty, or whose right one is not among them."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return
+    options = task.doc_to_choice(item)
+    gold = task.doc_to_text(item) if task.multiple_input else task.doc_to_target(item)
+    golds = gold if isinstance(gold, list) else [gold]
+    if not all(options):
+        raise InputError(f"an option is empty among {options}")
+    if any(options.count(g) != 1 if isinstance(g, str) else not 0 <= int(g) < len(options) for g in golds):
+        raise InputError(f"the right option, {gold!r}, is not one of {options}")
+
+
+def _load_from_harness(name: str) -> dict[str, Any]:
+    """A task of the harness's own, or each task of a group."""
     wanted = name.removeprefix(_OWN_PREFIX)
     manager = _default_manager()
     if wanted not in manager.task_index:
         raise InputError(
             f"there is no task '{name}'{suggest(wanted, [*TASKS, *manager.all_tasks])} (embedded: {', '.join(TASKS)}; "
-            "`lm-eval ls tasks` lists the harness's own, which need the hub)"
+            "`lm-eval ls tasks` lists the harness's own, which need the hub; a YAML file of your own works too)"
         )
     try:
-        built = manager.load([wanted])["tasks"]
+        tasks = manager.load([wanted])["tasks"]
     except Exception as error:  # whatever the hub's libraries and a task's own code may raise
         raise InputError(
             f"the data of the harness's task '{wanted}' cannot be had ({type(error).__name__}: {_short(error)}); "
             f"connect to the hub once, or use an embedded task: {', '.join(TASKS)}"
         ) from error
-    for task in built.values():
-        if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-            raise InputError(f"task '{wanted}' runs generated code or needs images; choose one of text alone")
-    return {(_OWN_PREFIX if name != wanted else "") + leaf: task for leaf, task in built.items()}
+    prefix = _OWN_PREFIX if name != wanted else ""
+    return {prefix + leaf: _of_text_alone(wanted, task) for leaf, task in tasks.items()}
+
+
+def _of_text_alone(name: str, task):
+    if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+        raise InputError(f"task '{name}' runs generated code or needs images; choose one of text alone")
+    return task
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +103,7 @@ def _default_manager():
     return TaskManager()
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception | str) -> str:
     return " ".join(str(error).split())[:160]
 
 
@@ -87,7 +127,7 @@ def _selection(tasks: dict, max_items: int) -> dict:
 def _subset(name: str, n: int, max_items: int) -> list[int]:
     order = list(range(n))
     if name not in TASKS:
-        _generator(name, "order").shuffle(order)
+        _generator(Path(name).name if _is_own(name) else name, "order").shuffle(order)
     return sorted(order[:max_items])
 
 

@@ -149,7 +149,7 @@ def test_what_a_streamed_model_cannot_do_gets_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="need the whole model in memory"):
         evaluate(streamed, answers=["alpaca"], progress=False)
     monkeypatch.setattr(streamed, "fill", None)
-    writing = {"own": {"own": SimpleNamespace(OUTPUT_TYPE="generate_until", get_config=len, set_fewshot_seed=dict)}}
+    writing = {"own": SimpleNamespace(OUTPUT_TYPE="generate_until", get_config=len, set_fewshot_seed=dict)}
     monkeypatch.setattr(harness, "_load_tasks", lambda names: writing)
     with pytest.raises(InputError, match="'own' asks for written text"):
         evaluate_tasks(streamed, ["own"], max_items=2, progress=False)
