@@ -14,11 +14,9 @@ from crosscal_book.chapters import (
     cross_calibration,
     divergence,
     forgetting,
-    perplexity,
 )
 from crosscal_book.pages.freshness import read_chapter
 from crosscal_book.tables import Table
-from crosscal_book.takeaways import hidden_loss
 from crosscal_book.verdicts import FAILS, HOLDS, OPEN, Verdict
 
 
@@ -61,7 +59,6 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
         settings = CHAPTERS[chapter.name].settings(**given)
         return module.CHAPTER.page(results, settings).verdicts()
     judges: dict[str, Callable[[], list[Verdict]]] = {
-        "perplexity": lambda: _perplexity(perplexity.uniform(results)),
         "divergence": lambda: divergence.verdicts(results),
         "calibration": lambda: calibration.verdicts(
             results, given["calibration"], str(Unstructured(given["sparsity"]))
@@ -73,12 +70,8 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
     return judges[chapter.name]()
 
 
-def _perplexity(results: Results) -> list[Verdict]:
-    return [hidden_loss(results), perplexity.same_tasks_at_equal_perplexity(results)]
-
-
 PAPERS = {
-    "khanal2024": ("Perplexity hides task loss", "JS divergence tells more than perplexity", "Task data calibrates"),
+    "khanal2024": ("JS divergence tells more than perplexity", "Task data calibrates"),
     "williams2025": ("alibrating on both texts keeps", "Cross-calibration", "SparseGPT with cross-calibration"),
 }
 """The papers the study starts from, and how their claims begin or what they hold."""
@@ -87,7 +80,7 @@ PAPERS = {
 def paper_of(claim: str) -> str:
     """The key of the paper that makes a claim, or "".
 
-    >>> paper_of("Perplexity hides task loss: ..."), paper_of("Act-order helps")
+    >>> paper_of("Task data calibrates better"), paper_of("Act-order helps")
     ('khanal2024', '')
     """
     return next((key for key, parts in PAPERS.items() if any(part in claim for part in parts)), "")

@@ -18,19 +18,16 @@ from crosscal.files import write_atomically
 from crosscal.paths import checkout
 from crosscal.results.frame import Results, version_line
 from crosscal_book.answers import answers_tables, executed_chapters, tally
-from crosscal_book.axes import by_method, pattern_order
-from crosscal_book.chapters.perplexity import uniform
+from crosscal_book.chapter import chapter_named, stamp
+from crosscal_book.marks import target_order as pattern_order
 from crosscal_book.pages.api import methods_table, reference
 from crosscal_book.pages.explore import explore_data
 from crosscal_book.pages.speed import speed_tables
 from crosscal_book.pages.staging import stage
-from crosscal_book.style import style_of
-from crosscal_book.tables import Table, headline_table
-from crosscal_book.tradeoff import loss_against_perplexity
-from crosscal_book.verdicts import stamp
+from crosscal_book.style import by_method, style_of
+from crosscal_book.tables import Table
 from crosscal_book.words import listing
 
-FOCUS = "50%"
 ONE_LINE = "::::{container} one-line"  # cells of the table inside do not wrap
 ANSWERS = "::::{container} answers"  # on a phone each line of the table becomes a card
 BEGIN, END = "<!-- made from results by crosscal_book.pages.generated: begin -->", "<!-- end -->"
@@ -39,8 +36,8 @@ BEGIN, END = "<!-- made from results by crosscal_book.pages.generated: begin -->
 def generated(book: Path) -> dict[str, str]:
     """The generated files of a book, by path inside it, from the runs its executed chapters read."""
     chapters = executed_chapters(book)
-    results = uniform(chapters[0].results)
-    figure, table = loss_against_perplexity(results), headline_table(results, _focus(results))
+    first = chapter_named(chapters[0].name).page(chapters[0].results)
+    figure, table = first.figure("fig-loss-perplexity"), first.table("headline")
     directive = [
         "```{figure} /_generated/headline.svg",
         f":alt: {figure.alt}",
@@ -145,12 +142,6 @@ def stale_pages(root: Path) -> list[str]:
     """Complaints about generated files that differ from what the results give."""
     stale = [p for p, text in expected(root).items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     return [f"{path.relative_to(root).as_posix()} is out of date; run: make notebooks" for path in stale]
-
-
-def _focus(results: Results) -> str:
-    """50 %, or the chapter's first pattern where that was not run."""
-    patterns = [p for p in results.rows["pattern"].unique() if p != "0%"]
-    return FOCUS if FOCUS in patterns else min(patterns, key=pattern_order)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,29 +1,4 @@
-import xml.etree.ElementTree as ElementTree
-
-import pytest
-
-from crosscal_book.figures import accuracy_by_sparsity, perplexity_by_sparsity, task_small_multiples
 from crosscal_book.style import STYLES, Figure
-from crosscal_book.tradeoff import loss_against_perplexity
-
-FIGURES = {
-    "perplexity": lambda results: perplexity_by_sparsity(results, "50%"),
-    "accuracy": lambda results: accuracy_by_sparsity(results, "50%"),
-    "tasks": lambda results: task_small_multiples(results, "50%"),
-    "trade-off": loss_against_perplexity,
-}
-
-
-@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_a_figure_is_valid_repeatable_and_says_what_it_shows(results, draw):
-    first, second = draw(results), draw(results)
-    assert first == second
-    root = ElementTree.fromstring(first.svg)
-    assert root.get("role") == "img"
-    assert root.find("{http://www.w3.org/2000/svg}title").text == first.alt
-    assert "<dc:date>" not in first.svg
-    assert any(character.isdigit() for character in first.caption)
-    assert len(first.alt) > 40
 
 
 def test_colours_tell_methods_apart_in_grey_or_by_marker_and_are_readable_on_white():
