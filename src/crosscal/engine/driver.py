@@ -173,7 +173,7 @@ def _gradients(request: Request, model: nn.Module) -> Gradients | None:
     if request.solver.domain_last:
         domain = list(sources)[-1]
         sources, shares = {domain: sources[domain]}, {domain: 1.0}
-    gradients = gather_gradients(model, sources, progress=request.progress)
+    gradients = gather_gradients(model, sources, term=request.solver.term, progress=request.progress)
     return {module: mix_gradients(parts, shares) for module, parts in gradients.items()}
 
 

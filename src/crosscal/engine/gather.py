@@ -5,7 +5,7 @@ are for methods that ask what a weight does for the loss, and not only for its l
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -180,15 +180,19 @@ def _as_stats(tensor: Tensor, n_tokens: int) -> InputStats | DiagonalStats:
 
 
 def gather_gradients(
-    model: nn.Module, windows: Mapping[str, Int[Tensor, "n length"]], *, progress: bool = True
+    model: nn.Module,
+    windows: Mapping[str, Int[Tensor, "n length"]],
+    *,
+    term: Callable[[Tensor, Tensor], Tensor] | None = None,
+    progress: bool = True,
 ) -> dict[nn.Module, dict[str, WeightGradient]]:
     """Return `{module: {source: WeightGradient}}` for every linear layer inside the decoder blocks.
 
     Gradients are those of the next-token loss. `windows` maps each text source to its token windows [n, length]; they
-    run one at a time, so that squares are per window. The model keeps its mode, its `requires_grad` flags and its
-    `.grad`s, also when this raises, and may be in bfloat16. Beyond the activations of one window, two float32 numbers
-    per weight are held for each source. `square` is the diagonal of the windows' empirical Fisher information
-    (Kunstner et al. 2019, arXiv 1905.12558).
+    run one at a time, so that squares, and `term(gradient, weight)` where it is given, are per window. The model keeps
+    its mode, its `requires_grad` flags and its `.grad`s, also when this raises, and may be in bfloat16. Beyond the
+    activations of one window, one float32 number per weight is held for each source, and one for its term. `square` is
+    the diagonal of the windows' empirical Fisher information (Kunstner et al. 2019, arXiv 1905.12558).
 
     Raises `InputError` for a source without windows, windows shorter than 2 tokens, and, naming the source, a loss
     or gradient that is not finite.
@@ -207,7 +211,7 @@ def gather_gradients(
     # enable_grad alone does not lift a caller's inference mode.
     with torch.inference_mode(False), torch.enable_grad(), _only_these_learn(model, list(layers)):
         for source, tokens in windows.items():
-            sums = _sum_over_windows(model, list(layers), source, tokens, progress)
+            sums = _sum_over_windows(model, list(layers), source, tokens, term, progress)
             for module, layer in layers.items():
                 gradients[module][source] = _average(layer, source, sums.pop(module), len(tokens))
     return gradients
@@ -229,11 +233,17 @@ def _only_these_learn(model: nn.Module, modules: Sequence[nn.Module]) -> Iterato
 
 
 def _sum_over_windows(
-    model: nn.Module, modules: Sequence[nn.Module], source: str, tokens: Tensor, progress: bool
-) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """Return sums over windows of each module's weight gradient and of its square, in the layout the module stores."""
-    sums = {module: tuple(torch.zeros_like(module.weight, dtype=torch.float32) for _ in range(2)) for module in modules}
-    handles = [module.weight.register_post_accumulate_grad_hook(_adder(*sums[module])) for module in modules]
+    model: nn.Module,
+    modules: Sequence[nn.Module],
+    source: str,
+    tokens: Tensor,
+    term: Callable[[Tensor, Tensor], Tensor] | None,
+    progress: bool,
+) -> dict[nn.Module, list[Tensor]]:
+    """Return sums over windows of each weight gradient's square, and of its term, in the layout the module stores."""
+    n_sums = 1 if term is None else 2
+    sums = {module: [torch.zeros_like(module.weight, dtype=torch.float32) for _ in range(n_sums)] for module in modules}
+    handles = [module.weight.register_post_accumulate_grad_hook(_adder(term, *sums[module])) for module in modules]
     device = model.get_input_embeddings().weight.device
     try:
         for window in tqdm(tokens, desc=f"gradients {source}", unit="window", leave=False, disable=not progress):
@@ -250,13 +260,14 @@ def _sum_over_windows(
     return sums
 
 
-def _adder(total: Tensor, squares: Tensor):
+def _adder(term: Callable[[Tensor, Tensor], Tensor] | None, squares: Tensor, terms: Tensor | None = None):
     """Return a hook that adds a finished gradient to the sums and drops it, so gradients never exist all at once."""
 
     def add(weight: nn.Parameter) -> None:
         grad, weight.grad = weight.grad.float(), None
-        total.add_(grad)
         squares.addcmul_(grad, grad)
+        if terms is not None:
+            terms.add_(term(grad, weight.detach().float()))
 
     return add
 
@@ -266,14 +277,14 @@ def _next_token_loss(model: nn.Module, ids: Int[Tensor, "1 length"]) -> Float[Te
     return cross_entropy(logits[0, :-1].float(), ids[0, 1:])
 
 
-def _average(layer: LinearLayer, source: str, sums: tuple[Tensor, Tensor], n_windows: int) -> WeightGradient:
+def _average(layer: LinearLayer, source: str, sums: list[Tensor], n_windows: int) -> WeightGradient:
     """Turn sums into means, in place, seen as [d_out, d_in]."""
-    mean, square = (total.div_(n_windows) for total in sums)
-    if not square.sum().isfinite():
+    means = [total.div_(n_windows) for total in sums]
+    if not means[0].sum().isfinite():
         raise InputError(
             f"the gradient of layer {layer.name} on source '{source}' is NaN or infinite; load the model in float32"
         )
     stored, seen = layer.module.weight, layer.weight
     if (stored.shape, stored.stride()) != (seen.shape, seen.stride()):  # a transposed weight
-        mean, square = mean.T.contiguous(), square.T.contiguous()
-    return WeightGradient(mean, square, n_windows)
+        means = [mean.T.contiguous() for mean in means]
+    return WeightGradient(means[0], n_windows, *means[1:])

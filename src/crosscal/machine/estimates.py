@@ -154,7 +154,7 @@ def _work_bytes(
     widened = (
         4 * once * sum({group.d_in for group in shape.groups}) if device.type == "cpu" and not diagonal_only else 0
     )
-    gradients = 8 * shape.linear if solver.gradients else 0
+    gradients = (4 * solver.gradients + 4 * (solver.term is not None)) * shape.linear
     return int(SLACK * (waiting + passing + widened + 4 * gram + solution + gradients))
 
 

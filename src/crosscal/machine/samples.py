@@ -173,7 +173,8 @@ def _solve(method: str, target: Target, device: torch.device, dtype: torch.dtype
     inputs = torch.randn(2 * side, side, device=device)
     weight = torch.randn(side, side, device=device).to(dtype)
     slope = 1e-3 * torch.randn(side, side, device=device)
-    gradients = [WeightGradient(slope, slope.square(), n_windows=1)] if solver.gradients else None
+    term = None if solver.term is None else solver.term(slope, weight.float())
+    gradients = [WeightGradient(slope.square(), 1, term)] if solver.gradients else None
     evidence = Evidence(InputStats(inputs.T @ inputs, len(inputs)), gradients)
     return _seconds(device, lambda: solver.solve([weight], evidence, target))
 

@@ -88,9 +88,10 @@ def _layer(kind: str = "", d_in: int = D_IN, rows: tuple[int, ...] = (16,), seed
 
 
 def _gradient(method: Method, weight: Tensor) -> WeightGradient:
-    """Made-up moments over four windows, smaller than the weights."""
+    """Made-up means over four windows, of gradients that are smaller than the weights."""
     windows = 1e-3 * torch.randn(4, *weight.shape, generator=torch.Generator().manual_seed(len(weight)))
-    return WeightGradient(windows.mean(dim=0), windows.square().mean(dim=0), len(windows))
+    term = None if method.term is None else method.term(windows, weight.float()).mean(dim=0)
+    return WeightGradient(windows.square().mean(dim=0), len(windows), term)
 
 
 def _shapes_dtypes_and_arguments_stay_as_they_were(trial: _Trial) -> None:

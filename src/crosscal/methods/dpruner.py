@@ -34,7 +34,7 @@ def dpruner(
 
     >>> weight, general = torch.tensor([[1.0, 1.0, 1.0, 1.0]]), InputStats(torch.eye(4), n_tokens=1)
     >>> slope = torch.tensor([[0.3, -0.1, 0.2, 0.0]])
-    >>> dpruner(weight, general, WeightGradient(slope, slope.square(), n_windows=1), Unstructured(0.5)).tolist()
+    >>> dpruner(weight, general, WeightGradient(slope.square(), n_windows=1, term=slope), Unstructured(0.5)).tolist()
     [[1.0, 0.0, 1.0, 0.0]]
     """
     check_finite(weight)
@@ -107,15 +107,15 @@ def _scores(
     gradient: WeightGradient,
     strength: float,
 ) -> Float[Tensor, "d_out d_in"]:
-    if gradient.mean.shape != weight.shape:
-        shapes = f"{tuple(gradient.mean.shape)} and the weight {tuple(weight.shape)}"
+    if gradient.term.shape != weight.shape:
+        shapes = f"{tuple(gradient.term.shape)} and the weight {tuple(weight.shape)}"
         raise InputError(f"the gradient is {shapes}; give each weight its own gradient, as [d_out, d_in]")
     if strength < 0:
         raise InputError(f"strength is {strength:g}; give 0 (domain text alone) or more")
     weight = weight.float()
     general = _relative(_general_importance(weight, factor, n_tokens))
     slope = 1 + 2 * strength * _relative(general * _relative(gradient.square))
-    return (slope * gradient.mean * weight - (slope * weight).square() * gradient.square / 2).abs()
+    return (slope * gradient.term * weight - (slope * weight).square() * gradient.square / 2).abs()
 
 
 def _general_importance(
@@ -124,6 +124,10 @@ def _general_importance(
     """W_ij^2 / [H^-1]_jj per token; with H^-1 = U^T U, its diagonal is the sum of squares of each column of U."""
     inverse_diagonal = factor.upper.square().sum(dim=0) * n_tokens
     return torch.where(factor.dead, 0, weight.square() / inverse_diagonal)
+
+
+def _gradient_itself(gradient: Tensor, weight: Tensor) -> Tensor:
+    return gradient
 
 
 def _relative(values: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
@@ -139,6 +143,7 @@ METHOD = Method(
     solve=_solve,
     reads="gram",
     gradients=True,
+    term=_gradient_itself,
     damped=True,
     domain_last=True,
     options={"strength": 0.1},

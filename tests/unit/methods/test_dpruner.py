@@ -42,7 +42,7 @@ def make(kind="random", d_out=12, d_in=24, tokens=200, n_windows=5, seed=0):
 
 
 def moments(windows):
-    return WeightGradient(windows.mean(dim=0), windows.square().mean(dim=0), len(windows))
+    return WeightGradient(windows.square().mean(dim=0), len(windows), windows.mean(dim=0))
 
 
 KINDS = ["random", "real", "few", "dead"]
@@ -86,7 +86,7 @@ def test_without_regularizer_the_score_is_the_loss_change_of_a_quadratic_loss():
         return slope * (w - weight) + curvature / 2 * (w - weight).square()
 
     change = (loss(weight) - loss(torch.zeros_like(weight))).abs()
-    found = dpruner_scores(weight, stats, WeightGradient(slope, curvature, 2), strength=0.0)
+    found = dpruner_scores(weight, stats, WeightGradient(curvature, 2, slope), strength=0.0)
     torch.testing.assert_close(found, change)
 
 
@@ -104,7 +104,7 @@ def test_the_regularizer_enters_by_its_derivative():
     total = torch.autograd.grad(loss + penalty, point)[0]
     first_order = (total * weight).abs()
     tiny = 1e-6  # of the gradient: the second-order term vanishes, the relative size of the penalty stays
-    gradient = WeightGradient((tiny * slope).float(), (tiny**2 * curvature).float(), 2)
+    gradient = WeightGradient((tiny**2 * curvature).float(), 2, (tiny * slope).float())
     found = dpruner_scores(weight, stats, gradient, strength=0.1).double() / tiny
     torch.testing.assert_close(found, first_order, rtol=1e-3, atol=1e-6)
 
@@ -127,7 +127,7 @@ def test_a_weight_that_general_text_needs_outlives_an_equal_one_that_it_does_not
     weight = torch.ones(1, 4)
     slope = torch.full((1, 4), 0.1)
     loud_third_input = InputStats(torch.diag(torch.tensor([1.0, 1.0, 9.0, 1.0])), 1)
-    pruned = dpruner(weight, loud_third_input, WeightGradient(slope, slope.square(), 1), Unstructured(0.75))
+    pruned = dpruner(weight, loud_third_input, WeightGradient(slope.square(), 1, slope), Unstructured(0.75))
     assert pruned.tolist() == [[0.0, 0.0, 1.0, 0.0]]
 
 
@@ -147,7 +147,7 @@ def test_units_do_not_matter(scale):
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_exact_counts_also_with_ties(pattern):
     weight, stats, windows = make(d_out=10)
-    ties = WeightGradient(torch.ones_like(weight), torch.ones_like(weight), 1)
+    ties = WeightGradient(torch.ones_like(weight), 1, torch.ones_like(weight))
     same = torch.full_like(weight, 0.5)
     for case in ((weight, stats, moments(windows)), (same, InputStats(torch.eye(24), 1), ties)):
         zeros = dpruner(*case, pattern) == 0
@@ -178,13 +178,13 @@ def test_weights_of_a_group_are_pruned_as_if_alone():
 def test_dtype_is_kept_and_nothing_is_changed():
     weight, stats, windows = make("real")
     weight, gradient = weight.bfloat16(), moments(windows)
-    before = [tensor.clone() for tensor in (weight, stats.gram, gradient.mean, gradient.square)]
+    before = [tensor.clone() for tensor in (weight, stats.gram, gradient.term, gradient.square)]
     pruned = dpruner(weight, stats, gradient, HALF)
     assert pruned.dtype == torch.bfloat16
     assert torch.equal(pruned[pruned != 0], weight[pruned != 0])
     assert torch.equal(pruned.double(), oracle.dpruner(weight, stats.gram, stats.n_tokens, windows, HALF))
     assert torch.equal(dpruner_scores(weight, stats, gradient), dpruner_scores(weight.float(), stats, gradient))
-    assert all(map(torch.equal, before, (weight, stats.gram, gradient.mean, gradient.square)))
+    assert all(map(torch.equal, before, (weight, stats.gram, gradient.term, gradient.square)))
     assert torch.equal(dpruner(weight, stats, gradient, HALF), pruned)
 
 
@@ -198,7 +198,7 @@ def test_dead_inputs_gain_nothing_from_general_text():
 
 def test_nothing_to_go_by_still_gives_finite_scores_and_exact_counts():
     weight, stats, windows = make()
-    silent = WeightGradient(torch.zeros_like(weight), torch.zeros_like(weight), 3)
+    silent = WeightGradient(torch.zeros_like(weight), 3, torch.zeros_like(weight))
     assert not dpruner_scores(weight, stats, silent).any()
     assert (dpruner(weight, stats, silent, HALF) == 0).sum() == weight.numel() // 2
     nowhere = InputStats(torch.zeros_like(stats.gram), 0)

@@ -52,7 +52,7 @@ def test_pruning(layer, pattern):
     assert torch.equal(magnitude(weight, pattern).double(), pruning.magnitude(weight, pattern))
     assert torch.equal(wanda(weight, stats, pattern).double(), pruning.wanda(weight, gram, n, pattern))
     assert_same_quality(sparsegpt(weight, stats, pattern), pruning.sparsegpt(weight, gram, pattern), weight, gram)
-    moments = WeightGradient(gradients.mean(dim=0), gradients.square().mean(dim=0), len(gradients))
+    moments = WeightGradient(gradients.square().mean(dim=0), len(gradients), gradients.mean(dim=0))
     slow = dpruner_oracle.dpruner(weight, gram, n, gradients, pattern)
     assert_same_quality(dpruner(weight, stats, moments, pattern), slow, weight, gram)
 
