@@ -11,7 +11,6 @@ from crosscal.results.frame import Results, read_results
 from crosscal.types import Unstructured
 from crosscal_book.chapters import (
     calibration,
-    cross_calibration,
     divergence,
     forgetting,
 )
@@ -63,7 +62,6 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
         "calibration": lambda: calibration.verdicts(
             results, given["calibration"], str(Unstructured(given["sparsity"]))
         ),
-        "cross_calibration": lambda: cross_calibration.verdicts(results, given["general"]),
         "forgetting": lambda: forgetting.verdicts(results),
         "report_card": list,  # answers its reader's question, not one of the papers'
     }
@@ -72,7 +70,6 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
 
 PAPERS = {
     "khanal2024": ("JS divergence tells more than perplexity", "Task data calibrates"),
-    "williams2025": ("alibrating on both texts keeps", "Cross-calibration", "SparseGPT with cross-calibration"),
 }
 """The papers the study starts from, and how their claims begin or what they hold."""
 

@@ -257,14 +257,17 @@ def verdicts_of(claim: Claim, rows: pd.DataFrame, page) -> list[Verdict]:
 def said(template: str | Callable, claim: Claim, rows: pd.DataFrame, page) -> str:
     """Return an effect in a claim's own words: a function of page and rows, or a text with fields.
 
-    Fields are the columns of the row that supports the claim least, its `estimate` and `p` in words, and `count`,
-    `shown` and `refuted` rows.
+    Fields are the columns of the row that supports the claim least, its `estimate`, its `p` and how it `tested`;
+    `count`, `shown` and `refuted` rows, names of those `showing` and `refuting`; and the `default` effect.
     """
     if callable(template):
         return template(page, rows)
     least = rows.loc[rows["support"].idxmin()]
-    counts = {"count": len(rows), "shown": int(rows["shows"].sum()), "refuted": int(rows["refutes"].sum())}
-    return template.format(**{**least, **counts, "estimate": _estimate(claim, least), "p": _p(least)})
+    fields = {"count": len(rows), "shown": int(rows["shows"].sum()), "refuted": int(rows["refutes"].sum())}
+    fields |= {"refuting": "; ".join(rows.loc[rows["refutes"], "name"]) or "none", "default": _effect(claim, rows)}
+    fields |= {"showing": "; ".join(rows.loc[rows["shows"], "name"]) or "none"}
+    fields |= {"estimate": _estimate(claim, least), "p": _p(least), "tested": _tested(least)}
+    return template.format(**{**least, **fields})
 
 
 def _effect(claim: Claim, rows: pd.DataFrame) -> str:
@@ -286,6 +289,16 @@ def _count(rows: pd.DataFrame) -> str:
 
 def _estimate(claim: Claim, line: Mapping) -> str:
     return Estimate(line["value"], line["lo"], line["hi"], 0).text(claim.write or claim.on.write)
+
+
+def _tested(line: Mapping) -> str:
+    """How one-sided tests decided on a row."""
+    if "p_yes_holm" not in line:
+        return _p(line)
+    yes, no = p_text(line["p_yes_holm"]), p_text(line["p_no_holm"])
+    if line["shows"] or line["refutes"]:
+        return f"one-sided {yes}" if line["shows"] else f"the claimed gain is excluded, one-sided {no}"
+    return f"no gain is shown, one-sided {yes}, nor is the claimed one excluded, {no}"
 
 
 def _p(line: Mapping) -> str:

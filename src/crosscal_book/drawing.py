@@ -1,8 +1,9 @@
 """What marks are drawn on: axes described as data, grids of panels, and the numbers below a figure as CSV."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import matplotlib
 import pandas as pd
@@ -85,6 +86,10 @@ class Drawing:
     frame: pd.DataFrame
     about: Mapping[str, str] = field(default_factory=dict)
 
+    def meaning(self, **texts: str) -> "Drawing":
+        """Return the drawing with other meanings of some columns, such as what an interval is of."""
+        return replace(self, about={**self.about, **texts})
+
     def finish(self, name: str, caption: str, alt: str) -> Figure:
         """Return the figure: SVG, words, and the frame as CSV."""
         return Figure(name, svg_of(self.canvas, name, alt), caption, alt, _csv(self.frame, self.about), self.frame)
@@ -98,23 +103,28 @@ def _canvas(rows: int, columns: int, width: float, height: float, **share) -> tu
 
 
 def _grid(frame: pd.DataFrame, columns: int, width: float, height: float, share: dict, title) -> tuple[Canvas, dict]:
-    """The canvas, and (axes, its lines) by facet and panel; places without lines are left empty."""
+    """The canvas, and (axes, its lines) by facet and panel; places without lines are left empty.
+
+    A `title` of None names facet and panel, one of "edges" facets in the first column and panels in the first row.
+    """
     facets, panels = _values(frame, "facet"), _values(frame, "panel")
-    columns = len(panels) if len(facets) > 1 else columns
-    rows = len(facets) if len(facets) > 1 else -(-len(panels) // columns)
+    columns = len(panels) if "facet" in frame else columns
+    rows = len(facets) if "facet" in frame else -(-len(panels) // columns)
     canvas, cells = _canvas(rows, columns, width, height, **share)
-    found, places = {}, {(f, p): i * len(panels) + j for i, f in enumerate(facets) for j, p in enumerate(panels)}
-    for (facet, panel), place in places.items():
+    found: dict[tuple[str, str], tuple[Axes, pd.DataFrame]] = {}
+    for place, (facet, panel) in enumerate((f, p) for f in facets for p in panels):
         part = frame[(_column(frame, "facet") == facet) & (_column(frame, "panel") == panel)]
-        if len(part):
-            found[facet, panel] = (cells[place], part)
-            text = (
-                ", ".join(t for t in (facet, panel) if t) if title is None else title.format(facet=facet, panel=panel)
-            )
-            cells[place].set_title(text, loc="left", fontsize=9.5)
+        if part.empty:
+            continue
+        found[facet, panel], axes = (cells[place], part), cells[place]
+        edges = f"{facet * (panel == panels[0])}\n{panel * (facet == facets[0])}".rstrip("\n")
+        text = ", ".join(filter(None, (facet, panel))) if title is None else edges if title == "edges" else title
+        wrapped = [
+            textwrap.fill(one, int(13 * width / columns)) for one in text.format(facet=facet, panel=panel).split("\n")
+        ]
+        axes.set_title("\n".join(wrapped), loc="left", fontsize=9.5)
     for axes in cells:
-        if axes not in [used for used, _ in found.values()]:
-            axes.set_visible(False)
+        axes.set_visible(axes in [used for used, _ in found.values()])
     return canvas, found
 
 
@@ -154,8 +164,16 @@ def _scale(axes: Axes, axis: Axis, side: str) -> None:
         getattr(axes, f"set_{side}scale")("log", base=axis.log)
 
 
-def _settle(axes: Axes, axis: Axis, side: str, keep_ticks: bool = False) -> None:
-    """Levels, limits, ticks and label, once the data are drawn."""
+def _settle(grid: Mapping, axis: Axes_, side: str, keep_ticks: bool = False) -> None:
+    """Levels, then limits and ticks, of all panels, once all data are drawn: panels may share them."""
+    for (_, panel), (axes, _) in grid.items():
+        _draw_levels(axes, _axis_of(axis, panel), side)
+    for (_, panel), (axes, _) in grid.items():
+        _set_ticks(axes, _axis_of(axis, panel), side, keep_ticks)
+
+
+def _draw_levels(axes: Axes, axis: Axis, side: str) -> None:
+    """The named levels and the shaded band."""
     draw_line, draw_band = (axes.axvline, axes.axvspan) if side == "x" else (axes.axhline, axes.axhspan)
     for name, place in axis.lines.items():
         dashed = name in DASHED
@@ -169,6 +187,10 @@ def _settle(axes: Axes, axis: Axis, side: str, keep_ticks: bool = False) -> None
         axes.annotate(name, spot, shift, xycoords=within, textcoords="offset points", **look)
     if axis.band:
         draw_band(*axis.band, color=SHADE, alpha=0.35, linewidth=0, zorder=0)
+
+
+def _set_ticks(axes: Axes, axis: Axis, side: str, keep_ticks: bool) -> None:
+    """Limits, those given and those of the data, and ticks."""
     low, high = (
         given if given is not None else now for given, now in zip(axis.limits, _limits(axes, side), strict=True)
     )

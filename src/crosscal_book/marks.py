@@ -65,10 +65,10 @@ def forest(
     facets = {f: list(dict.fromkeys(part["name"])) for f, part in _split(frame, "facet")}
     heights = [len(names) + 1.0 for names in facets.values()]
     many = len(facets) > 1
-    share = {"sharex": "col" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights}}
+    share = {"sharex": "row" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights}}
     columns = len(_values(frame, "panel"))
     height = size[1] * sum(heights) + (0.7 if many else 1.0 - size[1] + 0.0)
-    canvas, grid = _grid(frame, columns, size[0], height, share, title)
+    canvas, grid = _grid(frame, columns, size[0], height, share, "edges" if many else title)
     order = _values(frame, series)
     places = dict(zip(order, _apart(len(order), 0.72 if key else 0.0), strict=True))
     for (facet, panel), (axes, part) in grid.items():
@@ -82,7 +82,7 @@ def forest(
         axes.grid(axis="y", visible=False)
         for label in axes.get_yticklabels():
             label.set_fontweight("bold" if label.get_text() in bold else "normal")
-        _settle(axes, axis, "x")
+    _settle(grid, x, "x")
     _name_axes(canvas, grid, x, None)
     if key:
         _key(canvas, order, looks)
@@ -103,6 +103,7 @@ def lines(
     line: pd.Series | str | None = "",
     hollow: pd.Series | None = None,
     labels: pd.Series | None = None,
+    path: bool = False,
     aside: float = 0.0,
     ends: bool = True,
     key: bool = False,
@@ -111,13 +112,15 @@ def lines(
     """Draw values with intervals over the column `across`, joined by `line`, and name each series at the right edge.
 
     `line` says for every point which line it is on ("" for none; dashed where its points are `hollow`); left out, each
-    series is one. `labels` are texts beside points, `aside` how far series stand apart. Where `across` holds targets,
-    percentages are to scale and N:M patterns have columns of their own. `size` is that of a row of panels.
+    series is one. A line goes from left to right, or as a `path` in the frame's order. `labels` are texts beside
+    points, `aside` how far series stand apart. Where `across` holds targets, percentages are to scale and N:M patterns
+    have columns of their own. `size` is that of a row of panels.
     """
     line, hollow, labels = (_aligned(given) for given in (line, hollow, labels))
     frame = frame.reset_index(drop=True)
     if isinstance(line, str):
         line = frame[series] if series in frame else pd.Series("all", frame.index)
+    columns = len(_values(frame, "panel")) if "facet" in frame else columns
     rows = len(_values(frame, "facet")) if "facet" in frame else -(-len(_values(frame, "panel")) // columns)
     height = size[1] * rows
     canvas, grid = _grid(frame, columns, size[0], height, {"sharex": share[0], "sharey": share[1]}, title)
@@ -134,15 +137,17 @@ def lines(
         drawn = part.assign(_x=places * (1 + shift) if over.log else places + shift, _y=part["value"])
         if line is not None:
             drawn = drawn.assign(_line=line.loc[part.index])
-            _join(axes, drawn, series, looks, hollow)
+            _join(axes, drawn if path else drawn.sort_values("_x"), series, looks, hollow)
         _points(axes, drawn, series, looks, hollow, {"lo": "_y"} | ({"x_lo": "_x"} if "x_lo" in part else {}))
         if targets:
             _target_axis(axes, targets)
-        _settle(axes, up, "y")
-        _settle(axes, over, "x", keep_ticks=bool(targets))
         if (number + 1) % columns == 0 or number == len(grid) - 1:
             last[axes] = drawn if line is None else drawn[drawn["_line"] != ""]
+    _settle(grid, y, "y")
+    _settle(grid, x, "x", keep_ticks=bool(targets))
     _name_axes(canvas, grid, x, y)
+    if labels is not None or ends:
+        canvas.draw_without_rendering()  # settles limits and layout, so that places in pixels are final
     if labels is not None:
         for axes, part in grid.values():
             _label_points(axes, part.assign(_label=labels.loc[part.index]), across, targets, series, looks)
@@ -194,7 +199,7 @@ def matrix(
 
 def _join(axes: Axes, drawn: pd.DataFrame, series: str, looks, hollow: pd.Series | None) -> None:
     """The lines between points: solid, or dashed between hollow ones."""
-    joined = drawn[(drawn["_line"] != "") & drawn["_y"].notna()].sort_values("_x")
+    joined = drawn[(drawn["_line"] != "") & drawn["_y"].notna()]
     if len(joined):
         joined = joined.assign(_series=_column(joined, series))
         open_lines = hollow.loc[joined.index].groupby(joined["_line"]).transform("all") if hollow is not None else False
@@ -256,7 +261,6 @@ def _target_axis(axes: Axes, places: Mapping[str, float]) -> None:
 
 def _name_ends(axes: Axes, drawn: pd.DataFrame, series: str, looks) -> None:
     """Each series' name at the right edge, at the height of its last point."""
-    axes.figure.draw_without_rendering()
     to_axes = axes.transData + axes.transAxes.inverted()
     right = drawn.assign(_at=to_axes.transform(drawn[["_x", "_y"]].to_numpy(dtype=float))[:, 0]).sort_values("_at")
     names = _in_order(list(dict.fromkeys(right[series].astype(str))))
@@ -274,7 +278,6 @@ OFFSETS = [(dx * 9, dy) for dy in (7, -7, 16, -16, 27, -27) for dx in (1, -1)]
 
 def _label_points(axes: Axes, part: pd.DataFrame, across: str, targets, series: str, looks) -> None:
     """Texts beside points, each where it covers no point and no other text; the first place where none is free."""
-    axes.figure.draw_without_rendering()  # settles limits and layout, so that places in pixels are final
     x = part[across].map(targets) if targets else part[across]
     places = axes.transData.transform(np.column_stack([x, part["value"]]).astype(float))
     taken = [(a - 5, b - 5, a + 5, b + 5) for a, b in places]

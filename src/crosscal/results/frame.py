@@ -69,14 +69,14 @@ class Results:
 
     def subset(self, run_ids: Sequence[str]) -> "Results":
         """The dense run and some others, with all they hold."""
-        wanted = {self.dense_id, *run_ids}
+        return self.only_runs([self.dense_id, *run_ids])
+
+    def only_runs(self, run_ids: Sequence[str]) -> "Results":
+        """Return only these runs, with all they hold."""
+        wanted = set(run_ids)
         rows = self.rows[self.rows["run_id"].isin(wanted)].reset_index(drop=True)
-        return Results(
-            rows,
-            {run_id: items for run_id, items in self.items.items() if run_id in wanted},
-            {run_id: made for run_id, made in self.provenance.items() if run_id in wanted},
-            {run_id: config for run_id, config in self.configs.items() if run_id in wanted},
-        )
+        parts = (self.items, self.provenance, self.configs)
+        return Results(rows, *({run_id: held for run_id, held in part.items() if run_id in wanted} for part in parts))
 
     def common(self) -> "Results":
         """The same runs with only those texts and tasks that all of them were evaluated on, so that means compare."""

@@ -14,6 +14,7 @@ from crosscal.stats.estimates import (
     exp_mean,
     multinomial_counts,
     student_mean,
+    student_p,
 )
 from crosscal.stats.significance import LEVEL, detectable_effect, holm, sign_flip_p, sign_test_p, two_sided_p
 
@@ -36,5 +37,6 @@ __all__ = [
     "sign_flip_p",
     "sign_test_p",
     "student_mean",
+    "student_p",
     "two_sided_p",
 ]

@@ -195,6 +195,17 @@ def student_mean(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+def student_p(values: Sequence[float], limit: float, above: bool) -> float:
+    """Return the one-sided p of Student's t: small when a few values' mean is shown to lie `above` (below) a limit.
+
+    >>> round(student_p([1.0, 2.0, 3.0], 0.0, above=True), 3)
+    0.037
+    """
+    distance = (np.mean(values) - limit) * (1 if above else -1)
+    error = max(float(np.std(values, ddof=1)) / math.sqrt(len(values)), 1e-300)
+    return float(stats.t.sf(distance / error, len(values) - 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Paired:
     """A weighted mean over evaluation sets of the means of paired values, one value per window or item.

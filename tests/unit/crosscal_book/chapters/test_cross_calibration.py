@@ -2,22 +2,22 @@
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from crosscal.plan.parameters import CrossSettings
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
+from crosscal.stats import Paired, student_mean, student_p
 from crosscal.types import Row
-from crosscal_book.chapters import cross_figures, cross_tables, frontier
-from crosscal_book.chapters.cross_calibration import models_of, takeaway, verdicts
-from crosscal_book.chapters.cross_claims import regrets
-from crosscal_book.chapters.cross_paired import Paired, over_draws, percent_text, pool, share
-from crosscal_book.chapters.cross_runs import DOUBLED, HALF, TOGETHER, by_model, mixes
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+from crosscal_book.chapters.cross_calibration import CHAPTER, _models
+from crosscal_book.claims import FAILS, HOLDS, OPEN
+from crosscal_book.gains import beyond_sources, change_text
+from crosscal_book.mixes import BOTH, DOMAIN, DOUBLED, HALF, TOGETHER
 
 TEXTS = {"pubmed": "biomedical", "legal": "legal", "wikipedia": "general", "news": "general", "task_prompts": "tasks"}
 TASKS = {"sciq": "general", "arc_easy": "general", "pubmed_question": "biomedical", "case_summary": "legal"}
@@ -143,21 +143,30 @@ def study(tmp_path_factory):
     return make
 
 
+def page_of(results: Results, **settings):
+    return CHAPTER.page(results, CrossSettings(second_model="other", **settings))
+
+
 def answers(results: Results) -> dict[str, str]:
     """Each verdict's answer by a word of its claim."""
-    words = ("In pruning", "In quantization", "tasks", "default", "doubling", "D-Pruner", "gains less", "One mix")
+    words = ("D-Pruner", "In pruning", "In quantization", "tasks", "default", "doubling the general text, on general")
+    words += ("doubling", "gains less", "One mix", "too", "drawn")
     found = {}
-    for verdict in verdicts(results):
-        name = next((word for word in (*words, "too", "drawn") if word in verdict.claim), verdict.claim)
+    for verdict in page_of(results).verdicts():
+        name = next((word for word in words if word in verdict.claim), verdict.claim)
         found[name] = verdict.answer
     return found
 
 
+GENERAL_SIDE = "doubling the general text, on general"
+
+
 def test_a_world_in_which_mixing_helps(study):
+    """Doubled general text is better on general texts, as it is not diluted there: the sides are told apart."""
     found = answers(study())
     assert found == {
         "In pruning": HOLDS, "In quantization": HOLDS, "tasks": HOLDS, "default": HOLDS, "doubling": HOLDS,
-        "D-Pruner": HOLDS, "gains less": HOLDS, "One mix": FAILS, "too": HOLDS, "drawn": HOLDS,
+        GENERAL_SIDE: FAILS, "D-Pruner": HOLDS, "gains less": HOLDS, "One mix": FAILS, "too": HOLDS, "drawn": HOLDS,
     }  # fmt: skip
 
 
@@ -165,7 +174,7 @@ def test_a_world_in_which_the_text_does_not_matter(study):
     found = answers(study(need=0.0, doubling=0.0, dpruner=0.0, together=0.0, noise=0.002, of_draws=0.0001))
     assert found == {
         "In pruning": FAILS, "In quantization": FAILS, "tasks": FAILS, "default": HOLDS, "doubling": FAILS,
-        "D-Pruner": FAILS, "gains less": FAILS, "One mix": HOLDS, "too": FAILS, "drawn": FAILS,
+        GENERAL_SIDE: FAILS, "D-Pruner": FAILS, "gains less": FAILS, "One mix": HOLDS, "too": FAILS, "drawn": FAILS,
     }  # fmt: skip
 
 
@@ -176,13 +185,13 @@ def test_a_world_too_noisy_to_tell(study):
 
 def test_another_weight_may_be_clearly_better(study):
     results = study(best=0.75, models=("made-up",), more=False)
-    verdict = next(v for v in verdicts(results) if "default" in v.claim)
+    page = page_of(results)
+    (verdict,), found = page.verdicts("half-is-a-good-default"), page.rows("half-is-a-good-default")
     assert verdict.answer == FAILS
     assert "weight 0.75" in verdict.effect
-    found = regrets(models_of(results, "c4")["made-up"])
     assert (found["best"] == 0.75).all()
-    pruned = found[found["kind"] == "pruning"]["regret"]
-    assert pruned.to_numpy() == pytest.approx(0.25 * 0.1, abs=0.006)
+    pruned = found[found["target"] == "50%"]["value"]
+    assert np.log(pruned.to_numpy()) == pytest.approx(0.25 * 0.1, abs=0.006)
 
 
 def test_one_gain_of_two_is_not_enough(study):
@@ -194,10 +203,10 @@ def test_one_gain_of_two_is_not_enough(study):
 
 def test_a_quick_study_says_what_it_lacks(study):
     results = study(domains=("pubmed",), methods=("sparsegpt",), weights=(0.0, 0.5, 1.0), models=("m",), more=False)
-    by_claim = {verdict.claim: verdict for verdict in verdicts(results)}
+    by_claim = {verdict.claim: verdict for verdict in page_of(results).verdicts()}
     assert sum(verdict.answer == OPEN for verdict in by_claim.values()) == 6
     assert all(verdict.effect for verdict in by_claim.values())
-    assert "**Takeaways**" in str(takeaway(results))
+    assert "**Takeaways**" in str(page_of(results).takeaways())
 
 
 @pytest.mark.parametrize("weights", [(0.0,), (0.0, 0.5), (0.5,), (1.0,)])
@@ -213,18 +222,17 @@ def test_missing_runs_never_stop_the_chapter(study, weights):
 def test_every_verdict_holds_a_number_with_an_interval_and_links_to_a_figure_that_is_drawn(study):
     results = study()
     names = {figure.name for figure in figures(results)}
-    for verdict in verdicts(results):
+    for verdict in page_of(results).verdicts():
         assert "[" in verdict.effect, verdict
         assert verdict.evidence in names, verdict
 
 
 def test_models_are_told_apart(study):
-    results = study()
-    apart = by_model(results)
+    apart = _models(page_of(study()))
     assert list(apart) == ["made-up", "other"]
-    for model, part in apart.items():
-        assert part.dense_id == f"{model}-0"
-        assert set(part.items) == set(part.run_ids)
+    for model, mixes in apart.items():
+        assert mixes.results.dense_id == f"{model}-0"
+        assert set(mixes.results.items) == set(mixes.results.run_ids)
 
 
 def test_a_model_of_which_only_the_dense_run_is_stored_waits(study):
@@ -232,17 +240,17 @@ def test_a_model_of_which_only_the_dense_run_is_stored_waits(study):
     first, second = results.rows["model"].unique()
     compressed = (results.rows["model"] == second) & (results.rows["method"] != "dense")
     waiting = Results(results.rows[~compressed], results.items, results.provenance, results.configs)
-    assert list(by_model(waiting)) == [first]
-    assert len(verdicts(waiting)) == len(verdicts(study(models=(first,))))
+    assert list(_models(page_of(waiting))) == [first]
+    assert len(page_of(waiting).verdicts()) == len(page_of(study(models=(first,))).verdicts())
 
 
 def test_runs_are_sorted_by_what_they_were_calibrated_on(study):
-    main = mixes(by_model(study())["made-up"], "c4")
+    main = _models(page_of(study()))["made-up"]
     assert main.sources == ["pubmed", "legal"]
     assert len(main.pairs()) == 8
     pair = main.pairs()[0]
     assert (pair.method, main.weights(pair)) == ("wanda", [0.0, 0.25, 0.5, 0.75, 1.0])
-    calibration = {role: main.results.describe_run(main.run(pair, role=role)) for role in (DOUBLED, TOGETHER)}
+    calibration = {role: main.results.describe_run(main.run(pair, 0.0, role)) for role in (DOUBLED, TOGETHER)}
     assert calibration[DOUBLED]["n_windows"] == 32
     assert calibration[TOGETHER]["calibration"] == "c4+pubmed+legal"
     assert main.results.describe_run(main.run(pair, 1.0))["calibration"] == "pubmed"
@@ -252,29 +260,23 @@ def test_runs_are_sorted_by_what_they_were_calibrated_on(study):
 
 def test_losses_are_the_known_ones(study):
     results = study(noise=1e-9, of_draws=0.0)
-    main = models_of(results, "c4")["made-up"]
+    main = _models(page_of(results))["made-up"]
     pair = next(pair for pair in main.pairs() if pair.method == "sparsegpt")
-    losses = {w: main.loss(main.run(pair, w), pair.source, "domain").value for w in main.weights(pair)}
+    losses = {w: main.loss(main.run(pair, w), pair.source, DOMAIN).value for w in main.weights(pair)}
     assert losses == pytest.approx({w: 0.3 + 0.1 * (1 - w) ** 2 for w in losses}, abs=1e-6)
-    mean = main.loss(main.run(pair, 0.25), pair.source, "mean").value
+    mean = main.loss(main.run(pair, 0.25), pair.source, BOTH).value
     assert mean == pytest.approx(0.3 + 0.1 * (0.75**2 + 0.25**2) / 2, abs=1e-6)
 
 
 def test_a_missing_general_source_is_no_error(study):
-    assert set(
-        answers(
-            study(),
-        )
-        if False
-        else [v.answer for v in verdicts(study(), "wikipedia")]
-    ) == {OPEN}
+    assert {verdict.answer for verdict in page_of(study(), general="wikipedia").verdicts()} == {OPEN}
 
 
 def test_windows_that_runs_share_count_once():
     values = np.array([1.0, -0.5, 2.0, 0.3])
     one = Paired.equal({"x": values})
-    assert pool([one, one, one]).p_above() == one.p_above()
-    assert pool([one, one]).estimate() == one.estimate()
+    assert Paired.pool([one, one, one]).p_above() == one.p_above()
+    assert Paired.pool([one, one]).estimate() == one.estimate()
 
 
 def test_p_values_are_students():
@@ -299,44 +301,34 @@ def test_the_p_of_a_limit_is_that_of_the_shifted_values():
     part = Paired({"a": np.array([0.02, 0.03, 0.01, 0.05]), "b": np.array([0.04, 0.02])}, {"a": 0.5, "b": 0.5})
     shifted = Paired({name: values - 0.01 for name, values in part.values.items()}, part.weights)
     assert part.p_above(0.01) == pytest.approx(shifted.p_above())
-    assert part.p_below(0.1) == pytest.approx(part.negative().p_above(-0.1))
+    assert part.p_below(0.1) == pytest.approx((-part).p_above(-0.1))
     assert part.value == pytest.approx(0.5 * 0.0275 + 0.5 * 0.03)
 
 
-def test_a_share_and_an_interval_over_draws():
+def test_a_share_and_an_interval_student_mean():
     whole = Paired.equal({"a": np.array([1.0, 2.0, 3.0, 4.0])})
     half = Paired.equal({"a": whole.values["a"] / 2})
-    found = share(half, whole)
+    found = half.share_of(whole)
     assert (found.value, found.lo, found.hi) == pytest.approx((0.5, 0.5, 0.5))
-    draws = over_draws([1.0, 2.0, 3.0, 4.0, 5.0])
+    draws = student_mean([1.0, 2.0, 3.0, 4.0, 5.0])
     assert draws.hi - draws.value == pytest.approx(2.776 * math.sqrt(2.5 / 5), rel=1e-3)
-    assert math.isnan(over_draws([1.0]).lo)
-    assert percent_text(replace(draws, value=0.1, lo=0.05, hi=0.2)) == "−9.5 % [−18.1 %, −4.9 %]"
+    assert math.isnan(student_mean([1.0]).lo)
+    assert student_p([1.0, 2.0, 3.0, 4.0, 5.0], draws.lo, above=True) == pytest.approx(0.025)
+    assert student_p([1.0, 2.0, 3.0, 4.0, 5.0], draws.hi, above=False) == pytest.approx(0.025)
+    assert student_p([1.0, 1.0], 0.0, above=True) == 0.0
+    assert change_text(Paired.equal({"a": np.full(3, -0.1)})) == "−9.5 % [−9.5 %, −9.5 %]"
 
 
 def figures(results: Results) -> list:
     """All figures of the chapter."""
-    second = [frontier.frontier(results, "c4", model) for model in models_of(results, "c4")][1:]
-    return [
-        frontier.frontier(results),
-        *second,
-        frontier.tasks_frontier(results),
-        cross_figures.gains(results),
-        cross_figures.weights(results),
-        cross_figures.rivals(results),
-        cross_figures.draws(results),
-    ]
+    page = page_of(results)
+    return [page.figure(name) for name in CHAPTER.figures]
 
 
 def tables(results: Results) -> list:
     """All tables of the chapter."""
-    return [
-        cross_tables.pairs_table(results),
-        cross_tables.weights_table(results),
-        cross_tables.draws_table(results),
-        cross_tables.cost_table(results),
-        cross_tables.runs_table(results),
-    ]
+    page = page_of(results)
+    return [page.table(name) for name in CHAPTER.tables]
 
 
 def test_figures_say_what_they_show_and_are_repeatable(study):
@@ -359,19 +351,19 @@ def test_tables_have_equally_many_cells_and_intervals_in_every_line(study):
 
 def test_the_table_of_runs_has_every_run_once_for_each_domain(study):
     results = study()
-    lines = str(cross_tables.runs_table(results)).splitlines()
+    lines = str(page_of(results).table("runs")).splitlines()
     body = [line for line in lines if line.startswith("|")][2:]
-    runs = sum(len(found.runs) for found in models_of(results, "c4").values())
-    dense = sum(len(found.sources) for found in models_of(results, "c4").values())
+    runs = sum(len(mixes.runs) for mixes in _models(page_of(results)).values())
+    dense = sum(len(mixes.sources) for mixes in _models(page_of(results)).values())
     assert len(body) == runs + dense
 
 
 def test_a_mix_beyond_the_line_between_its_sources_is_told_from_a_compromise():
     def path(*points):
         lines = [(weight, *point) for weight, point in zip((0.0, 0.5, 1.0), points, strict=True)]
-        return pd.DataFrame(lines, columns=["weight", "x", "y"])
+        return pd.DataFrame(lines, columns=["weight", "x", "value"])
 
-    assert frontier.beyond_sources(path((0.4, 0.1), (0.2, 0.2), (0.1, 0.4)))
-    assert not frontier.beyond_sources(path((0.4, 0.1), (0.3, 0.3), (0.1, 0.4)))
-    assert frontier.beyond_sources(path((0.4, 0.4), (0.2, 0.2), (0.3, 0.5)))
-    assert not frontier.beyond_sources(path((0.2, 0.2), (0.3, 0.3), (0.3, 0.5)))
+    assert beyond_sources(path((0.4, 0.1), (0.2, 0.2), (0.1, 0.4)))
+    assert not beyond_sources(path((0.4, 0.1), (0.3, 0.3), (0.1, 0.4)))
+    assert beyond_sources(path((0.4, 0.4), (0.2, 0.2), (0.3, 0.5)))
+    assert not beyond_sources(path((0.2, 0.2), (0.3, 0.3), (0.3, 0.5)))
