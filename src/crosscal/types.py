@@ -38,7 +38,7 @@ class Unstructured:
 
 @dataclass(frozen=True)
 class NofM:
-    """Keep `n` of every `m` consecutive inputs of a row and zero the rest; `NofM(2, 4)` is what GPUs accelerate.
+    """Keep `n` of every `m` consecutive inputs of a row and zero the rest; GPUs accelerate `NofM(2, 4)`.
 
     Raises `InputError` unless 0 <= n <= m and m >= 1.
 
@@ -305,7 +305,7 @@ class Row:
     """One tidy number of a run: a metric on an evaluation set, with its interval and provenance.
 
     `pattern` is the target as text, `storage_bits` what a weight of it takes, masks and scales counted.
-    `lo`, `hi` bound the 95 % interval (equal to `value` where none applies); `n` counts what was resampled
+    `lo`, `hi` bound the 95 % interval (equal to `value` where none applies); `n` counts the resampled units
     (windows or items). `seconds` and `peak_bytes` are the compression's; `versions` names the packages used.
     """
 

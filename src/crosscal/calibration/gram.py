@@ -17,11 +17,11 @@ from crosscal.models.loading import fast_dtype
 # Widths of the column panels of a half sum. Narrower panels leave out more and multiply less well: with a CPU's
 # bfloat16 units 4 panels of 384 take three quarters of the time of one product and panels of 144 take longer, while
 # plain float32 products are slow enough for narrower ones.
-CPU_PANEL, CPU_FLOAT32_PANEL, CUDA_PANEL = 384, 192, 2048
+_CPU_PANEL, _CPU_FLOAT32_PANEL, _CUDA_PANEL = 384, 192, 2048
 
 
 @contextmanager
-def bf16_products() -> Iterator[None]:
+def _bf16_products() -> Iterator[None]:
     """Let CPU float32 matrix products round their factors to bfloat16, and restore the caller's setting after.
 
     For factors that hold bfloat16 values already the rounding changes nothing, and the products run on the CPU's
@@ -39,7 +39,7 @@ def bf16_products() -> Iterator[None]:
         settings.fp32_precision = before
 
 
-class GramSum:
+class _GramSum:
     """A running sum of x x^T; `scratch` keeps one float32 buffer per input width, shared by all sums of a block."""
 
     def __init__(self, scratch: dict[int, Tensor]):
@@ -51,15 +51,15 @@ class GramSum:
         if self.gram is None:
             self.gram = torch.zeros(inputs.shape[1], inputs.shape[1], device=inputs.device)
         if inputs.is_cuda and inputs.dtype in (torch.bfloat16, torch.float16):
-            for left, right in panels(inputs.shape[1], CUDA_PANEL):
+            for left, right in panels(inputs.shape[1], _CUDA_PANEL):
                 part = self.gram[left:right, left:]
                 part += torch.mm(inputs[:, left:right].T, inputs[:, left:], out_dtype=torch.float32)
         elif inputs.dtype == torch.bfloat16 and fast_dtype(inputs.device.type) == torch.bfloat16:
-            with bf16_products():
-                self._add_wide(self._widen(inputs), CPU_PANEL)
+            with _bf16_products():
+                self._add_wide(self._widen(inputs), _CPU_PANEL)
         else:
             wide = inputs if inputs.dtype == torch.float32 else self._widen(inputs)
-            self._add_wide(wide, CUDA_PANEL if inputs.is_cuda else CPU_FLOAT32_PANEL)
+            self._add_wide(wide, _CUDA_PANEL if inputs.is_cuda else _CPU_FLOAT32_PANEL)
 
     def _add_wide(self, inputs: Float[Tensor, "tokens d_in"], panel: int) -> None:
         for left, right in panels(inputs.shape[1], panel):
@@ -74,7 +74,7 @@ class GramSum:
 
     def mirror(self) -> Float[Tensor, "d_in d_in"]:
         """The whole symmetric sum."""
-        width = CUDA_PANEL if self.gram.is_cuda else CPU_FLOAT32_PANEL
+        width = _CUDA_PANEL if self.gram.is_cuda else _CPU_FLOAT32_PANEL
         for left, right in panels(len(self.gram), width):  # blocks on the diagonal are whole, of whatever width
             self.gram[right:, left:right] = self.gram[left:right, right:].T
         return self.gram
@@ -96,7 +96,7 @@ class InputSums:
 
     def __init__(self, diagonal_only: bool, scratch: dict[int, Tensor]):
         self.diagonal_only, self.scratch = diagonal_only, scratch
-        self._sums: dict[str, GramSum | Tensor] = {}
+        self._sums: dict[str, _GramSum | Tensor] = {}
         self._tokens: dict[str, int] = {}
 
     def add(self, source: str, inputs: Tensor) -> None:
@@ -107,7 +107,7 @@ class InputSums:
             squares = torch.linalg.vector_norm(flat, dim=0, dtype=torch.float32).square_()
             self._sums[source] = squares.add_(self._sums[source]) if source in self._sums else squares
         else:
-            self._sums.setdefault(source, GramSum(self.scratch)).add(flat)
+            self._sums.setdefault(source, _GramSum(self.scratch)).add(flat)
 
     def stats(self) -> dict[str, InputStats] | dict[str, DiagonalStats]:
         """Return the statistics of each source."""

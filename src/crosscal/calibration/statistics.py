@@ -49,13 +49,13 @@ class InputStats:
         return self.diagonal / self.n_tokens
 
     def averaged(self, weight: float) -> "InputStats":
-        """`weight` times the per-token average, as statistics of one token; `weight` is above 0."""
+        """Return `weight` times the per-token average, as statistics of one token; `weight` is above 0."""
         return InputStats(self.gram / (self.n_tokens / weight), n_tokens=1)
 
 
 @dataclass(frozen=True)
 class DiagonalStats:
-    """The diagonal of the Gram matrix alone, sum_t x_tj^2 over `n_tokens` tokens: all that Wanda looks at.
+    """The diagonal of the Gram matrix alone, sum_t x_tj^2 over `n_tokens` tokens: all that Wanda reads.
 
     It adds and mixes as `InputStats` does, at a fraction of the cost.
 
@@ -76,7 +76,7 @@ class DiagonalStats:
         return self.diagonal / self.n_tokens
 
     def averaged(self, weight: float) -> "DiagonalStats":
-        """`weight` times the per-token average, as statistics of one token; `weight` is above 0."""
+        """Return `weight` times the per-token average, as statistics of one token; `weight` is above 0."""
         return DiagonalStats(self.diagonal / (self.n_tokens / weight), n_tokens=1)
 
 
@@ -84,7 +84,7 @@ Stats = TypeVar("Stats", InputStats, DiagonalStats)
 
 
 def mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats:
-    """Cross-calibration: the weighted average of per-token statistics, sum_s w_s G_s / n_s, of any number of sources.
+    """Return the weighted average of per-token statistics, sum_s w_s G_s / n_s, over sources: cross-calibration.
 
     Each source counts by its weight and not by its length; two sources of equal length at 1/2 each are the same
     as their pooled text. The result is an average, so its `n_tokens` is 1.
@@ -110,7 +110,7 @@ def mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats:
 
 
 def check_weights(sources: Collection[str], weights: Mapping[str, float]) -> None:
-    """Raises `InputError` unless there is one weight for each source, all are >= 0 and they sum to 1."""
+    """Raise `InputError` unless there is one weight for each source, all are >= 0 and they sum to 1."""
     if not sources or set(sources) != set(weights):
         raise InputError(
             f"weights are for {sorted(weights)}, statistics for {sorted(sources)}; give one weight for each source"

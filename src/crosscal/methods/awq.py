@@ -1,4 +1,4 @@
-"""AWQ: the inputs that carry the most get finer rounding; no weight update."""
+"""AWQ: finer rounding for the weights of large inputs; no weight update."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscal.calibration.statistics import InputStats
-from crosscal.methods.masks import check_finite
+from crosscal.methods.masks import _check_finite
 from crosscal.methods.registry import Evidence, Method
 from crosscal.methods.rtn import _round_to_grid
 from crosscal.types import Grid
@@ -34,14 +34,14 @@ def awq(weight: Float[Tensor, "d_out d_in"], stats: InputStats, grid: Grid) -> F
     >>> rtn(weight, grid).tolist(), awq(weight, loud_second_input, grid).round(decimals=1).tolist()
     ([[0.0, 0.0, 3.0]], [[0.0, 0.5, 3.0]])
     """
-    check_finite(weight)
+    _check_finite(weight)
     return _solve([weight], Evidence(stats), grid)[0][0]
 
 
 def _solve(weights: Sequence[Tensor], evidence: Evidence, target: Grid) -> tuple[list[Tensor], dict[str, Tensor]]:
     """`awq` for several weights that share one input, with one scale for all: r has the least summed output error.
 
-    Sharing is what lets the scale be folded into the layer before. Weights are taken to be finite. The fact `ratio`
+    A shared scale can be folded into the layer before. Weights are taken to be finite. The fact `ratio`
     is r, a tensor without dimensions: reading it waits for the device.
     """
     stats, grid = evidence.stats, target

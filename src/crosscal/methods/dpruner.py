@@ -9,7 +9,7 @@ from torch import Tensor
 from crosscal.calibration.statistics import InputStats, WeightGradient
 from crosscal.errors import InputError
 from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
-from crosscal.methods.masks import check_finite, drop_mask
+from crosscal.methods.masks import _check_finite, drop_mask
 from crosscal.methods.registry import Evidence, Method
 from crosscal.types import NofM, Pattern, Unstructured
 
@@ -37,7 +37,7 @@ def dpruner(
     >>> dpruner(weight, general, WeightGradient(slope.square(), n_windows=1, term=slope), Unstructured(0.5)).tolist()
     [[1.0, 0.0, 1.0, 0.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     scores = dpruner_scores(weight, stats, gradient, strength=strength, damp=damp)
     return torch.where(drop_mask(scores, pattern, per="matrix"), 0, weight)
 

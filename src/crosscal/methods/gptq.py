@@ -1,4 +1,4 @@
-"""GPTQ: round column by column, and let the columns still to come make up for the error."""
+"""GPTQ: round column by column and let the columns to the right compensate the error."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -11,7 +11,7 @@ from crosscal.calibration.statistics import InputStats
 from crosscal.errors import whole_number
 from crosscal.methods.kernels import _BlockRule
 from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
-from crosscal.methods.masks import check_finite
+from crosscal.methods.masks import _check_finite
 from crosscal.methods.registry import Evidence, Method
 from crosscal.methods.rtn import _fit_levels, _group_edges, _Levels
 from crosscal.methods.sweep import BLOCK, _block_edges, _RuleOf, _sweep_stacked
@@ -42,7 +42,7 @@ def gptq(
     >>> gptq(weight, stats, Grid(bits=2), damp=0.0).tolist()
     [[0.0, 0.0, 3.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     factor = _inverse_factor(_ordered(stats, _order(stats, act_order)), damp)
     return _quantize([weight], stats, factor, grid, act_order, block)[0]
 

@@ -1,4 +1,11 @@
-"""The one factorization that second-order methods need."""
+"""The one factorization that second-order methods need: the upper Cholesky factor of an inverse, by halves.
+
+SparseGPT and GPTQ need U with H^-1 = U^T U. The textbook takes three steps of about n^3 each: Cholesky of H, inverse,
+Cholesky of that. But with H = R R^T and R *upper* triangular, U is just R^-1. By halves, H = [[A, B], [B^T, C]] and
+C = S S^T: with V = S^-1 the corner of R is B V^T, the rest to factorize is A - (B V^T)(B V^T)^T = Q Q^T, and
+R^-1 = [[Q^-1, -Q^-1 (B V^T) V], [0, V]]. One recursion in place of three steps, and nearly all of it matrix products;
+blocks of `_LEAF` are left to the library.
+"""
 
 from typing import NamedTuple
 
@@ -15,7 +22,7 @@ _LEAF = 256  # size up to which a library's factorization is faster than halving
 
 
 class _InverseFactor(NamedTuple):
-    """`upper` is U with H^-1 = U^T U; `dead` marks inputs that were never active; `damp` is what was used.
+    """`upper` is U with H^-1 = U^T U; `dead` marks inputs that were never active; `damp` is the damping used.
 
     `failed` is true where H was not positive definite, and then `upper` means nothing.
     """
@@ -59,12 +66,9 @@ def _inverse_factor(stats: InputStats, damp: float = 0.01, attempts: int = ATTEM
 
 
 def _invert_factor(hessian: Float[Tensor, "n n"], upper: Float[Tensor, "n n"], leaf: int = _LEAF) -> Bool[Tensor, ""]:
-    """Write U = R^-1 into `upper`, with H = R R^T and R upper triangular, so that H^-1 = U^T U; `hessian` is spent.
+    """Write U = R^-1 into `upper`, which comes in as zeros, and return whether a leaf was not positive definite.
 
-    By halves, H = [[A, B], [B^T, C]] and C = S S^T: with V = S^-1 the corner of R is B V^T, what is left to factorize
-    is A - (B V^T)(B V^T)^T = Q Q^T, and R^-1 = [[Q^-1, -Q^-1 (B V^T) V], [0, V]]. One factorization in place of
-    Cholesky, inverse and Cholesky, and nearly all of it matrix products. `upper` comes in as zeros; returns whether a
-    leaf was not positive definite.
+    `hessian` is overwritten.
 
     >>> upper = torch.zeros(2, 2)
     >>> _invert_factor(torch.tensor([[2.0, 2.0], [2.0, 4.0]]), upper, leaf=1).item(), upper.tolist()

@@ -1,7 +1,7 @@
 """Low rank: a weight becomes a product of two thin matrices; plain, joint, Fisher-weighted and activation-aware SVD.
 
-All minimize ||(W - W') S||_F over the matrices W' of rank k and differ only in S, what an error at each input
-costs. By Eckart & Young 1936 the best W' S is U_k U_k^T W S, with U_k the first k left singular vectors of W S; so
+All minimize ||(W - W') S||_F over the matrices W' of rank k and differ only in S, the cost of an error at each
+input. By Eckart & Young 1936 the best W' S is U_k U_k^T W S, with U_k the first k left singular vectors of W S; so
 W' = U_k U_k^T W. The textbook route, which truncates W S and multiplies by S^-1, gives the same product where
 S^-1 exists; this one needs no inverse, so inputs without weight (dead, or never seen) cannot blow up.
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crosscal.calibration.statistics import InputStats
 from crosscal.errors import InputError
-from crosscal.methods.masks import check_finite
+from crosscal.methods.masks import _check_finite
 from crosscal.methods.registry import Evidence, Method
 from crosscal.types import LowRank
 
@@ -32,7 +32,7 @@ DAMP = 1e-6
 
 
 def svd(weight: Float[Tensor, "d_out d_in"], target: LowRank) -> Float[Tensor, "d_out d_in"]:
-    """The closest matrix of rank `target.rank(d_out, d_in)`, every weight counting the same.
+    """Return the closest matrix of rank `target.rank(d_out, d_in)`, every weight counting the same.
 
     Equation eq-lowrank of the book with S = I, which `fwsvd` and `asvd` replace. Source: Eckart & Young 1936.
     Raises `InputError` for weights that are not finite.
@@ -40,7 +40,7 @@ def svd(weight: Float[Tensor, "d_out d_in"], target: LowRank) -> Float[Tensor, "
     >>> svd(torch.diag(torch.tensor([3.0, 2.0])), LowRank(1.0)).abs().tolist()
     [[3.0, 0.0], [0.0, 0.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     left, right = _factors(weight, weight.float(), target)
     return (left @ right).to(weight.dtype)
 
@@ -60,7 +60,7 @@ def fwsvd(
     >>> fwsvd(torch.diag(torch.tensor([3.0, 2.0])), loud_second_input, LowRank(1.0)).abs().tolist()
     [[0.0, 0.0], [0.0, 2.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     fisher = squared_gradient.float().mean(dim=0)
     if not (squared_gradient.amin() >= 0) & fisher.isfinite().all():
         raise InputError("a squared gradient is negative, NaN or infinite; average (dL/dW)^2 in float32 over batches")
@@ -85,7 +85,7 @@ def asvd(weight: Float[Tensor, "d_out d_in"], stats: InputStats, target: LowRank
     >>> asvd(torch.diag(torch.tensor([3.0, 2.0])), loud_second_input, LowRank(1.0)).abs().tolist()
     [[0.0, 0.0], [0.0, 2.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     left, right = _factors(weight, weight.float() @ _gram_root(stats), target)
     return (left @ right).to(weight.dtype)
 
@@ -105,7 +105,7 @@ def joint_rank(weights: Sequence[Float[Tensor, "_ d_in"]], target: LowRank) -> l
     [[[3.0, 0.0]], [[0.0, 0.0]]]
     """
     stacked = torch.cat([weight.float() for weight in weights])
-    check_finite(stacked)
+    _check_finite(stacked)
     left, right = _factors(stacked, stacked, target)
     parts = left.split([len(weight) for weight in weights])
     return [(own @ right).to(weight.dtype) for own, weight in zip(parts, weights, strict=True)]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscal.methods.masks import check_finite, drop_mask
+from crosscal.methods.masks import _check_finite, drop_mask
 from crosscal.methods.registry import Evidence, Method
 from crosscal.types import NofM, Pattern, Unstructured
 
@@ -21,7 +21,7 @@ def magnitude(weight: Float[Tensor, "d_out d_in"], pattern: Pattern) -> Float[Te
     >>> magnitude(torch.tensor([[4.0, -1.0], [3.0, 2.0]]), Unstructured(0.5)).tolist()
     [[4.0, 0.0], [3.0, 0.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     return _prune(weight, pattern)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crosscal.errors import InputError
-from crosscal.methods.registry import check_divides
+from crosscal.methods.registry import _check_divides
 from crosscal.types import NofM, Pattern
 
 
@@ -30,7 +30,7 @@ def drop_mask(
     >>> drop_mask(torch.tensor([[4.0, 1.0, 3.0, 2.0]]), NofM(2, 4)).int().tolist()
     [[0, 1, 0, 1]]
     """
-    check_divides(scores.shape[1], pattern)
+    _check_divides(scores.shape[1], pattern)
     if isinstance(pattern, NofM):
         return _smallest_per_row(scores.reshape(-1, pattern.m), pattern.m - pattern.n).reshape(scores.shape)
     rows = scores if per == "row" else scores.reshape(1, -1)
@@ -137,7 +137,7 @@ def _bucket(
     return key[:, 0], wanted - before[:, 0]
 
 
-def check_finite(weight: Float[Tensor, "d_out d_in"]) -> None:
+def _check_finite(weight: Float[Tensor, "d_out d_in"]) -> None:
     """Raise `InputError` when a weight is NaN or infinite."""
     # One pass and no mask: a sum is finite only if every term is.
     if not weight.sum(dtype=torch.float32).isfinite():

@@ -38,7 +38,7 @@ Check = Callable[[int, Target, Mapping[str, object]], None]
 """(inputs of a layer, target, options): raises `InputError` where the method cannot compress such a layer."""
 
 
-def check_divides(d_in: int, target: Target, options: Mapping[str, object] | None = None) -> None:
+def _check_divides(d_in: int, target: Target, options: Mapping[str, object] | None = None) -> None:
     """Raise `InputError` unless the groups of an N:M pattern divide the number of inputs."""
     pattern = target.pattern if isinstance(target, SparseGrid) else target
     if isinstance(pattern, NofM) and d_in % pattern.m:
@@ -52,11 +52,11 @@ class Method:
     """A compression method: how the engine calls it, and how command line and pages describe it.
 
     - `version` is raised by hand when the numbers change, so that stored runs of the old version are made again.
-    - `targets` are the types it compresses to, `options` what a caller may set, by name, with defaults.
+    - `targets` are the types it compresses to, `options` the defaults of the options a caller may set.
     - `solve` compresses the weights that share an input; `check` is asked for every width of input before anything
       changes.
-    - `reads` is what it needs of the Gram matrix of the inputs, `gradients` whether it needs gradients of the loss too;
-      with `term(gradient, weight)` the average of that function over single windows comes with them.
+    - `reads` is the part of the inputs' Gram matrix that it needs, `gradients` whether it needs squared gradients of
+      the loss too; with them comes the average of `term(gradient, weight)` over single windows, where it is given.
     - `linked` methods compress layers that share an input together. `damped` methods factorize a Hessian: they take
       `damp` and report in the fact `failed` whether it sufficed. `domain_last` methods take statistics from all sources
       but the last and gradients from the last.
@@ -77,7 +77,7 @@ class Method:
     damped: bool = False
     domain_last: bool = False
     options: Mapping[str, bool | int | float] = field(default_factory=dict, hash=False)
-    check: Check = check_divides
+    check: Check = _check_divides
     packs: tuple[str, ...] = ()
     cost: tuple[float, float] = (0.0, 0.0)
     label: str = ""
@@ -129,8 +129,8 @@ def _declared(path: Path) -> Iterator[Method]:
 def _discover() -> dict[str, Method]:
     """The methods that the files of `crosscal.methods` declare, by name, in the order of tables and legends."""
     folders = sys.modules[__package__].__path__
-    found = [method for folder in folders for path in Path(folder).glob("*.py") for method in _declared(path)]
-    return {method.name: method for method in sorted(found, key=lambda method: (method.place, method.name))}
+    declared = [method for folder in folders for path in Path(folder).glob("*.py") for method in _declared(path)]
+    return {method.name: method for method in sorted(declared, key=lambda method: (method.place, method.name))}
 
 
 METHODS: dict[str, Method] = _discover()

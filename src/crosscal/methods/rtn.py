@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscal.methods.masks import check_finite
+from crosscal.methods.masks import _check_finite
 from crosscal.methods.registry import Evidence, Method
 from crosscal.types import Grid, PerGroup
 
@@ -27,7 +27,7 @@ def rtn(weight: Float[Tensor, "d_out d_in"], grid: Grid) -> Float[Tensor, "d_out
     >>> rtn(torch.tensor([[-1.0, 0.25, 0.75, 2.0]]), Grid(bits=2)).tolist()
     [[-1.0, 0.0, 1.0, 2.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     return _round_to_grid(weight.float(), grid).to(weight.dtype)
 
 

@@ -1,4 +1,4 @@
-"""SparseGPT: prune with second-order scores, and let the weights that stay make up for those that go."""
+"""SparseGPT: prune by second-order scores and let the remaining weights compensate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +12,8 @@ from crosscal.errors import InputError, whole_number
 from crosscal.methods.gptq import _FittedLevels
 from crosscal.methods.kernels import _BlockRule
 from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
-from crosscal.methods.masks import check_finite, kth_smallest_of_parts
-from crosscal.methods.registry import Evidence, Method, check_divides
+from crosscal.methods.masks import _check_finite, kth_smallest_of_parts
+from crosscal.methods.registry import Evidence, Method, _check_divides
 from crosscal.methods.sweep import BLOCK, _block_edges, _sweep_stacked
 from crosscal.types import Grid, NofM, Pattern, PerGroup, SparseGrid, Unstructured
 
@@ -32,8 +32,8 @@ def sparsegpt(
     H = G + damp * mean(diag G) * I, U the upper Cholesky factor of H^-1. Unstructured: one threshold over all rows
     of each block of `block` columns, at position int(size * sparsity) of the sorted scores, and everything up to it
     goes, as in the authors' code. N:M: chosen on the updated weights every M columns. Dead inputs lose their weights.
-    With a `grid`, what stays is rounded to its levels in the same sweep, fitted as `gptq` fits them, and what goes
-    is exactly 0; blocks are then cut so that none holds part of a group.
+    With a `grid`, the remaining weights are rounded to its levels in the same sweep, fitted as `gptq` fits them, and
+    pruned weights are exactly 0; blocks are then cut so that none holds part of a group.
     Equation eq-sparsegpt of the book.
     Source: Frantar & Alistarh 2023 (arXiv 2301.00774), algorithm 1 and section 3.5 for the joint sweep.
 
@@ -44,7 +44,7 @@ def sparsegpt(
     >>> sparsegpt(weight, stats, NofM(1, 2), damp=0.0).tolist()
     [[0.0, 2.5]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     _check(weight.shape[1], pattern if grid is None else SparseGrid(pattern, grid), {"block": block})
     return _prune([weight], _inverse_factor(stats, damp), pattern, grid, block)[0]
 
@@ -69,7 +69,7 @@ def _check(d_in: int, target: Pattern | SparseGrid, options: Mapping[str, object
     """Raise `InputError` unless blocks have columns and each N:M group is in one block and one group of levels."""
     block = whole_number("block", options.get("block", BLOCK), 1)
     pattern, grid = _parts(target)
-    check_divides(d_in, pattern)
+    _check_divides(d_in, pattern)
     if not isinstance(pattern, NofM):
         return
     if block % pattern.m:

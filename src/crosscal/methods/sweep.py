@@ -1,6 +1,6 @@
 """The blocked error-propagation sweep that second-order pruning and quantization share.
 
-Columns of W are fixed one after the other; what column j loses is made up for by the columns to its right. With
+Columns of W are fixed one after the other; the columns to the right of column j compensate its loss. With
 U the upper Cholesky factor of H^-1, fixing column j from w to q adds -(w - q) / U_jj * U_jk to each later column k
 (Frantar & Alistarh 2023, arXiv 2301.00774, eq. 4; Frantar et al. 2023, arXiv 2210.17323, eq. 4).
 
@@ -120,7 +120,7 @@ def _panels(size: int, rule: _BlockRule) -> Iterator[tuple[int, int]]:
 
 
 def _prune_panel(columns, flow, losses, left, drop, scale) -> None:
-    """Lose what is dropped; the rest of the panel makes up for it."""
+    """Drop the masked weights of a panel; its later columns compensate."""
     width = len(columns)
     for j, (column, loss) in enumerate(zip(columns.unbind(), losses.unbind(), strict=True)):
         drop.begin(left + j, columns[j:], scale)
@@ -131,7 +131,7 @@ def _prune_panel(columns, flow, losses, left, drop, scale) -> None:
 
 
 def _round_panel(columns, flow, losses, left, drop, scale, levels) -> None:
-    """Round to the grid what is not dropped."""
+    """Round the remaining weights of a panel to the grid; its later columns compensate."""
     width = len(columns)
     for j, (column, loss) in enumerate(zip(columns.unbind(), losses.unbind(), strict=True)):
         drop.begin(left + j, columns[j:], scale)

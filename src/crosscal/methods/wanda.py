@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscal.calibration.statistics import DiagonalStats, InputStats
-from crosscal.methods.masks import check_finite, drop_mask
+from crosscal.methods.masks import _check_finite, drop_mask
 from crosscal.methods.registry import Evidence, Method
 from crosscal.types import NofM, Pattern, Unstructured
 
@@ -25,7 +25,7 @@ def wanda(
     >>> wanda(weight, loud_second_input, Unstructured(0.5)).tolist()
     [[0.0, 1.0], [0.0, 4.0]]
     """
-    check_finite(weight)
+    _check_finite(weight)
     return _prune(weight, stats, pattern)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from crosscal.calibration import DiagonalStats, InputStats, mix
-from crosscal.calibration.gram import CPU_PANEL, GramSum, InputSums, bf16_products
+from crosscal.calibration.gram import _CPU_PANEL, InputSums, _bf16_products, _GramSum
 from crosscal.engine.streams import _input_groups
 from crosscal.errors import InputError
 from crosscal.models import linear_layers
@@ -92,8 +92,8 @@ def test_sources_are_summed_apart(diagonal_only):
 
 
 def test_the_half_sum_of_a_wide_input_is_mirrored():
-    inputs = random_inputs(300, 3 * CPU_PANEL + 5)
-    total = GramSum({})
+    inputs = random_inputs(300, 3 * _CPU_PANEL + 5)
+    total = _GramSum({})
     for part in inputs.split(100):
         total.add(part)
     torch.testing.assert_close(total.mirror(), inputs.T @ inputs, rtol=1e-4, atol=1e-3)
@@ -117,7 +117,7 @@ def test_three_sources_mix_by_their_weights():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_gram_is_summed_in_float32(dtype):
     inputs = random_inputs(4096, 32).to(dtype)
-    total = GramSum({})
+    total = _GramSum({})
     total.add(inputs)
     gram = total.mirror()
     exact = inputs.double().T @ inputs.double()
@@ -127,6 +127,6 @@ def test_gram_is_summed_in_float32(dtype):
 def test_the_callers_matmul_precision_is_restored():
     settings = getattr(torch.backends.mkldnn, "matmul", None)
     before = getattr(settings, "fp32_precision", None)
-    with pytest.raises(RuntimeError, match="inside"), bf16_products():
+    with pytest.raises(RuntimeError, match="inside"), _bf16_products():
         raise RuntimeError("inside")
     assert getattr(settings, "fp32_precision", None) == before

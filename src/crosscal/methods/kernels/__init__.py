@@ -27,10 +27,10 @@ class _BlockRule:
     block, per row, the M - N smallest of (w_k / U_kk)^2 over the next M columns go, on the weights as they stand
     then; of equal scores the leftmost go first.
 
-    `grid`: what stays is rounded to the nearest level, what goes is exactly 0. The levels are either given before
-    the block begins - `levels` with `scale` and `zero` [n_groups, rows], of which `group_of` names the row that each
-    column uses - or fitted on the block's up-to-date columns at every `fit_size`-th of them (the last group may be
-    shorter).
+    `grid`: kept weights are rounded to the nearest level, dropped ones are exactly 0. The levels are either given
+    before the block begins - `levels` with `scale` and `zero` [n_groups, rows], of which `group_of` names the row that
+    each column uses - or fitted on the block's up-to-date columns at every `fit_size`-th of them (the last group may
+    be shorter).
 
     >>> _BlockRule(nofm=NofM(2, 4)).keep is None
     True
@@ -111,7 +111,7 @@ def _sweep_block(
     scale: Float[Tensor, " block"],
     rule: _BlockRule,
 ) -> Float[Tensor, "block rows"]:
-    """Fix the columns of one block in place; returns what each lost, w - q, for the columns right of the block.
+    """Fix the columns of one block in place; returns the loss w - q of each, for the columns right of the block.
 
     `flow[j, k]` = U_jk / U_jj and `scale[j]` = U_jj; both matrices may be slices with `stride(1) == 1`. Column j
     takes the value that `rule` gives it, and `flow[j, k]` times its loss is taken off each later column k of the
