@@ -183,7 +183,7 @@ class _Head:
     config: object
 
     @classmethod
-    def of(cls, model: nn.Module) -> "_Head":
+    def of(cls, model) -> "_Head":
         module = copy.copy(model.get_output_embeddings())
         module._parameters = dict(module._parameters)  # the model empties its own
         return cls(module, model.config)

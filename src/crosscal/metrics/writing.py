@@ -43,7 +43,7 @@ class GenerationResult:
 
 
 def score_answers(
-    loaded: LoadedModel,
+    loaded: LoadedModel | Residence,
     name: str,
     n_items: int = 100,
     *,
@@ -54,10 +54,12 @@ def score_answers(
     """Let a model answer at most `n_items` items of an instruction set (see `load_instructions`) and score each answer.
 
     Where an item has several references, each score is the best over them, as in the evaluation of SQuAD (Rajpurkar et
-    al. 2016, arXiv 1606.05250, section 6.1). Raises `InputError` as `load_instructions` and `write_answers` do.
+    al. 2016, arXiv 1606.05250, section 6.1). Raises `InputError` for an unknown set, a model
+    without tokenizer, sizes that make no sense, an instruction that does not fit into the model together with its
+    answer, and outputs that are not finite.
     """
     asked = load_instructions(name, n_items)
-    answers = write_answers(loaded, asked, max_new_tokens, batch_size, progress)
+    answers = _write_answers(loaded, asked, max_new_tokens, batch_size, progress)
     pairs = [(answer, item.references) for answer, item in zip(answers, asked, strict=True)]
     scores = {
         metric: [round(max(score(answer, wanted) for wanted in references), 4) for answer, references in pairs]
@@ -68,8 +70,8 @@ def score_answers(
     return GenerationResult(name, len(asked), values, items, instructions_version(name))
 
 
-def write_answers(
-    loaded: LoadedModel,
+def _write_answers(
+    loaded: LoadedModel | Residence,
     instructions: Sequence[Instruction],
     max_new_tokens: int = 80,
     batch_size: int | None = None,

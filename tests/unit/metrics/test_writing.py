@@ -15,7 +15,7 @@ from crosscal.metrics.writing import (
     _prompt_ids,
     _stop_tokens,
     _StopAtText,
-    write_answers,
+    _write_answers,
 )
 from crosscal.models import LoadedModel
 from tests.unit.families import FAMILIES, tiny_model, tiny_tokenizer
@@ -86,13 +86,13 @@ def test_answers_are_those_of_one_text_alone(family):
     wanted = [token_by_token(loaded, item.instruction, 12) for item in ASKED]
     assert len(set(wanted)) > 1
     for size in (1, 2, len(ASKED)):
-        assert write_answers(loaded, ASKED, 12, size, progress=False) == wanted
+        assert _write_answers(loaded, ASKED, 12, size, progress=False) == wanted
 
 
 def test_answers_come_in_the_order_asked(loaded):
-    answers = write_answers(loaded, ASKED, 12, 2, progress=False)
-    assert write_answers(loaded, ASKED[::-1], 12, 2, progress=False) == answers[::-1]
-    assert write_answers(loaded, [], progress=False) == []
+    answers = _write_answers(loaded, ASKED, 12, 2, progress=False)
+    assert _write_answers(loaded, ASKED[::-1], 12, 2, progress=False) == answers[::-1]
+    assert _write_answers(loaded, [], progress=False) == []
 
 
 def test_similar_lengths_are_read_together(loaded, monkeypatch):
@@ -101,16 +101,16 @@ def test_similar_lengths_are_read_together(loaded, monkeypatch):
     monkeypatch.setattr(
         loaded.model, "generate", lambda ids, **kw: widths.append(tuple(ids.shape)) or inner(ids, **kw), raising=False
     )
-    write_answers(loaded, ASKED, 2, 2, progress=False)
+    _write_answers(loaded, ASKED, 2, 2, progress=False)
     lengths = sorted((len(_prompt_ids(loaded.tokenizer, item.instruction)) for item in ASKED), reverse=True)
     assert widths == [(2, lengths[0]), (2, lengths[2]), (1, lengths[4])]
 
 
 @pytest.mark.parametrize("after", [0, 3])
 def test_an_answer_ends_at_the_end_token(loaded, after):
-    whole = write_answers(loaded, ASKED, 12, progress=False)
+    whole = _write_answers(loaded, ASKED, 12, progress=False)
     calls = steer(loaded, loaded.tokenizer.eos_token_id, after)
-    ended = write_answers(loaded, ASKED, 12, progress=False)
+    ended = _write_answers(loaded, ASKED, 12, progress=False)
     assert len(calls) == after + 1
     assert all(long.startswith(short) and len(short) < len(long) for short, long in zip(ended, whole, strict=True))
     assert any(ended) == (after > 0)
@@ -139,7 +139,7 @@ def test_generation_stops_where_a_turn_of_the_chat_ends(loaded):
     end = tokenizer.unk_token_id
     assert end in _stop_tokens(loaded.model, tokenizer)
     calls = steer(loaded, end, 2)
-    write_answers(loaded, ASKED[:2], 12, progress=False)
+    _write_answers(loaded, ASKED[:2], 12, progress=False)
     assert len(calls) == 3
 
 
@@ -177,18 +177,18 @@ def test_a_further_heading_is_noticed_with_its_last_token(before):
 
 
 def test_generation_stops_at_a_further_heading(loaded, monkeypatch):
-    write_answers(loaded, ASKED[:2], 12, progress=False)
+    _write_answers(loaded, ASKED[:2], 12, progress=False)
     calls = steer(loaded, 5, 100)
     monkeypatch.setattr(writing, "_HEADING", "")  # then every token completes one
-    write_answers(loaded, ASKED[:2], 12, progress=False)
+    _write_answers(loaded, ASKED[:2], 12, progress=False)
     assert len(calls) == 1
 
 
 def test_settings_that_came_with_the_model_do_not_apply_and_stay(loaded):
-    wanted = write_answers(loaded, ASKED, 12, progress=False)
+    wanted = _write_answers(loaded, ASKED, 12, progress=False)
     own = loaded.model.generation_config
     own.update(repetition_penalty=5.0, do_sample=True, temperature=2.0, min_new_tokens=3, max_length=7)
-    assert write_answers(loaded, ASKED, 12, progress=False) == wanted
+    assert _write_answers(loaded, ASKED, 12, progress=False) == wanted
     assert loaded.model.generation_config is own
     assert own.repetition_penalty == 5.0
 
@@ -199,7 +199,7 @@ def test_nothing_is_logged(loaded):
     handler.emit = records.append
     logging.getLogger("transformers").addHandler(handler)
     try:
-        write_answers(loaded, ASKED, 4, 2, progress=False)
+        _write_answers(loaded, ASKED, 4, 2, progress=False)
     finally:
         logging.getLogger("transformers").removeHandler(handler)
     assert not records
@@ -218,7 +218,7 @@ def test_scores_follow_from_items(loaded):
 
 def test_answers_that_are_the_references_score_one(loaded, monkeypatch):
     monkeypatch.setattr(
-        "crosscal.metrics.writing.write_answers", lambda loaded, asked, *rest: [item.reference for item in asked]
+        "crosscal.metrics.writing._write_answers", lambda loaded, asked, *rest: [item.reference for item in asked]
     )
     assert score_answers(loaded, "alpaca", 73).values == {"exact_match": 1, "f1": 1, "rouge1": 1}
 
@@ -229,7 +229,7 @@ def test_of_several_references_the_best_counts(loaded, monkeypatch):
         Instruction("own-1", "Where?", "at home", ("London",)),
     ]
     monkeypatch.setattr("crosscal.metrics.writing.load_instructions", lambda name, n_items: asked)
-    monkeypatch.setattr("crosscal.metrics.writing.write_answers", lambda *args: ["Ada", "at my home"])
+    monkeypatch.setattr("crosscal.metrics.writing._write_answers", lambda *args: ["Ada", "at my home"])
     items = score_answers(loaded, "squad").items
     assert items["exact_match"] == [1, 0]
     assert items["f1"] == items["rouge1"] == [1, 0.8]
@@ -237,13 +237,13 @@ def test_of_several_references_the_best_counts(loaded, monkeypatch):
 
 def test_bad_requests_get_a_sentence(loaded):
     with pytest.raises(InputError, match="has no tokenizer"):
-        write_answers(LoadedModel(loaded.model, None, "tiny", "0"), ASKED)
+        _write_answers(LoadedModel(loaded.model, None, "tiny", "0"), ASKED)
     with pytest.raises(InputError, match="max_new_tokens is 0"):
-        write_answers(loaded, ASKED, 0)
+        _write_answers(loaded, ASKED, 0)
     with pytest.raises(InputError, match="batch_size is 0"):
-        write_answers(loaded, ASKED, 4, 0)
+        _write_answers(loaded, ASKED, 4, 0)
     with pytest.raises(InputError, match="instruction own-1 has"):
-        write_answers(loaded, ASKED, 4000)
+        _write_answers(loaded, ASKED, 4000)
     with pytest.raises(InputError, match="no instruction set"):
         score_answers(loaded, "nothing")
 
@@ -251,4 +251,4 @@ def test_bad_requests_get_a_sentence(loaded):
 def test_outputs_that_are_not_finite_get_a_sentence(loaded):
     loaded.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="NaN or infinite"):
-        write_answers(loaded, ASKED, progress=False)
+        _write_answers(loaded, ASKED, progress=False)

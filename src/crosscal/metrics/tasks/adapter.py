@@ -164,7 +164,7 @@ class InMemoryLM(TemplateLM):
         return _cut_at_stop(self.tokenizer.decode(written, skip_special_tokens=True), stops)
 
 
-class StreamedLM(InMemoryLM):
+class _StreamedLM(InMemoryLM):
     """Serve the same interface over a model that is read from disk block by block, `crosscal.disk.StreamedModel`.
 
     All requests of one kind pass through a block before the next one is read. Text cannot be written this way.

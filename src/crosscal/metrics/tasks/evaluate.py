@@ -5,7 +5,7 @@ Importing this needs neither torch nor the harness.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crosscal.errors import InputError, whole_number
 from crosscal.metrics.tasks.catalogue import TASKS
@@ -67,7 +67,7 @@ def evaluate_tasks(
         raise InputError(f"tasks need the package '{error.name}'; run pip install 'crosscal[study]'") from error
     from crosscal.engine.driver import Residence
     from crosscal.metrics.tasks import harness
-    from crosscal.metrics.tasks.adapter import InMemoryLM, StreamedLM
+    from crosscal.metrics.tasks.adapter import InMemoryLM, _StreamedLM
 
     with harness._quiet(), harness._own_random_state():
         tasks = harness._load_tasks(names)
@@ -75,17 +75,17 @@ def evaluate_tasks(
             harness._prepare(task)
         if isinstance(loaded, Residence):
             _refuse_writing(tasks)
-            lm = StreamedLM(loaded, progress=progress)
+            lm = _StreamedLM(loaded, progress=progress)
         else:
             lm = InMemoryLM(loaded.model, loaded.tokenizer, progress=progress)
-        logged = evaluate(
+        results: Any = evaluate(
             lm=lm,
             task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
             **harness._selection(tasks, max_items),
             bootstrap_iters=0,
             log_samples=True,
-        )["samples"]
-    return {name: _result(name, task, logged[name]) for name, task in tasks.items()}
+        )
+    return {name: _result(name, task, results["samples"][name]) for name, task in tasks.items()}
 
 
 def _refuse_writing(tasks: dict) -> None:

@@ -26,7 +26,10 @@ def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     own = {name: _read_own(name) for name in names if _is_own(name)}
-    folders = [task.folder() for task in own.values()] + [_task_folder(name) for name in names if name in TASKS]
+    folders: list[str | Path] = [
+        *(task.folder() for task in own.values()),
+        *(_task_folder(name) for name in names if name in TASKS),
+    ]
     manager = TaskManager(include_path=folders, include_defaults=False)
     loaded: dict[str, Any] = {}
     for name in names:

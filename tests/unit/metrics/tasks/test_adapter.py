@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from crosscal.disk import StreamedModel
 from crosscal.errors import InputError
-from crosscal.metrics.tasks.adapter import InMemoryLM, StreamedLM, _can_share
+from crosscal.metrics.tasks.adapter import InMemoryLM, _can_share, _StreamedLM
 from crosscal.models import load_model
 from tests.unit.families import FAMILIES, VOCAB, save_tiny, tiny_model, tiny_tokenizer
 
@@ -205,7 +205,7 @@ def test_a_streamed_model_scores_as_the_loaded_one(family, tmp_path):
     streamed = StreamedModel(tmp_path, dtype="float32", progress=False)
     loaded = load_model(tmp_path, dtype="float32")
     expected = InMemoryLM(*loaded, progress=False, token_budget=300, share=False)._loglikelihood_tokens(asked)
-    lm = StreamedLM(streamed, progress=False, token_budget=300)
+    lm = _StreamedLM(streamed, progress=False, token_budget=300)
     assert lm._loglikelihood_tokens(asked) == expected
     assert all(parameter.is_meta for parameter in streamed.model.parameters())
     texts = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in ("abc def" * 30, "q")]
