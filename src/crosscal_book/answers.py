@@ -12,7 +12,6 @@ from crosscal.types import Unstructured
 from crosscal_book.chapters import (
     calibration,
     divergence,
-    forgetting,
 )
 from crosscal_book.pages.freshness import read_chapter
 from crosscal_book.tables import Table
@@ -62,7 +61,6 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
         "calibration": lambda: calibration.verdicts(
             results, given["calibration"], str(Unstructured(given["sparsity"]))
         ),
-        "forgetting": lambda: forgetting.verdicts(results),
         "report_card": list,  # answers its reader's question, not one of the papers'
     }
     return judges[chapter.name]()
@@ -91,7 +89,8 @@ def answers_tables(chapters: Sequence[ExecutedChapter]) -> tuple[Table, Table]:
         for verdict in chapter_verdicts(chapter):
             where = f"{link}, {{numref}}`{verdict.evidence}`" if verdict.evidence else link
             every.append([verdict.claim, f"**{verdict.answer}**", _sentence(verdict.effect), where])
-            if key := verdict.paper or paper_of(verdict.claim):
+            key = verdict.paper or paper_of(verdict.claim)
+            if key in PAPERS:
                 brief = _sentence(verdict.brief or verdict.effect)
                 papers.append([f"{verdict.claim} {{cite:p}}`{key}`", f"**{verdict.answer}**", brief, where])
     head = ["claim", "verdict", "effect", "evidence"]

@@ -4,28 +4,28 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from crosscal.results.frame import Results, read_results
+from crosscal.results.quantities import ACCURACY
 from crosscal.results.store import RunRecord, save_run
 from crosscal.stats import Estimate
 from crosscal.types import Row
-from crosscal_book.chapters import forgetting, forgetting_figures, forgetting_storage, forgetting_tables
-from crosscal_book.chapters.forgetting_measures import (
-    Contrast,
-    compressed,
-    contrast,
-    dense_gap,
-    kept_shares,
-    margin_shifts,
-    readable,
-    reading_pairs,
-    resampled,
-    shared_items,
-    skills,
-    variant_pairs,
-)
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+from crosscal_book.chapters import forgetting
+from crosscal_book.claims import FAILS, HOLDS, OPEN, answer, judged, mean
+
+PAGES: dict[int, object] = {}
+
+
+def page_of(results: Results):
+    """The chapter on some results; one page each, because its numbers are cached by page."""
+    return PAGES.setdefault(id(results), forgetting.CHAPTER.page(results))
+
+
+def verdicts(results: Results):
+    return page_of(results).verdicts()
+
 
 DENSE = {  # task: rate of right answers; chance is 0.25, 0 (lambada) or 0.5 (language)
     "sciq": 0.65, "sciq_reading": 0.85, "lambada": 0.5, "agreement": 0.95, "sciq_typos": 0.6,
@@ -93,56 +93,69 @@ def results(tmp_path_factory) -> Results:
 
 
 def test_the_skills_are_the_registrys_without_variants_and_without_tasks_at_chance(results):
-    assert skills(results) == {"knowledge": ["sciq"], "reading": ["sciq_reading", "lambada"], "language": ["agreement"]}
-    assert reading_pairs(results) == [("sciq", "sciq_reading")]
-    assert variant_pairs(results, "_typos") == [("sciq_typos", "sciq")]
-    assert shared_items(results, [("sciq", "sciq_reading")]) == 220
+    assert forgetting._skills(page_of(results)) == {
+        "knowledge": ["sciq"],
+        "reading": ["sciq_reading", "lambada"],
+        "language": ["agreement"],
+    }
+    assert forgetting._reading(page_of(results)) == [("sciq", "sciq_reading")]
+    assert forgetting._variants(page_of(results), "_typos") == [("sciq_typos", "sciq")]
+    columns = forgetting._columns(page_of(results), [results.dense_id], ("sciq", "sciq_reading"), "correct")
+    assert len(columns) == 220
 
 
 def test_shares_of_skill_are_those_that_were_put_in(results):
-    kept = kept_shares(results).set_index(["run_id", "skill"])
+    kept = forgetting._kept(page_of(results), "correct").set_index(["run_id", "skill"])
     line = kept.loc[("sparsegpt-30", "knowledge")]
-    assert line["kept"] == pytest.approx(0.2 / 0.4, abs=0.02)
-    assert line["lo"] < line["kept"] < line["hi"]
-    assert kept.loc[("sparsegpt-30", "language"), "kept"] == 1
-    assert kept.loc[(f"svd-{LOW}".replace("%", "").replace(" ", "-"), "reading"), "kept"] == pytest.approx(0, abs=0.03)
-    reading = kept.loc[("asvd-low-rank-56.25", "reading"), "kept"]
-    assert reading == pytest.approx(0.4, abs=0.03)  # both tasks keep two fifths
-    assert (margin_shifts(results).set_index(["run_id", "skill"]).loc[("sparsegpt-30", "knowledge"), "shift"]) < -0.5
+    assert line["value"] == pytest.approx(100 * 0.2 / 0.4, abs=2)
+    assert line["lo"] < line["value"] < line["hi"]
+    assert kept.loc[("sparsegpt-30", "language"), "value"] == 100
+    assert kept.loc[(f"svd-{LOW}".replace("%", "").replace(" ", "-"), "reading"), "value"] == pytest.approx(0, abs=3)
+    reading = kept.loc[("asvd-low-rank-56.25", "reading"), "value"]
+    assert reading == pytest.approx(40, abs=3)  # both tasks keep two fifths
+    shifts = forgetting._kept(page_of(results), "margin").set_index(["run_id", "skill"])["value"]
+    assert shifts[("sparsegpt-30", "knowledge")] < -0.5
 
 
 def test_runs_stand_by_perplexity_and_ruined_ones_enter_no_contrast(results):
-    assert list(compressed(results)["method"]) == ["sparsegpt", "sparsegpt", "wanda", "asvd", "fwsvd", "svd"]
-    assert len(readable(results)) == 4
-    assert "Left out of contrasts" in str(forgetting.takeaway(results))
+    assert list(forgetting._runs(page_of(results))["method"]) == [
+        "sparsegpt",
+        "sparsegpt",
+        "wanda",
+        "asvd",
+        "fwsvd",
+        "svd",
+    ]
+    assert len(forgetting._readable(page_of(results))) == 4
+    assert "Left out of contrasts" in str(page_of(results).takeaways())
 
 
 def test_a_contrast_is_paired_and_pooled(results):
-    one = contrast(results, ("sparsegpt-30",), (("sciq", "sciq_reading"),))
-    both = contrast(results, ("sparsegpt-30", "sparsegpt-50"), (("sciq", "sciq_reading"),))
-    assert one.points.value == pytest.approx(-0.18, abs=0.02)
-    assert one.share.value == pytest.approx(-0.5 + 0.02 / 0.6, abs=0.04)
-    assert one.margin.value == pytest.approx(4 * -0.18, abs=1e-6)  # the same for every question: no interval
-    assert one.margin.lo == pytest.approx(one.margin.hi)
+    one = forgetting._contrast(page_of(results), ("sparsegpt-30",), (("sciq", "sciq_reading"),))
+    both = forgetting._contrast(page_of(results), ("sparsegpt-30", "sparsegpt-50"), (("sciq", "sciq_reading"),))
+    assert one["points"].value == pytest.approx(-0.18, abs=0.02)
+    assert one["share"].value == pytest.approx(-0.5 + 0.02 / 0.6, abs=0.04)
+    assert one["margin"].value == pytest.approx(4 * -0.18, abs=1e-6)  # the same for every question: no interval
+    assert one["margin"].lo == pytest.approx(one["margin"].hi)
     assert both == one  # the same falls, on the same items: two runs tell no more than one
 
 
 def test_questions_are_matched_by_id_whatever_their_order(results):
     dense = results.items[results.dense_id]
     alone, given = (dict(zip(dense[t]["id"], dense[t]["correct"], strict=True)) for t in ("sciq", "sciq_reading"))
-    gap = dense_gap(results, [("sciq", "sciq_reading")])
+    gap = forgetting._dense_gap(page_of(results), [("sciq", "sciq_reading")])
     assert gap.value == pytest.approx(np.mean([alone[i] - right for i, right in given.items()]), abs=1e-12)
     assert gap.hi <= 0  # no question is right alone and wrong with its paragraph
 
 
 def test_the_claims_hold_where_the_runs_say_so(results):
-    answers = [verdict.answer for verdict in forgetting.verdicts(results)]
+    answers = [verdict.answer for verdict in verdicts(results)]
     lost, pairs, typos, rephrasing, asvd, low_rank = answers
     assert (lost, pairs, typos) == (HOLDS, HOLDS, HOLDS)
     assert rephrasing == FAILS  # plain and rephrased questions fall by the same
     assert asvd == HOLDS
     assert low_rank == HOLDS
-    for verdict in forgetting.verdicts(results):
+    for verdict in verdicts(results):
         assert "[" in verdict.effect
         assert verdict.evidence.startswith("fig-forgetting-")
 
@@ -150,7 +163,7 @@ def test_the_claims_hold_where_the_runs_say_so(results):
 def test_a_claim_about_two_rivals_needs_both(results):
     runs = results.rows.drop_duplicates("run_id")
     others = results.subset(runs.loc[runs["method"] != "fwsvd", "run_id"])
-    assert forgetting.verdicts(others)[4].answer == OPEN
+    assert verdicts(others)[4].answer == OPEN
 
 
 def test_the_claims_fail_where_the_runs_say_the_opposite(tmp_path):
@@ -161,7 +174,7 @@ def test_the_claims_fail_where_the_runs_say_the_opposite(tmp_path):
         HARD: {"sciq_reading": 0.5, "lambada": 0.4, "sciq": 0.3},
     }
     results = study(tmp_path, runs)
-    lost, pairs, _, _, asvd, low_rank = [verdict.answer for verdict in forgetting.verdicts(results)]
+    lost, pairs, _, _, asvd, low_rank = [verdict.answer for verdict in verdicts(results)]
     assert lost == FAILS  # knowledge stays exactly as it was
     assert pairs == FAILS
     assert asvd == FAILS
@@ -170,7 +183,7 @@ def test_the_claims_fail_where_the_runs_say_the_opposite(tmp_path):
 
 def test_without_its_runs_a_claim_cannot_be_told(tmp_path):
     results = study(tmp_path, {HARD: {}}, items=40, tasks=("agreement",))
-    for verdict in forgetting.verdicts(results):
+    for verdict in verdicts(results):
         assert verdict.answer == OPEN
         assert verdict.effect
     for figure in _figures(results):
@@ -180,19 +193,19 @@ def test_without_its_runs_a_claim_cannot_be_told(tmp_path):
 
 
 def test_without_a_mild_run_the_nearest_is_told_but_nothing_is_claimed(tmp_path):
-    verdict = forgetting.lost_before_perplexity(study(tmp_path, {HARD: KNOWLEDGE_LOST}))
+    verdict = verdicts(study(tmp_path, {HARD: KNOWLEDGE_LOST}))[0]
     assert verdict.answer == OPEN
     assert "the nearest, SparseGPT 50% at 1.4" in verdict.effect
     assert "knowledge −20" in verdict.effect
 
 
 def test_collapsed_runs_are_counted_in_the_table_only(results):
-    assert "mean of runs, collapsed ones too" in str(forgetting_tables.contrast_table(results))
+    assert "mean of runs, collapsed ones too" in str(page_of(results).table("contrasts"))
 
 
 def test_few_noisy_items_cannot_tell(tmp_path):
     results = study(tmp_path, {MILD: {"sciq": 0.05, "sciq_typos": 0.1}}, items=40)
-    answers = [verdict.answer for verdict in forgetting.verdicts(results)]
+    answers = [verdict.answer for verdict in verdicts(results)]
     assert answers[0] == OPEN
     assert answers[2] == OPEN
 
@@ -201,31 +214,31 @@ def test_two_scales_that_contradict_each_other_tell_nothing():
     def sure(value):
         return Estimate(value, value - 0.02, value + 0.02, 100, 0.001)
 
-    assert forgetting.contrast_answer(Contrast(sure(-0.2), sure(0.1), sure(0))) == OPEN
-    assert forgetting.contrast_answer(Contrast(sure(-0.2), sure(-0.1), sure(0))) == HOLDS
-    assert forgetting.contrast_answer(Contrast(sure(-0.2), sure(-0.1), sure(0)), p_holm=0.2) == OPEN
-    assert forgetting.contrast_answer(Contrast(sure(0.2), sure(0.1), sure(0))) == FAILS
-    assert forgetting.contrast_answer(Contrast(sure(0.01), sure(0), sure(0)), p_holm=0.5) == FAILS
+    def told(share: float, moved: float, p_holm: float | None = None) -> str:
+        contrast = {"share": sure(share), "points": sure(moved), "margin": sure(0)}
+        row = pd.DataFrame([forgetting._contrast_row(contrast, p_holm)])
+        rule = mean("worse", by=forgetting.SAME)
+        return answer(judged(row, rule, ACCURACY), rule)
+
+    assert told(-0.2, 0.1) == OPEN
+    assert told(-0.2, -0.1) == HOLDS
+    assert told(-0.2, -0.1, p_holm=0.2) == OPEN
+    assert told(0.2, 0.1) == FAILS
+    assert told(0.01, 0, p_holm=0.5) == FAILS
 
 
 def test_equal_storage_pairs_the_best_by_perplexity(results):
-    table = forgetting_storage.equal_storage(results)
+    table = forgetting._equal_storage(page_of(results))
     best = table[table["best"].astype(bool)]
     assert list(best["method"]) == ["asvd"]
     assert list(best["rival"]) == ["SparseGPT 50%"]  # 30 % takes a third more
     assert len(table) == 6
-    assert forgetting_storage.kind_of("2:4 + 4 bits g128") == "quantization"
-
-
-def test_resampling_leaves_out_draws_without_a_value():
-    found = resampled([np.array([[0.0], [1.0]])], lambda means: np.where(means[:, 0] > 0, means[:, 0], np.nan))
-    assert found.value == 0.5
-    assert found.lo == 0.5
 
 
 def test_figures_say_what_they_show_and_are_repeatable(results):
-    for first, second in zip(_figures(results), _figures(results), strict=True):
-        assert first == second
+    for name in forgetting.CHAPTER.figures:
+        first, second = (page_of(results).figure(name) for _ in range(2))
+        assert (first.svg, first.csv) == (second.svg, second.csv)
         assert first.name.startswith("fig-forgetting-")
         assert any(character.isdigit() for character in first.caption)
         assert len(first.alt) > 40
@@ -239,12 +252,8 @@ def test_tables_have_equally_many_cells_and_intervals(results):
 
 
 def _figures(results):
-    figures, tables = forgetting_figures, forgetting_tables
-    drawers = (figures.skills_kept, figures.skills_by_perplexity, figures.same_questions, figures.robustness_by_run)
-    return [draw(results) for draw in (*drawers, tables.storage_trade_off)]
+    return [page_of(results).figure(name) for name in forgetting.CHAPTER.figures]
 
 
 def _tables(results):
-    tables = forgetting_tables
-    drawers = (tables.dense_table, tables.skill_table, tables.contrast_table, tables.storage_table)
-    return [draw(results) for draw in drawers]
+    return [page_of(results).table(name) for name in forgetting.CHAPTER.tables]
