@@ -12,13 +12,13 @@ ALL = list(_SCORES.values())
 
 
 @pytest.mark.parametrize("score", ALL)
-def test_equal_texts_score_one_and_foreign_ones_zero(score):
+def test_scores_of_equal_and_foreign_texts(score):
     assert score("Red, green and blue.", "Red, green and blue.") == 1
     assert score("yellow", "Red, green and blue.") == 0
 
 
 @pytest.mark.parametrize("score", ALL)
-def test_an_empty_answer_scores_zero(score):
+def test_empty_answers_score_zero(score):
     assert score("", "fog") == score("  \n", "fog") == 0
 
 
@@ -41,7 +41,7 @@ def test_order_counts_in_exact_match_alone():
     assert _token_f1("blue red", "red blue") == _rouge1("blue red", "red blue") == 1
 
 
-def test_repeated_words_count_as_often_as_both_have_them():
+def test_repeated_words_count_as_often_as_shared():
     # Two of the answer's four words are in the reference's three: precision 1/2, recall 2/3.
     for score in (_token_f1, _rouge1):
         assert score("red red red red", "red red blue") == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))

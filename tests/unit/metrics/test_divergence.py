@@ -45,7 +45,7 @@ def test_small_divergences_keep_their_digits():
     assert js_divergence(p, q)[0].item() == pytest.approx(oracle.js(first, second), rel=1e-2)
 
 
-def test_one_pass_gives_what_the_functions_give():
+def test_comparison_gives_what_the_functions_give():
     p, q = logits(), logits(1)
     found = _Comparison()(p, q, NEXT)
     torch.testing.assert_close(found["nll"], torch.nn.functional.cross_entropy(q, NEXT, reduction="none"))
@@ -61,7 +61,7 @@ def test_shapes_are_kept_and_half_precision_is_taken():
     assert js_divergence(p, q).dtype == torch.float32
 
 
-def test_tokens_that_both_models_rule_out_count_for_nothing():
+def test_tokens_ruled_out_by_both_count_for_nothing():
     p, q = logits(), logits(1)
     p[:, 10:], q[:, 10:] = -math.inf, -math.inf
     found, inner = _Comparison()(p, q, NEXT), _Comparison()(p[:, :10], q[:, :10], NEXT)

@@ -27,7 +27,7 @@ def plain(text):
 
 
 @pytest.mark.parametrize("name", FROM_SOURCES)
-def test_every_item_is_a_held_out_document_and_none_a_calibration_one(name):
+def test_instructions_are_held_out(name):
     held_out = {plain(text) for text in documents(name, "held_out")}
     calibration = [plain(text) for text in documents(name, "calibration")]
     for item in load_instructions(name, 1000):
@@ -37,7 +37,7 @@ def test_every_item_is_a_held_out_document_and_none_a_calibration_one(name):
         assert not any(text.startswith(f"{plain(item.instruction)} ") for text in calibration)
 
 
-def test_no_short_instruction_is_left_out():
+def test_instructions_leave_no_short_one_out():
     rows = [text.split("### Response:\n") for text in documents("alpaca", "held_out")]
     short = [answer for asked, answer in rows if len(plain(asked).split()) <= 120 and 1 <= len(answer.split()) <= 60]
     assert sorted(item.reference for item in load_instructions("alpaca", 1000)) == sorted(short)
@@ -53,7 +53,7 @@ def test_items_are_short_and_distinct(name, n):
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
-def test_a_smaller_request_is_the_start_of_a_larger_one(name):
+def test_instructions_are_nested(name):
     items = load_instructions(name, 8)
     assert load_instructions(name, 3) == items[:3]
     rows = [int(item.id.rpartition("-")[2]) for item in items]
@@ -79,7 +79,7 @@ def test_questions_ask_for_words_of_their_passage(squad_documents):
         assert all(answer in passage for answer in item.references)
 
 
-def test_each_short_passage_is_asked_about_once(squad_documents):
+def test_passages_are_asked_about_once(squad_documents):
     short = set()
     for document in squad_documents.values():
         passage, question = document["query"].partition("\nBackground: ")[2].rsplit("\nQuestion: ", 1)
@@ -101,7 +101,7 @@ def test_questions_share_no_calibration_text(squad_documents):
 
 
 @pytest.mark.parametrize(("name", "kept"), [("alpaca", 30), ("squad", 3)])
-def test_adding_an_item_moves_no_other(name, kept, monkeypatch):
+def test_items_do_not_move_when_one_is_added(name, kept, monkeypatch):
     items = load_instructions(name, 1000)
     shorter = [item for item in items if all(len(answer.split()) <= kept for answer in item.references)]
     monkeypatch.setattr(instructions, "_MAX_REFERENCE_WORDS", kept)
@@ -116,7 +116,7 @@ def test_adding_an_item_moves_no_other(name, kept, monkeypatch):
         instructions._items.cache_clear()
 
 
-def test_the_version_changes_with_items_and_with_the_rules(monkeypatch):
+def test_version_changes_with_items_and_rules(monkeypatch):
     version = instructions_version("alpaca")
     assert version.startswith(f"{instructions._VERSION}.")
     assert version != instructions_version("dialogues")
@@ -140,7 +140,7 @@ def test_versions_are_those_of_stored_results(name, version):
     assert instructions_version(name) == version
 
 
-def test_a_bad_request_gets_a_sentence():
+def test_instruction_requests_are_checked():
     with pytest.raises(InputError, match="did you mean 'alpaca'"):
         load_instructions("alpacca", 5)
     with pytest.raises(InputError, match="no instruction set 'c4'"):

@@ -16,7 +16,7 @@ from crosscal.types import Unstructured
 from tests.unit.families import FAMILIES, VOCAB, random_windows, save_tiny, tiny_model
 
 
-def test_a_uniform_model_scores_the_vocabulary():
+def test_perplexity_of_a_uniform_model():
     model = tiny_model("llama")
     model.lm_head.weight.zero_()
     assert perplexity(model, random_windows()) == pytest.approx(VOCAB, rel=1e-6)
@@ -42,7 +42,7 @@ def test_divergences_equal_those_of_whole_logits():
     assert torch.equal(scores["top1_agreement"], (dense.argmax(-1) == pruned.argmax(-1)).float())
 
 
-def test_the_dense_model_does_not_diverge_from_itself():
+def test_divergence_of_the_dense_model_is_zero():
     model, tokens = tiny_model("gpt2"), random_windows()
     reference = dense_reference(model, {"text": tokens})
     scores = score_text(model, tokens, reference.hidden["text"], reference.logits)
@@ -50,7 +50,7 @@ def test_the_dense_model_does_not_diverge_from_itself():
     assert scores.per_window("top1_agreement") == [1.0] * len(tokens)
 
 
-def test_logits_never_exist_for_more_than_a_chunk_of_positions(monkeypatch):
+def test_logits_exist_for_a_chunk_of_positions_only(monkeypatch):
     model, tokens, most = tiny_model("llama"), random_windows(8, 48), []
     inner = text_scores.head_logits
     monkeypatch.setattr(
@@ -69,14 +69,14 @@ def streamed(tmp_path):
     return StreamedModel(tmp_path, dtype="float32", progress=False), load_model(tmp_path, dtype="float32")
 
 
-def test_a_streamed_model_scores_as_the_loaded_one(streamed):
+def test_streamed_scores_are_those_of_the_loaded_model(streamed):
     on_disk, loaded = streamed
     tokens = random_windows(5)
     assert perplexity(on_disk, tokens) == perplexity(loaded, tokens)
     assert torch.equal(token_nll(on_disk, tokens, 3), token_nll(loaded.model, tokens, 3))
 
 
-def test_divergences_of_streamed_models_are_those_of_loaded_ones(streamed, tmp_path):
+def test_divergences_of_streamed_and_loaded_are_equal(streamed, tmp_path):
     on_disk, loaded = streamed
     texts = {"a": random_windows(5), "b": random_windows(3, length=17, seed=1)}
     references = dense_reference(on_disk, texts, progress=False), dense_reference(loaded.model, texts, progress=False)
@@ -100,7 +100,7 @@ def test_evaluate_scores_texts_by_name():
     assert list(found.texts["text"].per_token) == ["nll"]
 
 
-def test_outputs_that_are_not_finite_get_a_sentence():
+def test_non_finite_outputs_are_one_sentence():
     model = tiny_model("llama")
     model.lm_head.weight.fill_(float("inf"))
     with pytest.raises(InputError, match="NaN or infinite"):

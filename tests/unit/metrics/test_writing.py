@@ -107,7 +107,7 @@ def test_similar_lengths_are_read_together(loaded, monkeypatch):
 
 
 @pytest.mark.parametrize("after", [0, 3])
-def test_an_answer_ends_at_the_end_token(loaded, after):
+def test_answers_end_at_the_end_token(loaded, after):
     whole = _write_answers(loaded, ASKED, 12, progress=False)
     calls = steer(loaded, loaded.tokenizer.eos_token_id, after)
     ended = _write_answers(loaded, ASKED, 12, progress=False)
@@ -116,13 +116,13 @@ def test_an_answer_ends_at_the_end_token(loaded, after):
     assert any(ended) == (after > 0)
 
 
-def test_an_empty_answer_scores_nothing(loaded):
+def test_empty_answers_score_nothing(loaded):
     steer(loaded, loaded.tokenizer.eos_token_id, 0)
     result = score_answers(loaded, "dialogues", 3, max_new_tokens=4, progress=False)
     assert result.values == {"exact_match": 0, "f1": 0, "rouge1": 0}
 
 
-def test_a_chat_template_frames_the_prompt_and_ends_the_answer():
+def test_prompts_follow_the_chat_template():
     tokenizer = chatting(byte_tokenizer())
     text = tokenizer.decode(_prompt_ids(tokenizer, "Name it."))
     assert text == "<s>user.Name it.<e><s>assistant."
@@ -133,7 +133,7 @@ def test_a_chat_template_frames_the_prompt_and_ends_the_answer():
     assert _answer_text(tokenizer, tokens, _stop_tokens(model, tokenizer)) == "Blue.\n### Red"
 
 
-def test_generation_stops_where_a_turn_of_the_chat_ends(loaded):
+def test_generation_stops_where_a_chat_turn_ends(loaded):
     tokenizer = loaded.tokenizer
     tokenizer.chat_template = TEMPLATE.replace("<e>", "<unk>")  # an entry that the tiny model can write
     end = tokenizer.unk_token_id
@@ -143,7 +143,7 @@ def test_generation_stops_where_a_turn_of_the_chat_ends(loaded):
     assert len(calls) == 3
 
 
-def test_without_a_template_headings_frame_the_prompt_and_end_the_answer():
+def test_prompts_without_a_template_have_headings():
     tokenizer = byte_tokenizer(starts=True)
     text = tokenizer.decode(_prompt_ids(tokenizer, "Name it."))
     assert text.startswith("<s>Write an answer")
@@ -159,7 +159,7 @@ def test_without_a_template_headings_frame_the_prompt_and_end_the_answer():
 
 
 @pytest.mark.parametrize("before", ["", "fog", "a dense fog"])
-def test_a_further_heading_is_noticed_with_its_last_token(before):
+def test_headings_are_noticed_with_their_last_token(before):
     tokenizer = byte_tokenizer()
     prompt = tokenizer("a question" + _HEADING + " Response:\n")["input_ids"]
     notice = _StopAtText(tokenizer, len(prompt), [_HEADING], _LAST_TOKENS, before="\n")
@@ -184,7 +184,7 @@ def test_generation_stops_at_a_further_heading(loaded, monkeypatch):
     assert len(calls) == 1
 
 
-def test_settings_that_came_with_the_model_do_not_apply_and_stay(loaded):
+def test_generation_ignores_the_models_own_settings(loaded):
     wanted = _write_answers(loaded, ASKED, 12, progress=False)
     own = loaded.model.generation_config
     own.update(repetition_penalty=5.0, do_sample=True, temperature=2.0, min_new_tokens=3, max_length=7)
@@ -216,14 +216,14 @@ def test_scores_follow_from_items(loaded):
     assert score_answers(loaded, "dialogues", 1000, max_new_tokens=2, progress=False).n == 8
 
 
-def test_answers_that_are_the_references_score_one(loaded, monkeypatch):
+def test_answers_equal_to_references_score_one(loaded, monkeypatch):
     monkeypatch.setattr(
         "crosscal.metrics.writing._write_answers", lambda loaded, asked, *rest: [item.reference for item in asked]
     )
     assert score_answers(loaded, "alpaca", 73).values == {"exact_match": 1, "f1": 1, "rouge1": 1}
 
 
-def test_of_several_references_the_best_counts(loaded, monkeypatch):
+def test_references_count_by_the_best_of_several(loaded, monkeypatch):
     asked = [
         Instruction("own-0", "Who?", "Ada Lovelace", ("Countess Ada", "Ada")),
         Instruction("own-1", "Where?", "at home", ("London",)),
@@ -235,7 +235,7 @@ def test_of_several_references_the_best_counts(loaded, monkeypatch):
     assert items["f1"] == items["rouge1"] == [1, 0.8]
 
 
-def test_bad_requests_get_a_sentence(loaded):
+def test_writing_requests_are_checked(loaded):
     with pytest.raises(InputError, match="has no tokenizer"):
         _write_answers(LoadedModel(loaded.model, None, "tiny", "0"), ASKED)
     with pytest.raises(InputError, match="max_new_tokens is 0"):
@@ -248,7 +248,7 @@ def test_bad_requests_get_a_sentence(loaded):
         score_answers(loaded, "nothing")
 
 
-def test_outputs_that_are_not_finite_get_a_sentence(loaded):
+def test_non_finite_outputs_are_one_sentence(loaded):
     loaded.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="NaN or infinite"):
         _write_answers(loaded, ASKED, progress=False)

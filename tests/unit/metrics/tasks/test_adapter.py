@@ -53,7 +53,7 @@ def assert_same(ours, theirs):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [True, False])
-def test_it_agrees_with_the_harness(family, share):
+def test_adapter_agrees_with_the_harness(family, share):
     model, asked = tiny_model(family), requests()
     theirs = reference(model)._loglikelihood_tokens(asked, disable_tqdm=True)
     lm = InMemoryLM(model, tiny_tokenizer(), progress=False, share=share)
@@ -61,11 +61,11 @@ def test_it_agrees_with_the_harness(family, share):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_shares_contexts(family):
+def test_contexts_are_shared_in_every_family(family):
     assert _can_share(tiny_model(family))
 
 
-def test_a_model_without_a_cache_runs_whole_rows(monkeypatch):
+def test_models_without_a_cache_run_whole_rows(monkeypatch):
     model = tiny_model("llama")
     plain = InMemoryLM(model, tiny_tokenizer(), progress=False, share=False)._loglikelihood_tokens(requests())
     forward = model.base_model.forward
@@ -80,7 +80,7 @@ def test_a_model_without_a_cache_runs_whole_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("budget", [1, 50, 300, 10**6])
-def test_the_budget_changes_rounding_only(budget):
+def test_budget_changes_rounding_only(budget):
     model, asked = tiny_model("llama"), requests(30)
     expected = InMemoryLM(model, tiny_tokenizer(), progress=False, share=False)._loglikelihood_tokens(asked)
     lm = InMemoryLM(model, tiny_tokenizer(), token_budget=budget, progress=False)
@@ -88,14 +88,14 @@ def test_the_budget_changes_rounding_only(budget):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
-def test_long_contexts_lose_their_beginning_as_in_the_harness(family):
+def test_contexts_too_long_lose_their_beginning(family):
     model, asked = tiny_model(family), requests(6, longest=200, seed=1)
     assert max(len(context) for _, context, _ in asked) > MAX_LENGTH
     theirs = reference(model)._loglikelihood_tokens(asked, disable_tqdm=True)
     assert_same(InMemoryLM(model, tiny_tokenizer(), progress=False)._loglikelihood_tokens(asked), theirs)
 
 
-def test_an_option_longer_than_the_model_is_scored_in_pieces():
+def test_options_longer_than_the_model_go_in_pieces():
     model, tokens = tiny_model("llama"), requests(1, longest=1, seed=3)[0][1] + list(range(3, 103)) * 2
     lm = InMemoryLM(model, tiny_tokenizer(), progress=False)
     ((whole, _),) = lm._loglikelihood_tokens([(("", ""), tokens[:1], tokens[1:])])
@@ -150,7 +150,7 @@ def wrapping_tokenizer(template):
 
 
 @pytest.mark.parametrize("template", ["", "$A", "<s> $A", "<s> $A </s>", "$A </s>", "<s> <s> $A </s> </s>"])
-def test_an_option_follows_its_context_whatever_the_tokenizer_puts_around_a_text(template):
+def test_options_follow_contexts_for_any_template(template):
     model, tokenizer = tiny_model("llama"), wrapping_tokenizer(template)
     lm = InMemoryLM(model, tokenizer, progress=False)
     context = [1] * template.count("<s>") + tokenizer.encode("Open the", add_special_tokens=False)
@@ -163,7 +163,7 @@ def test_an_option_follows_its_context_whatever_the_tokenizer_puts_around_a_text
     assert lm._generate("Open the", {"max_gen_toks": 3}) == tokenizer.decode(written, skip_special_tokens=True)
 
 
-def test_text_without_context_needs_a_token_in_its_place():
+def test_empty_contexts_need_a_prefix_token():
     lm = InMemoryLM(tiny_model("llama"), wrapping_tokenizer(""), progress=False)
     with pytest.raises(InputError, match="no beginning-of-sequence and no end-of-text token"):
         lm.loglikelihood(text_requests(("", "valve")))
@@ -171,7 +171,7 @@ def test_text_without_context_needs_a_token_in_its_place():
         lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("valve",), 0)])
 
 
-def test_an_option_without_tokens_is_an_error():
+def test_options_without_tokens_are_errors():
     lm = InMemoryLM(tiny_model("llama"), tiny_tokenizer(), progress=False)
     with pytest.raises(InputError, match="no token of its own after its context"):
         lm.loglikelihood(text_requests(("abc", "")))
@@ -188,7 +188,7 @@ def test_tied_tokens_are_not_greedy():
 
 
 @pytest.mark.parametrize("share", [None, False, True])
-def test_scores_that_are_not_finite_get_a_sentence(share):
+def test_non_finite_scores_are_one_sentence(share):
     model = tiny_model("llama")
     model.lm_head.weight[7] = float("nan")
     lm = InMemoryLM(model, tiny_tokenizer(), progress=False, share=share)
@@ -199,7 +199,7 @@ def test_scores_that_are_not_finite_get_a_sentence(share):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
-def test_a_streamed_model_scores_as_the_loaded_one(family, tmp_path):
+def test_streamed_scores_are_those_of_the_loaded_model(family, tmp_path):
     save_tiny(tmp_path, family)
     asked = requests(20, longest=150)
     streamed = StreamedModel(tmp_path, dtype="float32", progress=False)
@@ -213,6 +213,6 @@ def test_a_streamed_model_scores_as_the_loaded_one(family, tmp_path):
     assert lm.loglikelihood_rolling(texts) == pytest.approx(in_memory.loglikelihood_rolling(texts), rel=1e-5)
 
 
-def test_a_budget_below_one_is_an_error():
+def test_budget_must_be_at_least_one():
     with pytest.raises(InputError, match="token_budget is 0"):
         InMemoryLM(tiny_model("llama"), tiny_tokenizer(), token_budget=0)

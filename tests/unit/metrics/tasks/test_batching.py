@@ -19,7 +19,7 @@ def groups(seed: int) -> list[list[_Row]]:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [True, False])
-def test_every_request_is_scored_once_within_the_budget(seed, share):
+def test_requests_are_scored_once_within_the_budget(seed, share):
     found, budget = groups(seed), random.Random(seed).choice([1, 100, 400, 5000])
     batches = list(_plan(found, budget, share))
     asked = sorted(index for group in found for row in group for index, _ in row.requests)
@@ -36,7 +36,7 @@ def test_every_request_is_scored_once_within_the_budget(seed, share):
         assert share or not batch.shared
 
 
-def test_requests_that_need_the_same_input_share_a_row():
+def test_requests_with_the_same_input_share_a_row():
     (group,) = _group_rows([((1, 2, 3), (4,)), ((1, 2, 3), (5,)), ((1, 2, 3), (4, 6))])
     assert [(row.suffix, len(row.requests)) for row in group] == [((), 2), ((4,), 1)]
 

@@ -20,7 +20,7 @@ def texts_of(it: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_is_what_the_registry_says(name):
+def test_tasks_are_what_the_catalogue_says(name):
     task, text = TASKS[name], _items_text(name)
     items = [json.loads(line) for line in text.splitlines()]
     assert _digest_of(text.encode()) == task.digest
@@ -46,7 +46,7 @@ def test_items_are_sound(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_right_option_stands_nowhere_in_particular(name):
+def test_right_options_stand_anywhere(name):
     golds = [it["gold"] for it in build_items(name)]
     if TASKS[name].form != "cloze" and TASKS[name].metric != "auc":
         assert max(map(golds.count, set(golds))) < 2 * len(golds) / len(set(golds))
@@ -80,7 +80,7 @@ def test_overlaps_name_text_sources():
     assert TASKS["bioasq"].overlaps == ("bioasq",)
 
 
-def test_distractors_come_from_other_documents_of_similar_length():
+def test_distractors_are_of_similar_length():
     entries = [_Entry(str(n), str(n // 2), f"q{n}", "x" * n + f" {n}") for n in range(1, 200)]
     for entry, it in zip(entries, _with_distractors("demo", entries, 3), strict=True):
         others = [choice for choice in it["choices"] if choice != entry.answer]
@@ -91,7 +91,7 @@ def test_distractors_come_from_other_documents_of_similar_length():
         assert not partner & set(others)
 
 
-def test_the_catalogue_has_a_recipe_for_every_task():
+def test_catalogue_has_a_recipe_for_every_task():
     assert list(_RECIPES) == list(TASKS)
 
 

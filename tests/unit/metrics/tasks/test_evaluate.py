@@ -83,13 +83,13 @@ def broken(change):
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_outputs_that_are_not_finite_get_a_sentence(name, value):
+def test_non_finite_outputs_are_one_sentence(name, value):
     loaded = broken(lambda head: head[5].fill_(value))
     with pytest.raises(InputError, match="NaN or infinite"):
         evaluate_tasks(loaded, [name], max_items=2, progress=False)
 
 
-def test_a_model_that_finds_every_token_equally_likely_is_never_right():
+def test_equal_logits_are_never_right():
     results = evaluate_tasks(
         broken(lambda head: head.zero_()), ["lambada", "contract_clause"], max_items=6, progress=False
     )
@@ -125,11 +125,11 @@ def sampled(logprobs, harness_score, choices=("a", "bb", "cc"), metric="acc"):
         (sampled([-1.0, -1.0], 1.0, metric="f1"), "f1", 1),
     ],
 )
-def test_a_tie_is_no_hit(sample, metric, outcome):
+def test_ties_are_no_hits(sample, metric, outcome):
     assert _outcome(sample, metric, _Options()) == outcome
 
 
-def test_a_streamed_model_is_asked_block_by_block(tmp_path):
+def test_tasks_of_a_streamed_model(tmp_path):
     model = tiny_model("llama")
     model.config.max_position_embeddings = 2048
     save_tiny(tmp_path)
@@ -143,7 +143,7 @@ def test_a_streamed_model_is_asked_block_by_block(tmp_path):
             assert asked[name].items[key] == pytest.approx(result.items[key], abs=1e-3)
 
 
-def test_what_a_streamed_model_cannot_do_gets_a_sentence(tmp_path, monkeypatch):
+def test_streamed_models_refuse_to_write(tmp_path, monkeypatch):
     save_tiny(tmp_path)
     streamed = StreamedModel(tmp_path, dtype="float32", progress=False)
     with pytest.raises(InputError, match="need the whole model in memory"):
@@ -155,7 +155,7 @@ def test_what_a_streamed_model_cannot_do_gets_a_sentence(tmp_path, monkeypatch):
         evaluate_tasks(streamed, ["own"], max_items=2, progress=False)
 
 
-def test_fewer_items_are_a_part_of_more(loaded, results):
+def test_items_are_nested(loaded, results):
     few = evaluate_tasks(loaded, ["piqa", "bioasq"], max_items=5, progress=False)
     for name, result in few.items():
         for key, values in result.items.items():
@@ -165,7 +165,7 @@ def test_fewer_items_are_a_part_of_more(loaded, results):
             )
 
 
-def test_the_callers_random_state_is_left_alone(loaded):
+def test_random_state_is_left_alone(loaded):
     def states():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
@@ -174,19 +174,19 @@ def test_the_callers_random_state_is_left_alone(loaded):
     assert states() == before
 
 
-def test_nothing_is_printed_without_progress(loaded, capfd):
+def test_evaluate_prints_nothing_without_progress(loaded, capfd):
     evaluate_tasks(loaded, ["contract_clause"], max_items=2, progress=False)
     assert capfd.readouterr() == ("", "")
 
 
-def test_one_name_no_name_and_a_repeated_name(loaded):
+def test_names_may_be_one_none_or_repeated(loaded):
     assert evaluate_tasks(loaded, [], max_items=1) == {}
     assert list(evaluate_tasks(loaded, "sciq", max_items=1, progress=False)) == ["sciq"]
     assert list(evaluate_tasks(loaded, ["sciq", "sciq"], max_items=1, progress=False)) == ["sciq"]
 
 
 @pytest.mark.parametrize("max_items", [0, -3, 2.5])
-def test_a_senseless_number_of_items_is_an_error(loaded, max_items):
+def test_max_items_must_be_a_whole_number(loaded, max_items):
     with pytest.raises(InputError, match="give a whole number of at least 1"):
         evaluate_tasks(loaded, ["sciq"], max_items=max_items)
 
@@ -203,20 +203,20 @@ def offline(monkeypatch):
 
 
 @pytest.mark.usefixtures("offline")
-def test_an_unknown_task_is_one_sentence(loaded):
+def test_unknown_tasks_are_one_sentence(loaded):
     with pytest.raises(InputError, match=r"there is no task 'scic'; did you mean 'sciq'\?.*lm-eval ls tasks") as caught:
         evaluate_tasks(loaded, ["sciq", "scic"], max_items=1)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("offline")
-def test_data_that_cannot_be_had_is_one_sentence(loaded):
+def test_harness_data_out_of_reach_are_one_sentence(loaded):
     with pytest.raises(InputError, match=r"'piqa' cannot be had \(ConnectionError: Couldn't reach the hub\)") as caught:
         evaluate_tasks(loaded, ["harness:piqa"], max_items=1)
     assert "\n" not in str(caught.value)
 
 
-def test_the_harness_s_own_tasks_run(loaded, monkeypatch):
+def test_harness_tasks_run(loaded, monkeypatch):
     """A task of the harness's kind, found by its name there; its file stands in for the hub."""
     from lm_eval.tasks import TaskManager
 
@@ -230,7 +230,7 @@ def test_the_harness_s_own_tasks_run(loaded, monkeypatch):
     assert set(more.items["correct"]) <= {0.0, 1.0}
 
 
-def test_a_task_without_a_number_per_item_is_an_error():
+def test_tasks_without_a_number_per_item_are_errors():
     sample = {"filter": "none", "metrics": ["word_perplexity"], "word_perplexity": (-3.0, 2), "doc_id": 0}
     with pytest.raises(InputError, match="'wikitext' has no score per item"):
         _harness_items("wikitext", [sample], SimpleNamespace(OUTPUT_TYPE="loglikelihood_rolling"))

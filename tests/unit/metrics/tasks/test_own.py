@@ -62,7 +62,7 @@ def test_own_tasks_are_asked_like_any_other(own, loaded):
     assert more.value == sum(more.items["correct"]) / 12
 
 
-def test_own_items_do_not_depend_on_where_the_file_lies(own, loaded, monkeypatch):
+def test_own_items_do_not_depend_on_the_folder(own, loaded, monkeypatch):
     name = own()
     monkeypatch.chdir(own.folder)
     here, there = (evaluate_tasks(loaded, [n], max_items=5, progress=False)[n] for n in ("valves.yaml", name))
@@ -92,7 +92,7 @@ def test_own_tasks_are_known_by_their_contents(own, change):
     assert task_version(name) != version
 
 
-def test_edited_data_are_asked_as_they_are_now(own, loaded):
+def test_own_data_are_asked_as_they_are_now(own, loaded):
     name = own()
     before = evaluate_tasks(loaded, [name], max_items=99, progress=False)[name]
     write_items(own.folder, ITEMS[:7])
@@ -100,7 +100,7 @@ def test_edited_data_are_asked_as_they_are_now(own, loaded):
     assert (before.n, after.n) == (12, 7)
 
 
-def test_patterns_lists_and_folders_of_data_are_read(own, loaded):
+def test_own_data_may_be_patterns_lists_and_folders(own, loaded):
     (own.folder / "data").mkdir()
     write_items(own.folder / "data", ITEMS[:4], "a.jsonl")
     write_items(own.folder / "data", ITEMS[4:], "b.jsonl")
@@ -159,7 +159,7 @@ def test_own_tasks_that_cannot_be_asked_get_a_sentence(own, changes, sentence):
     assert "\n" not in str(caught.value)
 
 
-def test_whole_texts_are_no_own_task(own):
+def test_own_tasks_of_whole_texts_are_refused(own):
     rolling = """
         task: whole
         dataset_path: json
@@ -174,7 +174,7 @@ def test_whole_texts_are_no_own_task(own):
         check_tasks([own(text=textwrap.dedent(rolling))])
 
 
-def test_a_file_that_is_not_there_gets_a_sentence(own):
+def test_own_files_that_are_missing_are_one_sentence(own):
     with pytest.raises(InputError, match=r"cannot read the task .*nothing.yaml"):
         check_tasks([str(own.folder / "nothing.yaml")])
 
@@ -187,7 +187,7 @@ def test_a_file_that_is_not_there_gets_a_sentence(own):
         ({"right": -1}, "the right option, -1, is not one of"),
     ],
 )
-def test_items_without_a_right_option_get_a_sentence(own, wrong, sentence):
+def test_own_items_without_a_right_option(own, wrong, sentence):
     write_items(own.folder, [*ITEMS, ITEMS[0] | wrong])
     with pytest.raises(InputError, match=sentence):
         check_tasks([own()])

@@ -54,7 +54,7 @@ def test_skills_and_bases_are_those_that_exist():
             assert (task.source, task.licence) == (base.source, base.licence)
 
 
-def test_the_description_tells_skills_and_variants():
+def test_description_tells_skills_and_variants():
     rows = {row["name"]: row for row in describe()}
     assert (rows["sciq_typos"]["skill"], rows["sciq_typos"]["variant_of"]) == ("knowledge", "sciq")
     domains = [row["domain"] for row in rows.values()]
@@ -62,7 +62,7 @@ def test_the_description_tells_skills_and_variants():
 
 
 @pytest.mark.parametrize("name", PAIRED)
-def test_pairs_have_the_same_options_in_the_same_order_of_items(name):
+def test_pairs_share_options_and_order(name):
     base = build_items(PAIRED[name])
     by_id, order = {it["id"]: it for it in base}, [it["id"] for it in base]
     items = build_items(name)
@@ -75,7 +75,7 @@ def test_pairs_have_the_same_options_in_the_same_order_of_items(name):
     assert len(items) > 0.85 * len(base)
 
 
-def test_reading_shows_the_support_before_the_same_question():
+def test_reading_shows_the_support_first():
     base = {it["id"]: it["query"] for it in build_items("sciq")}
     support = {str(number): document["support"].strip() for number, document in _task_documents("sciq/rc_0shot")}
     items = build_items("sciq_reading")
@@ -86,7 +86,7 @@ def test_reading_shows_the_support_before_the_same_question():
     assert sum(gold) > 0.9 * len(gold)
 
 
-def test_facts_have_one_right_answer_which_the_clue_does_not_hold():
+def test_facts_have_one_right_answer():
     clues = {str(number): document for number, document in _task_documents("jeopardy/bpb_5shot")}
     answers: dict[str, set[str]] = {}
     for document in clues.values():
@@ -127,7 +127,7 @@ def test_agreement_exchanges_one_verb_after_a_pronoun():
         assert pronoun in (("he", "she", "it") if singular else ("they", "we"))
 
 
-def test_every_form_and_both_numbers_are_asked():
+def test_agreement_asks_every_form_and_both_numbers():
     forms = [re.match(r"[a-z]+", changes(it)[0][1])[0] for it in build_items("agreement")]
     assert set(forms) == set(_OTHER_FORM)
     assert 0.2 < sum(form in ("are", "were", "have", "do") for form in forms) / len(forms) < 0.8
@@ -191,7 +191,7 @@ def test_sentences_are_held_out(name, calibration):
         assert calibration.isdisjoint(word_ngrams(f"{it['query']} {found[sentence]}", 12))
 
 
-def test_a_sentence_comes_once_and_from_both_sources():
+def test_sentences_come_once_and_from_both_sources():
     sentences = list(_held_out_sentences())
     assert len({sentence.text for sentence in sentences}) == len({sentence.id for sentence in sentences})
     assert {sentence.id.split()[0] for sentence in sentences} == set(_SENTENCE_SOURCES)

@@ -16,7 +16,7 @@ def questions(name: str, base: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("base", ["sciq", "arc_easy"])
-def test_typos_change_letters_inside_one_word_of_every_four(base):
+def test_typos_are_in_one_word_of_every_four(base):
     fewer = 0
     for question, query in questions(f"{base}_typos", base):
         assert query.startswith("Question: ")
@@ -41,7 +41,7 @@ def one_typo_away(word: str) -> set[str]:
 
 
 @pytest.mark.parametrize("word", ["abcd", "aaaa", "abba", "Water", "photosynthesis"])
-def test_a_typo_keeps_the_ends_and_always_shows(word):
+def test_typos_keep_the_ends_and_always_show(word):
     found = {_misspell(word, random.Random(seed)) for seed in range(200)}
     assert word not in found
     assert found <= one_typo_away(word)
@@ -61,7 +61,7 @@ def test_typos_depend_on_the_item_alone():
 
 
 @pytest.mark.parametrize("base", ["sciq", "arc_easy"])
-def test_rephrased_questions_keep_their_words_in_one_frame(base):
+def test_rephrased_questions_keep_their_words(base):
     pairs = questions(f"{base}_rephrased", base)
     frames = {query.replace(question, "{}", 1) for question, query in pairs}
     assert len(frames) == 1
