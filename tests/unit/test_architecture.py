@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "output": ["engine", "models", "errors", "types"],
     "metrics": ["engine", "models", "text", "types", "results"],
     "results": ["stats", "types", "errors", "paths", "files"],
-    "plan": ["text", "types", "paths", "errors"],
+    "plan": ["metrics", "text", "types", "paths", "errors"],
     "study": ["engine", "metrics", "text", "paths", "types", "results", "plan"],
     "machine": ["files", "models", "engine", "calibration", "methods", "types", "paths"],
     "disk": ["engine", "output", "machine", "text"],

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from crosscal.cli.notes import note
+from crosscal.cli.options import names_in
 from crosscal.cli.sources import add_text_options, check_own, with_fields
 from crosscal.errors import InputError
 
@@ -74,6 +75,7 @@ def _settings(options: argparse.Namespace) -> "ReportCardSettings":
     """What was asked for, checked as the notebook checks it, and the texts and the method by name."""
     from crosscal.cli.targets import check_method
     from crosscal.methods.registry import find_method
+    from crosscal.metrics.tasks import check_tasks
     from crosscal.plan.parameters import ReportCardSettings
     from crosscal.types import parse_target
 
@@ -91,6 +93,7 @@ def _settings(options: argparse.Namespace) -> "ReportCardSettings":
         mix_weights=options.weights,
         tasks=options.tasks,
     )
+    check_tasks([] if options.tasks == "all" else names_in(options.tasks))
     check_method(find_method(settings.method), parse_target(settings.target), {}, "uniform")
     for source in (settings.general, settings.domain):
         if line := check_own(source, may_be_written=False):

@@ -142,9 +142,14 @@ class ReportCardSettings(Settings):
         return weights
 
     def changes(self, texts: Sequence[str], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The evaluation texts and tasks: the preset's, the domain's held-out part, and the tasks asked for."""
+        """The evaluation texts and tasks: the preset's, the domain's held-out part, and the tasks asked for.
+
+        Task prompts are the text of embedded tasks.
+        """
+        from crosscal.metrics.tasks import TASKS
+
         asked = tuple(tasks) if self.tasks == "all" else tuple(t.strip() for t in self.tasks.split(",") if t.strip())
-        kept = [text for text in texts if asked or text != TASK_PROMPTS]
+        kept = [text for text in texts if text != TASK_PROMPTS or not TASKS.keys().isdisjoint(asked)]
         return {"texts": tuple(dict.fromkeys([*kept, self.domain])), "tasks": asked}
 
 

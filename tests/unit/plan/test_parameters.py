@@ -62,6 +62,8 @@ def test_a_report_card_is_read_on_its_domain_and_asks_what_is_asked():
     changes = ReportCardSettings(domain="notes.jsonl", tasks="sciq").changes(("news", "task_prompts"), ("piqa",))
     assert changes == {"texts": ("news", "task_prompts", "notes.jsonl"), "tasks": ("sciq",)}
     assert ReportCardSettings(tasks="").changes(("news", "task_prompts"), ("piqa",))["texts"] == ("news", "pubmed")
+    own = ReportCardSettings(tasks="mine.yaml,boolq").changes(("news", "task_prompts"), ("piqa",))
+    assert own == {"texts": ("news", "pubmed"), "tasks": ("mine.yaml", "boolq")}
 
 
 def test_what_ipython_and_imports_put_there_is_no_parameter():

@@ -165,7 +165,12 @@ class _OwnTask:
     @property
     def digest(self) -> str:
         """The hash of the YAML file, what it includes, the functions it names, and its data."""
-        return hash_files(self.files)
+        try:
+            return hash_files(self.files)
+        except OSError as error:
+            raise InputError(
+                f"cannot read {error.filename} ({error.strerror}), which {self.path.name} names"
+            ) from error
 
     def folder(self) -> Path:
         """The folder with a task.yaml that the harness reads from anywhere, made on first use."""
@@ -224,7 +229,7 @@ def _read_yaml(path: Path, files: dict[str, Path]) -> dict:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader
     except OSError as error:
         raise InputError(f"cannot read the task {path} ({error.strerror}); give a harness YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:160]
         raise InputError(f"{path} is no YAML file ({said}); give a task of lm-evaluation-harness") from error
     if not isinstance(config, dict):
@@ -248,7 +253,8 @@ def _matches(pattern: str, path: Path, files: dict[str, Path]) -> list[str]:
     if "://" in pattern:
         return [pattern]
     place = path.parent / Path(pattern).expanduser()
-    matches = [place] if place.is_file() else [Path(match) for match in sorted(glob.glob(str(place), recursive=True))]
+    named = [place] if place.is_file() else sorted(glob.glob(pattern, root_dir=path.parent, recursive=True))
+    matches = [path.parent / match for match in named if (path.parent / match).is_file()]
     if not matches:
         raise InputError(f"{path.name} names the data file {pattern}, which is not in {path.parent}; correct the path")
     files |= {str(len(files) + n): file for n, file in enumerate(matches)}

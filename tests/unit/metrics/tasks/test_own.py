@@ -1,5 +1,6 @@
 """Tasks of one's own: a YAML file as the harness reads it, with data beside it; known by its contents."""
 
+import glob
 import json
 import textwrap
 
@@ -32,7 +33,7 @@ def write_items(folder, items=ITEMS, name="items.jsonl"):
 def own(tmp_path, monkeypatch):
     """A function that writes the task's YAML file, with changes, and gives its path."""
     monkeypatch.setenv("CROSSCAL_CACHE", str(tmp_path / "cache [1]"))
-    folder = tmp_path / "my tasks"
+    folder = tmp_path / "my tasks [2]"
     folder.mkdir()
     write_items(folder)
 
@@ -104,8 +105,8 @@ def test_own_data_may_be_patterns_lists_and_folders(own, loaded):
     (own.folder / "data").mkdir()
     write_items(own.folder / "data", ITEMS[:4], "a.jsonl")
     write_items(own.folder / "data", ITEMS[4:], "b.jsonl")
-    for new in ("data/*.jsonl", "[data/a.jsonl, data/b.jsonl]", str(own.folder / "data/*.jsonl")):
-        name = own(("items.jsonl", f'"{new}"' if "[" not in new else new))
+    for new in ("data/*.jsonl", ["data/a.jsonl", "data/b.jsonl"], glob.escape(str(own.folder)) + "/data/?.jsonl"):
+        name = own(("items.jsonl", json.dumps(new)))
         assert evaluate_tasks(loaded, [name], max_items=99, progress=False)[name].n == 12
     name = own(
         ("dataset_path: json", "dataset_path: data"),
@@ -137,6 +138,8 @@ def test_own_cloze_and_written_answers_are_scored(own, loaded):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ([("items.jsonl", "..")], r"names the data file \.\., which is not in"),
+        ([("task: valves", "task: 2024-13-45")], "is no YAML file"),
         ([("items.jsonl", "elsewhere.jsonl")], "names the data file elsewhere.jsonl, which is not in"),
         ([("task: valves", "task: [a, b]")], "is a group of tasks; give the file of each task"),
         ([("task: valves", "task: 'valves")], r"is no YAML file \(while scanning"),
