@@ -170,12 +170,13 @@ def parse_pattern(text: str) -> Pattern:
     """
     kept, colon, group = str(text).strip().partition(":")
     try:
-        pattern = (int(kept), int(group)) if colon else (_fraction(kept),)
+        return NofM(int(kept), int(group)) if colon else Unstructured(_fraction(kept))
+    except InputError:
+        raise
     except (ValueError, InvalidOperation):
         raise InputError(
             f"pattern is '{text}'; give a fraction (0.5), a percentage (50%) or kept:group (2:4)"
         ) from None
-    return NofM(*pattern) if colon else Unstructured(*pattern)
 
 
 def parse_target(text: str) -> Target:

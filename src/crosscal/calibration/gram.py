@@ -6,6 +6,7 @@ G is symmetric. Where that pays only the blocks on and above its diagonal are su
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,7 +28,7 @@ def _bf16_products() -> Iterator[None]:
     For factors that hold bfloat16 values already the rounding changes nothing, and the products run on the CPU's
     bfloat16 units with float32 sums.
     """
-    settings = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
+    settings: Any = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
     if not hasattr(settings, "fp32_precision"):
         yield
         return
@@ -43,7 +44,7 @@ class _GramSum:
     """A running sum of x x^T; `scratch` keeps one float32 buffer per input width, shared by all sums of a block."""
 
     def __init__(self, scratch: dict[int, Tensor]):
-        self.gram: Float[Tensor, "d_in d_in"] | None = None
+        self.gram: Any = None  # float32 [d_in, d_in] from the first inputs on
         self.scratch = scratch
 
     def add(self, inputs: Float[Tensor, "tokens d_in"]) -> None:
@@ -96,7 +97,7 @@ class InputSums:
 
     def __init__(self, diagonal_only: bool, scratch: dict[int, Tensor]):
         self.diagonal_only, self.scratch = diagonal_only, scratch
-        self._sums: dict[str, _GramSum | Tensor] = {}
+        self._sums: dict[str, Any] = {}
         self._tokens: dict[str, int] = {}
 
     def add(self, source: str, inputs: Tensor) -> None:

@@ -149,6 +149,7 @@ def mix_gradients(parts: Mapping[str, WeightGradient], weights: Mapping[str, flo
     for name, part in parts.items():
         if weights[name] > 0 and part.n_windows < 1:
             raise InputError(f"source '{name}' has no windows; give it more text")
-    square = sum(share * part.square for share, part in used)
-    term = None if used[0][1].term is None else sum(share * part.term for share, part in used)
-    return WeightGradient(square, sum(part.n_windows for _, part in used), term)
+    squares = [share * part.square for share, part in used]
+    terms = [share * part.term for share, part in used if part.term is not None]
+    term = sum(terms[1:], start=terms[0]) if terms else None
+    return WeightGradient(sum(squares[1:], start=squares[0]), sum(part.n_windows for _, part in used), term)

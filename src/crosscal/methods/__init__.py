@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Evidence", "Method", "asvd", "awq", "check_method", "dpruner", "fwsvd", "gptq", "joint_rank", "magnitude"]
 __all__ += ["register_method", "rtn", "sparsegpt", "svd", "wanda"]
 
-_FILES = dict.fromkeys(("svd", "fwsvd", "asvd", "joint_rank"), "lowrank")
+_FILES: dict[str, str] = dict.fromkeys(("svd", "fwsvd", "asvd", "joint_rank"), "lowrank")
 _FILES |= dict.fromkeys(("Evidence", "Method", "register_method"), "registry") | {"check_method": "checks"}
 
 

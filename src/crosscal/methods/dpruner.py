@@ -107,6 +107,8 @@ def _scores(
     gradient: WeightGradient,
     strength: float,
 ) -> Float[Tensor, "d_out d_in"]:
+    if gradient.term is None:
+        raise InputError("the gradient has no term; gather it with METHOD.term of crosscal.methods.dpruner")
     if gradient.term.shape != weight.shape:
         shapes = f"{tuple(gradient.term.shape)} and the weight {tuple(weight.shape)}"
         raise InputError(f"the gradient is {shapes}; give each weight its own gradient, as [d_out, d_in]")

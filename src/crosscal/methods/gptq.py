@@ -111,7 +111,8 @@ def _static_levels(grid: Grid, columns: Float[Tensor, "d_in rows"], order: Int[T
     original = columns[order.argsort()]
     edges = _group_edges(len(columns), grid)
     fitted = [_fit_levels(part.T, grid) for part in original.split([b - a for a, b in pairwise(edges)])]
-    levels = _Levels(*(torch.cat([getattr(f, name).T for f in fitted]) for name in ("scale", "zero")), fitted[0].top)
+    scale, zero = (torch.cat([getattr(f, name).T for f in fitted]) for name in ("scale", "zero"))
+    levels = _Levels(scale, zero, fitted[0].top)
     group_of = order // (edges[1] - edges[0])
     return lambda start, end, *_: _BlockRule(grid=grid, levels=levels, group_of=group_of[start:end].contiguous())
 

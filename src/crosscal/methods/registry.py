@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from crosscal import types
 from crosscal.errors import InputError, real_number, suggest, whole_number
@@ -21,20 +21,24 @@ from crosscal.types import Grid, LowRank, NofM, SparseGrid, Target, Unstructured
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient
+
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 class Evidence(NamedTuple):
-    """What calibration text says about layers that share an input: statistics of the input, a gradient for each."""
+    """What calibration text says about layers that share an input, as far as a method reads it; None where not.
 
-    stats: "InputStats | DiagonalStats | None" = None
-    gradients: "Sequence[WeightGradient] | None" = None
+    `stats` of the input are `InputStats` or `DiagonalStats`, `gradients` a sequence of `WeightGradient`, one a layer.
+    """
+
+    stats: Any = None
+    gradients: Any = None
 
 
 Solver = Callable[..., "tuple[list[Tensor], dict]"]
 """(weights that share an input, evidence, target, **options) -> new weights, facts for the layer report."""
 
-Check = Callable[[int, Target, Mapping[str, object]], None]
+Check = Callable[[int, Any, Mapping[str, object]], None]
 """(inputs of a layer, target, options): raises `InputError` where the method cannot compress such a layer."""
 
 
@@ -123,12 +127,12 @@ def _declared(path: Path) -> Iterator[Method]:
     for node in ast.parse(text).body if " = Method(" in text else ():
         if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Method("):
             code = compile(ast.Expression(node.value), str(path), "eval")
-            yield replace(eval(code, {}, _Names(f"{__package__}.{path.stem}")), page=path.stem)
+            yield replace(eval(code, {}, _Names(f"{_PACKAGE}.{path.stem}")), page=path.stem)
 
 
 def _discover() -> dict[str, Method]:
     """The methods that the files of `crosscal.methods` declare, by name, in the order of tables and legends."""
-    folders = sys.modules[__package__].__path__
+    folders = sys.modules[_PACKAGE].__path__
     declared = [method for folder in folders for path in Path(folder).glob("*.py") for method in _declared(path)]
     return {method.name: method for method in sorted(declared, key=lambda method: (method.place, method.name))}
 

@@ -159,7 +159,7 @@ class _Drop:
 
     def begin(self, j: int, right: Tensor, scale: Tensor) -> None:
         """Choose for the group that begins at column j = `right[0]`, if one does."""
-        if self.nofm is None or j % self.nofm.m:
+        if self.nofm is None or self.mask is None or j % self.nofm.m:
             return
         m = self.nofm.m
         scores = (right[:m] / scale[j : j + m, None]).square_()
@@ -179,7 +179,7 @@ class _Bounds:
         self.rule, self.columns = rule, columns
         if rule.levels is not None:
             scale, zero, top = rule.levels
-            if len(scale) > 1:
+            if rule.group_of is not None and len(scale) > 1:
                 scale, zero = scale.index_select(0, rule.group_of), zero.index_select(0, rule.group_of)
             self._take(_Levels(scale, zero, top))
 
@@ -193,7 +193,7 @@ class _Bounds:
     def refit(self, j: int) -> None:
         """Fit the levels of the group that begins at column j, if one does."""
         size = self.rule.fit_size
-        if size is not None and j % size == 0:
+        if self.rule.grid is not None and size is not None and j % size == 0:
             levels = _fit_levels(self.columns[j : j + size].T, self.rule.grid)
             self._take(_Levels(levels.scale.T, levels.zero.T, levels.top))
 

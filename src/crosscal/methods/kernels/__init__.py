@@ -10,6 +10,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -85,7 +86,7 @@ def _available(device: torch.device, interpreted: bool = False) -> bool:
 @cache
 def _triton_version() -> tuple[int, ...]:
     try:
-        import triton
+        import triton  # pyright: ignore[reportMissingImports]
     except ImportError:
         return ()
     return tuple(int(part) for part in triton.__version__.split(".")[:2])
@@ -120,6 +121,7 @@ def _sweep_block(
     """
     from crosscal.methods.kernels.sweep_triton import sweep_block_kernel
 
+    kernel: Any = sweep_block_kernel
     block, n_rows = columns.shape
     losses = torch.empty_like(columns, memory_format=torch.contiguous_format)
     keep = columns if rule.keep is None else _along_rows(rule.keep).view(torch.uint8)
@@ -130,9 +132,9 @@ def _sweep_block(
     nofm = rule.nofm if rule.keep is None else None
     top = rule.levels.top if rule.levels is not None else 2**rule.grid.bits - 1 if rule.grid is not None else 0
     with torch.cuda.device(columns.device) if columns.is_cuda else nullcontext():
-        sweep_block_kernel[(-(-n_rows // _ROWS),)](
+        kernel[(-(-n_rows // _ROWS),)](
             *tensors,
-            rule.group_of.contiguous() if grouped else columns,
+            columns if rule.group_of is None or not grouped else rule.group_of.contiguous(),
             top,
             block,
             n_rows,

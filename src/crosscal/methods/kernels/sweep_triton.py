@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from typing import no_type_check
 
 if find_spec("triton") is not None:
-    import triton
-    import triton.language as tl
+    import triton  # pyright: ignore[reportMissingImports]
+    import triton.language as tl  # pyright: ignore[reportMissingImports]
 
     @triton.jit
     @no_type_check
