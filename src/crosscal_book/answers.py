@@ -53,6 +53,8 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
     """The verdicts of one chapter on its own results, with the parameters it was executed with."""
     results, given = chapter.results, chapter.parameters
     module = import_module(f"crosscal_book.chapters.{chapter.name}")
+    if chapter.name == "report_card":  # answers its reader's question, not one of the papers'
+        return []
     if hasattr(module, "CHAPTER"):
         settings = CHAPTERS[chapter.name].settings(**given)
         return module.CHAPTER.page(results, settings).verdicts()
@@ -61,11 +63,12 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
         "calibration": lambda: calibration.verdicts(
             results, given["calibration"], str(Unstructured(given["sparsity"]))
         ),
-        "report_card": list,  # answers its reader's question, not one of the papers'
     }
     return judges[chapter.name]()
 
 
+FRONT = ("khanal2024", "williams2025")
+"""The papers whose claims stand on the front page."""
 PAPERS = {
     "khanal2024": ("JS divergence tells more than perplexity", "Task data calibrates"),
 }
@@ -90,7 +93,7 @@ def answers_tables(chapters: Sequence[ExecutedChapter]) -> tuple[Table, Table]:
             where = f"{link}, {{numref}}`{verdict.evidence}`" if verdict.evidence else link
             every.append([verdict.claim, f"**{verdict.answer}**", _sentence(verdict.effect), where])
             key = verdict.paper or paper_of(verdict.claim)
-            if key in PAPERS:
+            if key in FRONT:
                 brief = _sentence(verdict.brief or verdict.effect)
                 papers.append([f"{verdict.claim} {{cite:p}}`{key}`", f"**{verdict.answer}**", brief, where])
     head = ["claim", "verdict", "effect", "evidence"]

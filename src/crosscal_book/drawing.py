@@ -122,10 +122,15 @@ def _grid(frame: pd.DataFrame, columns: int, width: float, height: float, share:
         wrapped = [
             textwrap.fill(one, int(13 * width / columns)) for one in text.format(facet=facet, panel=panel).split("\n")
         ]
-        axes.set_title("\n".join(wrapped), loc="left", fontsize=9.5)
+        axes.set_title(_plain("\n".join(wrapped)), loc="left", fontsize=9.5)
     for axes in cells:
         axes.set_visible(axes in [used for used, _ in found.values()])
     return canvas, found
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib draws as it stands, and not as a formula between dollar signs."""
+    return text.replace("$", r"\$")
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -29,6 +29,7 @@ from crosscal_book.drawing import (
     _key,
     _look,
     _name_axes,
+    _plain,
     _scale,
     _settle,
     _split,
@@ -56,18 +57,22 @@ def forest(
     key: bool = False,
     title: str | None = None,
     bold: Sequence[str] = (),
+    columns: int = 0,
+    labels: pd.Series | None = None,
 ) -> Drawing:
     """Draw values with intervals in named rows: one axis `x` per panel, rows of a facet's own names.
 
-    `size` is the width and the height of a row; `hollow` marks open points, `bold` the rows of means.
+    `size` is the width and the height of a row; `hollow` marks open points, `bold` the rows of means, `labels` are
+    words above points. Panels stand side by side, or in so many `columns`.
     """
-    hollow, frame = _aligned(hollow), frame.reset_index(drop=True)
+    hollow, labels, frame = _aligned(hollow), _aligned(labels), frame.reset_index(drop=True)
     facets = {f: list(dict.fromkeys(part["name"])) for f, part in _split(frame, "facet")}
     heights = [len(names) + 1.0 for names in facets.values()]
     many = len(facets) > 1
-    share = {"sharex": "row" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights}}
-    columns = len(_values(frame, "panel"))
-    height = size[1] * sum(heights) + (0.7 if many else 1.0 - size[1] + 0.0)
+    columns = columns or len(_values(frame, "panel"))
+    bands = 1 if many else -(-len(_values(frame, "panel")) // columns)
+    share = {"sharex": "row" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights * bands}}
+    height = size[1] * sum(heights) * bands + (0.7 if many else bands * (1.0 - size[1]))
     canvas, grid = _grid(frame, columns, size[0], height, share, "edges" if many else title)
     order = _values(frame, series)
     places = dict(zip(order, _apart(len(order), 0.72 if key else 0.0), strict=True))
@@ -77,7 +82,9 @@ def forest(
         rows = part["name"].map(names.index).astype(float) + (part[series].map(places) if series in part else 0.0)
         drawn = part.assign(_x=part["value"], _y=rows)
         _points(axes, drawn, series, looks, hollow, {"lo": "_x"})
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        for at, row, word in zip(drawn["_x"], rows, labels.loc[part.index], strict=True) if labels is not None else ():
+            axes.annotate(word, (at, row), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=8)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         for label in axes.get_yticklabels():

@@ -129,6 +129,7 @@ def _made(options: argparse.Namespace, settings: "ReportCardSettings") -> dict:
     from crosscal.cli.files import write_text_file
     from crosscal.paths import results_dir
     from crosscal.results.frame import read_results
+    from crosscal_book.chapters.report_card import CHAPTER as CARD
     from crosscal_book.chapters.report_card import recommend
     from crosscal_book.pages.notebooks import executed_copy
     from crosscal_book.pages.standalone import card_notebook, standalone_page
@@ -138,7 +139,7 @@ def _made(options: argparse.Namespace, settings: "ReportCardSettings") -> dict:
     title = f"Report card: {settings.model}, {settings.method} to {settings.target}"
     page = standalone_page(executed, title, _facts(settings), _command(options))
     write_text_file(options.output, page)
-    choice = recommend(read_results(results_dir(settings.preset), run_ids), settings)
+    choice = recommend(CARD.page(read_results(results_dir(settings.preset), run_ids), settings))
     return {"runs": len(run_ids), "weight": choice.weight, "answer": choice.sentence, "bytes": len(page.encode())}
 
 

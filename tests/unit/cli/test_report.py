@@ -25,7 +25,7 @@ def executed(monkeypatch):
 
     monkeypatch.setattr(notebooks, "executed_copy", pretend)
     monkeypatch.setattr(rows, "read_results", lambda folder, run_ids: list(run_ids))
-    monkeypatch.setattr(report_card, "recommend", lambda results, settings: Choice(0.5, (), f"Use 0.5 of {results}."))
+    monkeypatch.setattr(report_card, "recommend", lambda page: Choice(0.5, (), f"Use 0.5 of {page.every}."))
     return asked
 
 

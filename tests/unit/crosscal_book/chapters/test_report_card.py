@@ -12,21 +12,22 @@ from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
 from crosscal.stats import Estimate
 from crosscal.types import Row
-from crosscal_book.chapters import report_card, report_card_show
-from crosscal_book.chapters.report_card_measures import (
+from crosscal_book.chapters.report_card import (
+    CHAPTER,
     KEPT_WORD,
     MUCH,
     SOME,
     UNCLEAR,
     Measure,
-    balanced_ratio,
-    losses,
-    runs_by_weight,
-    task_groups,
-    texts_of,
-    weight_name,
+    _balanced,
+    _losses,
+    _runs,
+    _task_groups,
+    _texts,
+    _weight_name,
+    recommend,
 )
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+from crosscal_book.claims import FAILS, HOLDS, OPEN
 
 TEXTS = {"pubmed": "biomedical", "wikipedia": "general", "news": "general", "task_prompts": "tasks"}
 TASKS = {"sciq": ("general", 0.25, 0.6), "bioasq": ("biomedical", 0.25, 0.8)}
@@ -89,15 +90,16 @@ def results(tmp_path_factory) -> Results:
 
 
 def test_runs_are_found_by_weight_and_texts_by_kind(results):
-    assert runs_by_weight(results, SETTINGS) == {0.0: "run-0.0", 0.5: "run-0.5", 1.0: "run-1.0"}
-    texts = texts_of(results, SETTINGS)
-    assert texts.domain == ("pubmed",)
-    assert texts.general == ("wikipedia", "news")
-    assert task_groups(results, SETTINGS) == {"all tasks": ("sciq", "bioasq"), "biomedical tasks": ("bioasq",)}
+    assert _runs(CHAPTER.page(results, SETTINGS)) == {0.0: "run-0.0", 0.5: "run-0.5", 1.0: "run-1.0"}
+    assert _texts(CHAPTER.page(results, SETTINGS)) == (("pubmed",), ("wikipedia", "news"))
+    assert _task_groups(CHAPTER.page(results, SETTINGS)) == {
+        "all tasks": ("sciq", "bioasq"),
+        "biomedical tasks": ("bioasq",),
+    }
 
 
 def test_losses_are_those_that_were_put_in(results):
-    found = {m.name: m for m in losses(results, SETTINGS, "run-0.5")}
+    found = {m.name: m for m in _losses(CHAPTER.page(results, SETTINGS), "run-0.5")}
     domain = found["perplexity, pubmed"]
     assert domain.estimate.value == pytest.approx(math.exp(0.35), rel=0.01)
     assert domain.word == SOME
@@ -120,12 +122,12 @@ def test_a_word_says_what_the_interval_says(kind, lo, hi, word):
 
 
 def test_domain_and_general_text_count_half_each(results):
-    ratio = balanced_ratio(results, SETTINGS, "run-0.0", results.dense_id)
+    ratio = _balanced(CHAPTER.page(results, SETTINGS), "run-0.0", results.dense_id)
     assert ratio.value == pytest.approx(math.exp(0.4), rel=0.01)  # (0.5 + 0.3) / 2, however many general texts
 
 
 def test_the_least_loss_is_recommended_when_the_data_can_tell(results):
-    choice = report_card.recommend(results, SETTINGS)
+    choice = recommend(CHAPTER.page(results, SETTINGS))
     assert choice.weight == 0.5
     assert choice.tied == ()
     assert "beyond the intervals" in choice.sentence
@@ -133,24 +135,24 @@ def test_the_least_loss_is_recommended_when_the_data_can_tell(results):
 
 def test_a_clear_best_beats_the_default(tmp_path):
     results = study(tmp_path, {0.0: (0.5, 0.3, 0), 0.5: (0.4, 0.3, 0), 1.0: (0.2, 0.3, 0)})
-    assert report_card.recommend(results, SETTINGS).weight == 1.0
+    assert recommend(CHAPTER.page(results, SETTINGS)).weight == 1.0
 
 
 def test_ties_go_to_the_weight_nearest_to_one_half(tmp_path):
     runs = {0.0: (0.8, 0.8, 0), 0.25: (0.32, 0.30, 0), 0.5: (0.31, 0.31, 0), 0.75: (0.30, 0.315, 0)}
     settings = dataclasses.replace(SETTINGS, mix_weights="0,0.25,0.5,0.75")
-    choice = report_card.recommend(study(tmp_path, runs, settings, noise=0.5), settings)
+    choice = recommend(CHAPTER.page(study(tmp_path, runs, settings, noise=0.5), settings))
     assert choice.weight == 0.5
     assert choice.tied
     assert "cannot tell" in choice.sentence
 
 
 def test_the_claims_follow_the_runs(results, tmp_path):
-    kept, saves, spares = report_card.verdicts(results, SETTINGS)
+    kept, saves, spares = CHAPTER.page(results, SETTINGS).verdicts()
     assert (kept.answer, saves.answer, spares.answer) == (FAILS, HOLDS, HOLDS)
     assert all("[" in verdict.effect for verdict in (kept, saves, spares))
     other = study(tmp_path, {0.0: (0.02, 0.02, 0), 0.5: (0.05, 0.05, 0), 1.0: (0.06, 0.05, 0)})
-    kept, saves, spares = report_card.verdicts(other, SETTINGS)
+    kept, saves, spares = CHAPTER.page(other, SETTINGS).verdicts()
     assert (kept.answer, saves.answer) == (HOLDS, FAILS)
     assert spares.answer == FAILS
 
@@ -183,14 +185,15 @@ CASES = {
 def test_every_kind_of_setting_has_a_card(tmp_path, case):
     runs, settings, texts, tasks = CASES[case]
     results = study(tmp_path, runs, settings, texts, tasks)
-    text = str(report_card.card(results, settings))
+    page = CHAPTER.page(results, settings)
+    text = str(page.table("card"))
     assert "Which setting to use" in text
     assert "/x/" not in text
-    assert "nan" not in text + str(report_card.takeaway(results, settings))
-    figure = report_card_show.card_figure(results, settings)
+    assert "nan" not in text + str(page.takeaways())
+    figure = page.figure("fig-report-card")
     assert figure.caption
     assert "nan" not in figure.caption
-    for table in (report_card_show.card_table(results, settings), report_card_show.savings_table(results, settings)):
+    for table in (page.table("losses"), page.table("savings")):
         lines = [line for line in str(table).splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1
 
@@ -198,7 +201,7 @@ def test_every_kind_of_setting_has_a_card(tmp_path, case):
 def test_special_cases_say_what_they_are(tmp_path):
     def sentence(case):
         runs, settings, texts, tasks = CASES[case]
-        return report_card.recommend(study(tmp_path / case, runs, settings, texts, tasks), settings).sentence
+        return recommend(CHAPTER.page(study(tmp_path / case, runs, settings, texts, tasks), settings)).sentence
 
     assert "reads no calibration text" in sentence("no text read")
     assert "nothing to choose between" in sentence("one weight")
@@ -208,45 +211,61 @@ def test_special_cases_say_what_they_are(tmp_path):
 
 def test_a_domain_among_general_texts_is_no_general_text(tmp_path):
     runs, settings, texts, tasks = CASES["general domain"]
-    found = texts_of(study(tmp_path, runs, settings, texts, tasks), settings)
-    assert found.domain == ("news",)
-    assert found.general == ("wikipedia",)
+    page = CHAPTER.page(study(tmp_path, runs, settings, texts, tasks), settings)
+    assert _texts(page) == (("news",), ("wikipedia",))
 
 
 def test_task_prompts_are_no_text_of_their_own(tmp_path):
     texts = {"pubmed": "biomedical", "legal": "legal", "task_prompts": "tasks"}
-    assert texts_of(study(tmp_path, RUNS, texts=texts), SETTINGS).general == ("legal",)
+    assert _texts(CHAPTER.page(study(tmp_path, RUNS, texts=texts), SETTINGS))[1] == ("legal",)
 
 
 def test_other_runs_of_a_folder_are_left_alone(results):
     other = dataclasses.replace(SETTINGS, target="60%")
-    assert runs_by_weight(results, other) == {}
-    assert "No run" in str(report_card.card(results, other))
-    assert report_card.verdicts(results, other)[0].answer == OPEN
-    assert "nothing to show" in report_card_show.card_figure(results, other).caption
-    assert weight_name(None, SETTINGS) == "no text"
+    page = CHAPTER.page(results, other)
+    assert _runs(page) == {}
+    assert "No run" in str(page.table("card"))
+    assert page.verdicts()[0].answer == OPEN
+    assert "nothing to show" in page.figure("fig-report-card").caption
+    assert _weight_name(None, SETTINGS) == "no text"
 
 
 def test_the_figure_is_repeatable_and_says_what_it_shows(results):
-    first = report_card_show.card_figure(results, SETTINGS)
-    assert first == report_card_show.card_figure(results, SETTINGS)
+    first, second = (CHAPTER.page(results, SETTINGS).figure("fig-report-card") for _ in range(2))
+    assert (first.svg, first.csv) == (second.svg, second.csv)
     assert first.name == "fig-report-card"
     assert SOME in first.caption
     assert len(first.alt) > 40
 
 
 def test_the_card_marks_the_recommended_setting_and_words(results):
-    text = str(report_card.card(results, SETTINGS))
+    text = str(CHAPTER.page(results, SETTINGS).table("card"))
     assert "What was lost, w = 0.5, recommended" in text
     assert "What calibration saved" in text
     assert "general text: wikipedia and news" in text
-    table = str(report_card_show.card_table(results, SETTINGS))
+    table = str(CHAPTER.page(results, SETTINGS).table("losses"))
     assert "w = 0.5 ←" in table
     assert f"**{SOME}**" in table
 
 
 def test_a_handful_of_windows_cannot_tell_and_says_so(tmp_path):
     few = study(tmp_path, RUNS, texts={"pubmed": "biomedical", "news": "general"}, windows=4)
-    _, saves, _ = report_card.verdicts(few, SETTINGS)
+    _, saves, _ = CHAPTER.page(few, SETTINGS).verdicts()
     assert saves.answer == OPEN
     assert "4 windows are too few" in saves.effect
+
+
+NAMES = ("notes.jsonl", "discharge_letters_2019_2024.jsonl", "a|b.jsonl", "cost $100_to_$200.jsonl", "[a]*b*.txt")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_file_fits_the_card(tmp_path, name):
+    settings = dataclasses.replace(SETTINGS, domain=name)
+    page = CHAPTER.page(study(tmp_path, RUNS, settings, {**TEXTS, name: "own"}), settings)
+    for table in (page.table("losses"), page.table("savings")):
+        lines = [line.replace("\\|", "") for line in str(table).splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+    drawing = CHAPTER.figures["fig-report-card"](page)[0]
+    drawing.canvas.draw_without_rendering()
+    titles = [a._left_title.get_window_extent() for a in drawing.canvas.axes if a.get_visible()]
+    assert not any(one.overlaps(other) for n, one in enumerate(titles) for other in titles[:n])
