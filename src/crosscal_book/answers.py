@@ -1,6 +1,6 @@
 """Every claim of the study with its verdict: what the front page and the README show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -8,11 +8,7 @@ from pathlib import Path
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS
 from crosscal.results.frame import Results, read_results
-from crosscal.types import Unstructured
-from crosscal_book.chapters import (
-    calibration,
-    divergence,
-)
+from crosscal_book.chapters import divergence
 from crosscal_book.pages.freshness import read_chapter
 from crosscal_book.tables import Table
 from crosscal_book.verdicts import FAILS, HOLDS, OPEN, Verdict
@@ -58,19 +54,13 @@ def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
     if hasattr(module, "CHAPTER"):
         settings = CHAPTERS[chapter.name].settings(**given)
         return module.CHAPTER.page(results, settings).verdicts()
-    judges: dict[str, Callable[[], list[Verdict]]] = {
-        "divergence": lambda: divergence.verdicts(results),
-        "calibration": lambda: calibration.verdicts(
-            results, given["calibration"], str(Unstructured(given["sparsity"]))
-        ),
-    }
-    return judges[chapter.name]()
+    return divergence.verdicts(results)
 
 
 FRONT = ("khanal2024", "williams2025")
 """The papers whose claims stand on the front page."""
 PAPERS = {
-    "khanal2024": ("JS divergence tells more than perplexity", "Task data calibrates"),
+    "khanal2024": ("JS divergence tells more than perplexity",),
 }
 """The papers the study starts from, and how their claims begin or what they hold."""
 
@@ -78,7 +68,7 @@ PAPERS = {
 def paper_of(claim: str) -> str:
     """The key of the paper that makes a claim, or "".
 
-    >>> paper_of("Task data calibrates better"), paper_of("Act-order helps")
+    >>> paper_of("JS divergence tells more than perplexity about ..."), paper_of("Act-order helps")
     ('khanal2024', '')
     """
     return next((key for key, parts in PAPERS.items() if any(part in claim for part in parts)), "")

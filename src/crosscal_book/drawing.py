@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import matplotlib
@@ -145,9 +145,9 @@ def _split(frame: pd.DataFrame, name: str):
     return [(value, frame[_column(frame, name) == value]) for value in _values(frame, name)]
 
 
-def _in_order(names: Sequence[str]) -> list[str]:
-    """Methods in the book's order, other series as they come."""
-    return [m for m in STYLES if m in names] + [name for name in names if name not in STYLES]
+def _in_order(names: Sequence[str], looks: Mapping[str, MethodStyle] = STYLES) -> list[str]:
+    """Series in the order of their looks (methods: the book's order), others as they come."""
+    return [name for name in looks if name in names] + [name for name in names if name not in looks]
 
 
 def _apart(count: int, span: float) -> list[float]:
@@ -201,7 +201,11 @@ def _set_ticks(axes: Axes, axis: Axis, side: str, keep_ticks: bool) -> None:
     )
     getattr(axes, f"set_{side}lim")(*((high, low) if axis.reverse else (low, high)))
     if not keep_ticks and (axis.ticks or axis.log):
-        ticks = [t for t in axis.ticks if low <= t <= high] if axis.ticks else _log_ticks(low, high, _room(axes, side))
+        ticks = (
+            [t for t in axis.ticks if low <= t <= high]
+            if axis.ticks
+            else _log_ticks(low, high, _tick_gap(axes, side, 6 if low < 0.01 else 4))
+        )
         own = axes.xaxis if side == "x" else axes.yaxis
         own.set_major_locator(FixedLocator(ticks))
         own.set_minor_locator(NullLocator())
@@ -225,14 +229,14 @@ def _limits(axes: Axes, side: str) -> tuple[float, float]:
     return min(low, high), max(low, high)
 
 
-def _room(axes: Axes, side: str) -> float:
-    """Inches of the figure that a panel has along an axis, its names included."""
+def _tick_gap(axes: Axes, side: str, longest: float) -> float:
+    """The share of an axis that a tick's number takes: across by its digits, upwards by a line of text."""
     rows, columns = axes.get_gridspec().get_geometry()
     width, height = axes.figure.get_size_inches()
-    return width / columns if side == "x" else 2 * height / rows
+    return max(0.1, 0.085 * (longest + 1) / (0.75 * width / columns) if side == "x" else 0.25 * rows / height)
 
 
-def _log_ticks(low: float, high: float, room: float = 5.0) -> list[float]:
+def _log_ticks(low: float, high: float, share: float = 0.1) -> list[float]:
     """Round numbers between two limits that stand apart on a logarithmic axis: decades where it is wide.
 
     >>> _log_ticks(0.65, 1.25), _log_ticks(0.9, 2000)
@@ -241,20 +245,25 @@ def _log_ticks(low: float, high: float, room: float = 5.0) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if high / low > 200 else (1, 2, 5) if high / low > 20 else FINE
     near = (t * 10.0**e for e in decades for t in steps) if steps is not FINE or not low <= 1 <= high else iter(FINE)
-    gap, kept = 0.1 * max(1.0, 5.0 / room) * math.log(high / low), []
+    gap, kept = share * math.log(high / low), []
     for tick in sorted(set(near), key=lambda tick: (tick != 1, abs(math.log(tick)))):
         if low <= tick <= high and all(abs(math.log(tick / other)) > gap for other in kept):
             kept.append(float(tick))
     return sorted(kept)
 
 
-def _key(canvas: Canvas, order: Sequence[str], looks) -> None:
+def _key(canvas: Canvas, order: Sequence[str], looks, hollow: Collection[str] = ()) -> None:
     """Markers and names above the panels."""
-    styles = [_look(looks, name) for name in order]
-    handles = [Line2D([], [], color=s.colour, marker=s.marker, linestyle="none", label=s.label) for s in styles]
+    handles = []
+    for name in order:
+        style = _look(looks, name)
+        face = "white" if name in hollow else style.colour
+        handles.append(Line2D([], [], color=style.colour, marker=style.marker, mfc=face, lw=0, label=style.label))
     with matplotlib.rc_context(SETTINGS):
-        canvas.legend(handles=handles, loc="outside upper left", ncols=min(len(order), 6), frameon=False, fontsize=9,
-                      handletextpad=0.2)  # fmt: skip
+        columns = min(len(order), 6)
+        canvas.legend(
+            handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, handletextpad=0.2
+        )
 
 
 def _about(frame: pd.DataFrame, axes: Mapping[str, Axes_]) -> dict[str, str]:

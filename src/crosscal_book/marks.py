@@ -74,7 +74,7 @@ def forest(
     share = {"sharex": "row" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights * bands}}
     height = size[1] * sum(heights) * bands + (0.7 if many else bands * (1.0 - size[1]))
     canvas, grid = _grid(frame, columns, size[0], height, share, "edges" if many else title)
-    order = _values(frame, series)
+    order = _in_order(_values(frame, series), looks)
     places = dict(zip(order, _apart(len(order), 0.72 if key else 0.0), strict=True))
     for (facet, panel), (axes, part) in grid.items():
         names, axis = facets[facet], _axis_of(x, panel)
@@ -92,7 +92,7 @@ def forest(
     _settle(grid, x, "x")
     _name_axes(canvas, grid, x, None)
     if key:
-        _key(canvas, order, looks)
+        _key(canvas, order, looks, _open_series(frame, series, hollow))
     return Drawing(canvas, frame, _about(frame, {"value": x}))
 
 
@@ -132,7 +132,7 @@ def lines(
     height = size[1] * rows
     canvas, grid = _grid(frame, columns, size[0], height, {"sharex": share[0], "sharey": share[1]}, title)
     targets = _target_places(frame[across]) if not pd.api.types.is_numeric_dtype(frame[across]) else None
-    order = _in_order(_values(frame, series))
+    order = _in_order(_values(frame, series), looks)
     apart = dict(zip(order, _apart(len(order), aside * len(order)), strict=True))
     last: dict[Axes, pd.DataFrame] = {}
     for number, ((_, panel), (axes, part)) in enumerate(grid.items()):
@@ -162,7 +162,7 @@ def lines(
         for axes, drawn in last.items():
             _name_ends(axes, drawn, series, looks)
     if key:
-        _key(canvas, order, looks)
+        _key(canvas, order, looks, _open_series(frame, series, hollow))
     return Drawing(canvas, frame, _about(frame, {across: x, "value": y}))
 
 
@@ -270,7 +270,7 @@ def _name_ends(axes: Axes, drawn: pd.DataFrame, series: str, looks) -> None:
     """Each series' name at the right edge, at the height of its last point."""
     to_axes = axes.transData + axes.transAxes.inverted()
     right = drawn.assign(_at=to_axes.transform(drawn[["_x", "_y"]].to_numpy(dtype=float))[:, 0]).sort_values("_at")
-    names = _in_order(list(dict.fromkeys(right[series].astype(str))))
+    names = _in_order(list(dict.fromkeys(right[series].astype(str))), looks)
     last = right.groupby(right[series].astype(str))["_y"].last()
     heights = [min(max(to_axes.transform((right["_x"].iloc[-1], last[name]))[1], 0.02), 0.98) for name in names]
     gap = 10.5 / max(axes.get_window_extent().height * 72 / axes.figure.dpi, 1)
@@ -300,6 +300,11 @@ def _label_points(axes: Axes, part: pd.DataFrame, across: str, targets, series: 
         colour = _look(looks, str(line.get(series, ""))).colour
         axes.annotate(line["_label"], place, (0.72 * dx, 0.72 * dy), textcoords="offset points", fontsize=8,
                       ha="left" if dx > 0 else "right", va="center", color=colour)  # fmt: skip
+
+
+def _open_series(frame: pd.DataFrame, series: str, hollow: pd.Series | None) -> set[str]:
+    """The series all of whose points are hollow."""
+    return set() if hollow is None or series not in frame else set(frame[series]) - set(frame.loc[~hollow, series])
 
 
 def _aligned(given):

@@ -15,8 +15,8 @@ from crosscal_book.chapter import Chapter, Page
 from crosscal_book.claims import Comparison, compare, every, mean, run
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines
+from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, PARTS, Rate, Scaling, read_scaling
 from crosscal_book.pages.speed import CLOCKS, speed_tables
-from crosscal_book.scaling import LLAMA_7B, LLAMA_70B, PARTS, Rate, Scaling, read_scaling
 from crosscal_book.style import style_of
 from crosscal_book.tables import Table
 from crosscal_book.words import cell, interval, listing, points, run_name

@@ -11,9 +11,9 @@ from crosscal.stats import LEVEL
 from crosscal_book.chapter import Chapter, Page
 from crosscal_book.claims import FAILS, HOLDS, OPEN, every, mean
 from crosscal_book.drawing import Axis
-from crosscal_book.gains import FEW_DRAWS, MARGIN, TASK_MARGIN, Gains, beyond_sources
 from crosscal_book.marks import forest, lines
-from crosscal_book.mixes import BOTH, DOMAIN, DPRUNER, GENERAL, HALF, TWICE
+from crosscal_book.numbers.gains import FEW_DRAWS, MARGIN, TASK_MARGIN, Gains, beyond_sources
+from crosscal_book.numbers.mixes import BOTH, DOMAIN, DPRUNER, GENERAL, HALF, TWICE
 from crosscal_book.style import STYLES, MethodStyle
 from crosscal_book.tables import Table
 from crosscal_book.words import cell, listing, p_text, percent, run_name

@@ -7,28 +7,30 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from crosscal.plan.parameters import CalibrationSettings
 from crosscal.results.frame import Results, read_results
+from crosscal.results.quantities import ACCURACY, PERPLEXITY
 from crosscal.results.store import RunRecord, save_run
-from crosscal.stats import DRAWS
+from crosscal.stats import DRAWS, Estimate
 from crosscal.types import Row
-from crosscal_book.chapters import calibration_claims as claims
-from crosscal_book.chapters.calibration import takeaway, verdicts
-from crosscal_book.chapters.calibration_answers import gather_answers, task_data
-from crosscal_book.chapters.calibration_data import ACCURACY, PERPLEXITY, draw_noise, estimate, gap, gather, level
-from crosscal_book.chapters.calibration_effects import answer_differences, effect_sizes
-from crosscal_book.chapters.calibration_figures import size_curves, source_panels
-from crosscal_book.chapters.calibration_matrix import source_matrix
-from crosscal_book.chapters.calibration_spread import sd_over, source_to_draw, spread_ratio
-from crosscal_book.chapters.calibration_tables import answer_table, size_table, source_table, spread_table
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN
+from crosscal_book.chapters.calibration import CHAPTER
+from crosscal_book.claims import FAILS, HOLDS, OPEN
+from crosscal_book.numbers.spreads import Spreads
+from crosscal_book.numbers.written import Written
 
 TEXTS = {"pubmed": "biomedical", "legal": "legal", "wikipedia": "general", "news": "general", "task_prompts": "tasks"}
 SOURCES = ("c4", "pubmed", "legal", "wikipedia", "news", "alpaca", "self", "random")
 SHIFTS = {"c4": 0.0, "pubmed": 0.06, "legal": 0.12, "wikipedia": 0.02, "news": 0.05, "alpaca": 0.09, "self": 0.0}
 GROUPS = (("sparsegpt", "50%"), ("wanda", "50%"), ("gptq", "3 bits g128"))
 WINDOWS, ITEMS, ANSWERS = 8, 40, 60
-FIGURES = (source_panels, source_matrix, size_curves, effect_sizes, answer_differences)
-TABLES = (source_table, spread_table, size_table, answer_table)
+
+
+def page_of(results: Results):
+    return CHAPTER.page(results, CalibrationSettings())
+
+
+def ends(draws: np.ndarray) -> Estimate:
+    return Estimate.of_draws(draws, len(draws) - 1)
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,10 @@ def without(results: Results, *words: str) -> Results:
 
 
 def test_each_setting_counts_once_and_the_dense_run_without_answers_is_the_reference(make):
-    evidence = gather(make(), "c4")
+    evidence = Spreads(make(), "c4")
     assert evidence.results.dense_id == "dense"
     assert (evidence.size, evidence.seed) == ((16, 64), 0)
-    assert not evidence.runs.duplicated(["method", "pattern", "calibration", "n_windows", "window", "seed"]).any()
+    assert not evidence.runs.duplicated(["method", "target", "calibration", "n_windows", "window", "seed"]).any()
     assert evidence.sources() == ["c4", "alpaca", "legal", "news", "pubmed", "wikipedia", "self", "random"]
     assert len(evidence.draws(("wanda", "50%"), "c4")) == 5
     assert evidence.sets(PERPLEXITY) == ("pubmed", "legal", "wikipedia", "news")
@@ -155,14 +157,14 @@ def test_each_setting_counts_once_and_the_dense_run_without_answers_is_the_refer
 def test_runs_of_another_allocation_or_with_options_are_left_out(make):
     results = make()
     odd = {"wanda-50-legal": {"allocation": "owl"}, "wanda-50-news": {"options": [["act_order", True]]}}
-    kept = set(gather(replace(results, configs=results.configs | odd), "c4").runs["run_id"])
+    kept = set(Spreads(replace(results, configs=results.configs | odd), "c4").runs["run_id"])
     assert "wanda-50-pubmed" in kept
     assert not kept & set(odd)
 
 
 def test_a_level_is_the_log_ratio_to_the_dense_model(make):
     results = make()
-    found = level(gather(results, "c4"), "sparsegpt-50-legal", PERPLEXITY, ("legal", "news"))
+    found = Spreads(results, "c4").level("sparsegpt-50-legal", PERPLEXITY, ("legal", "news"))
     shift = [
         np.mean(results.items["sparsegpt-50-legal"][t]["nll"]) - np.mean(results.items["dense"][t]["nll"])
         for t in ("legal", "news")
@@ -172,48 +174,44 @@ def test_a_level_is_the_log_ratio_to_the_dense_model(make):
 
 
 def test_a_difference_holds_the_noise_of_both_draws(make):
-    evidence = gather(make(draw=0.05), "c4")
+    evidence = Spreads(make(draw=0.05), "c4")
     group = ("sparsegpt", "50%")
-    noise = draw_noise(evidence, group, PERPLEXITY)
+    noise = evidence.noise(group, PERPLEXITY)
     assert (noise.freedom, noise.group) == (4, group)
     assert noise.sd == pytest.approx(0.05, rel=0.1)
-    one = gap(evidence, ["sparsegpt-50-legal"], ["sparsegpt-50-news"], PERPLEXITY)
+    one = evidence.gap(["sparsegpt-50-legal"], ["sparsegpt-50-news"], PERPLEXITY)
     t_quantile = 2.776  # 97.5 % of Student's t with 4 degrees of freedom
-    assert (estimate(one).hi - estimate(one).lo) / 2 == pytest.approx(t_quantile * noise.sd * math.sqrt(2), rel=0.1)
-    mean = gap(evidence, ["sparsegpt-50-legal"], evidence.draws(group, "c4"), PERPLEXITY)
-    assert (estimate(mean).hi - estimate(mean).lo) / 2 == pytest.approx(
-        t_quantile * noise.sd * math.sqrt(1 + 1 / 5), rel=0.1
-    )
-    few = gap(evidence, ["sparsegpt-50-c4-1w"], [], PERPLEXITY)
-    assert (estimate(few).hi - estimate(few).lo) / 2 == pytest.approx(
-        t_quantile * noise.sd * math.sqrt(16 * 64 / 32), rel=0.1
-    )
+    assert (ends(one).hi - ends(one).lo) / 2 == pytest.approx(t_quantile * noise.sd * math.sqrt(2), rel=0.1)
+    mean = evidence.gap(["sparsegpt-50-legal"], evidence.draws(group, "c4"), PERPLEXITY)
+    assert (ends(mean).hi - ends(mean).lo) / 2 == pytest.approx(t_quantile * noise.sd * math.sqrt(1 + 1 / 5), rel=0.1)
+    few = evidence.gap(["sparsegpt-50-c4-1w"], [], PERPLEXITY)
+    assert (ends(few).hi - ends(few).lo) / 2 == pytest.approx(t_quantile * noise.sd * math.sqrt(16 * 64 / 32), rel=0.1)
 
 
 def test_noise_is_borrowed_from_the_method_then_from_all_and_is_none_without_draws(make):
-    evidence = gather(without(make(draw=0.05), "wanda-50-c4-draw"), "c4")
-    assert draw_noise(evidence, ("wanda", "50%"), PERPLEXITY).group[0] in ("sparsegpt", "gptq")
-    evidence = gather(without(make(draw=0.05), "-draw"), "c4")
-    assert draw_noise(evidence, ("wanda", "50%"), PERPLEXITY) is None
+    evidence = Spreads(without(make(draw=0.05), "wanda-50-c4-draw"), "c4")
+    assert evidence.noise(("wanda", "50%"), PERPLEXITY).group[0] in ("sparsegpt", "gptq")
+    evidence = Spreads(without(make(draw=0.05), "-draw"), "c4")
+    assert evidence.noise(("wanda", "50%"), PERPLEXITY) is None
 
 
 def test_an_sd_of_five_has_the_interval_of_the_chi_squared_law(make):
-    evidence = gather(make(draw=0.05), "c4")
-    found = estimate(sd_over(evidence, evidence.draws(("sparsegpt", "50%"), "c4"), PERPLEXITY))
+    evidence = Spreads(make(draw=0.05), "c4")
+    found = ends(evidence.sd_over(evidence.draws(("sparsegpt", "50%"), "c4"), PERPLEXITY))
     # the 2.5 and 97.5 % quantiles of chi-squared with 4 degrees of freedom are 0.484 and 11.143
     assert found.lo == pytest.approx(found.value * math.sqrt(4 / 11.143), rel=0.06)
     assert found.hi == pytest.approx(found.value * math.sqrt(4 / 0.484), rel=0.06)
 
 
 def test_the_source_ratio_takes_the_draw_out_of_the_sources(make):
-    evidence, group = gather(make(draw=0.02), "c4"), ("sparsegpt", "50%")
+    evidence, group = Spreads(make(draw=0.02), "c4"), ("sparsegpt", "50%")
     ids = [evidence.base(group, s) for s in evidence.sources(group, text_only=True)]
-    over = np.std([level(evidence, i, PERPLEXITY)[0] for i in ids], ddof=1)
-    under = np.std([level(evidence, i, PERPLEXITY)[0] for i in evidence.draws(group, "c4")], ddof=1)
-    found = source_to_draw(evidence, group, PERPLEXITY)
+    over = np.std([evidence.level(i, PERPLEXITY)[0] for i in ids], ddof=1)
+    under = np.std([evidence.level(i, PERPLEXITY)[0] for i in evidence.draws(group, "c4")], ddof=1)
+    found = evidence.source_to_draw(group, PERPLEXITY)
     assert found[0] == pytest.approx(math.sqrt(over**2 / under**2 - 1))
     # F with (6, 4) degrees of freedom has its 97.5 % point at 9.197
-    assert estimate(found).lo == pytest.approx(math.sqrt(max(over**2 / under**2 / 9.197 - 1, 0)), rel=0.15, abs=0.1)
+    assert ends(found).lo == pytest.approx(math.sqrt(max(over**2 / under**2 / 9.197 - 1, 0)), rel=0.15, abs=0.1)
 
 
 def test_the_paired_ratio_of_spreads_covers_the_truth_as_often_as_it_says():
@@ -236,34 +234,40 @@ def _pitman(a, b, t):
 
 
 def test_the_ratio_of_spreads_has_pitmans_interval(make):
-    evidence, pair = gather(make(), "c4"), (("sparsegpt", "50%"), ("wanda", "50%"))
+    evidence, pair = Spreads(make(), "c4"), (("sparsegpt", "50%"), ("wanda", "50%"))
     values = [
-        np.array([level(evidence, evidence.base(g, s), PERPLEXITY)[0] for s in evidence.sources(g, text_only=True)])
+        np.array([evidence.level(evidence.base(g, s), PERPLEXITY)[0] for s in evidence.sources(g, text_only=True)])
         for g in pair
     ]
-    found, texts = spread_ratio(evidence, *pair, PERPLEXITY)
+    found, texts = evidence.spread_ratio(*pair, PERPLEXITY)
     ratio, low, high = _pitman(*values, 2.571)
     assert texts == 7
     assert found[0] == pytest.approx(ratio)
-    assert (estimate(found).lo, estimate(found).hi) == (pytest.approx(low, rel=0.05), pytest.approx(high, rel=0.05))
+    assert (ends(found).lo, ends(found).hi) == (pytest.approx(low, rel=0.05), pytest.approx(high, rel=0.05))
 
 
 TIED = {s: 0.0 if s in ("c4", "pubmed", "legal") else 0.2 for s in SHIFTS}  # the own text beats some, not all
-CASES = {  # claim: (function, changes where it holds, where it does not, where nobody can tell)
-    "source": (claims.source_against_draw, {}, {"draw": 0.5}, {"draw": 0.03}),
+CASES = {  # claim: (its name, changes where it holds, where it does not, where nobody can tell)
+    "source": ("source-against-draw", {}, {"draw": 0.5}, {"draw": 0.03}),
     "method": (
-        claims.method_dependence,
+        "depends-more-than-wanda",
         {"own": 0.0},
         {"own": 0.0, "strength": {"sparsegpt": 0.2, "wanda": 1.0, "gptq": 0.9}},
         {"strength": {"sparsegpt": 0.2, "wanda": 0.2, "gptq": 0.2}},
     ),
-    "own text": (claims.own_text, {}, {"shifts": SHIFTS | {"self": 0.3}}, {"draw": 0.03}),
-    "windows": (claims.windows, {"draw": 0.001}, {"late": 0.2, "draw": 0.001}, {"draw": 0.05}),
-    "windows harm": (claims.windows, {"draw": 0.001}, {"size": -0.3, "draw": 0.001}, {"draw": 0.05}),
-    "any text": (claims.any_text_beats_random, {}, {"random": 0.005, "draw": 0.0005}, {"draw": 0.5}),
-    "random": (claims.random_is_useless, {"magnitude": 0.2}, {"magnitude": 1.5}, {"magnitude": 0.8}),
-    "domain": (claims.domain_text, {}, {"own": 0.2}, {"draw": 0.5}),
-    "domain ties": (claims.domain_text, {}, {"own": 0.2}, {"own": 0.0, "shifts": TIED}),
+    "other method": (
+        "depends-more-than-gptq",
+        {"own": 0.0},
+        {"own": 0.0, "strength": {"sparsegpt": 0.2, "wanda": 1.0, "gptq": 0.9}},
+        {"strength": {"sparsegpt": 0.2, "wanda": 0.2, "gptq": 0.2}},
+    ),
+    "own text": ("self-written-is-as-good", {}, {"shifts": SHIFTS | {"self": 0.3}}, {"draw": 0.03}),
+    "windows": ("windows-help-and-saturate", {"draw": 0.001}, {"late": 0.2, "draw": 0.001}, {"draw": 0.05}),
+    "windows harm": ("windows-help-and-saturate", {"draw": 0.001}, {"size": -0.3, "draw": 0.001}, {"draw": 0.05}),
+    "any text": ("any-text-beats-random", {}, {"random": 0.005, "draw": 0.0005}, {"draw": 0.5}),
+    "random": ("random-is-useless", {"magnitude": 0.2}, {"magnitude": 1.5}, {"magnitude": 0.8}),
+    "domain": ("own-domain-is-best", {}, {"own": 0.2}, {"draw": 0.5}),
+    "domain ties": ("own-domain-is-best", {}, {"own": 0.2}, {"own": 0.0, "shifts": TIED}),
 }
 
 
@@ -271,7 +275,7 @@ CASES = {  # claim: (function, changes where it holds, where it does not, where 
 @pytest.mark.parametrize("answer", [HOLDS, FAILS, OPEN])
 def test_a_verdict_follows_the_rows(make, name, answer):
     claim, *worlds = CASES[name]
-    verdict = claim(make(**worlds[(HOLDS, FAILS, OPEN).index(answer)]))
+    (verdict,) = page_of(make(**worlds[(HOLDS, FAILS, OPEN).index(answer)])).verdicts(claim)
     assert verdict.answer == answer, verdict.effect
     assert "[" in verdict.effect
     assert verdict.evidence.startswith("fig-")
@@ -282,7 +286,7 @@ def test_task_data_is_judged_by_paired_answers(make, gain, answer):
     results = make(seen=gain, unseen=-0.15)
     if gain == 0.0:  # differences that cancel exactly: no test rejects, but a gain of a point is excluded
         results = _cancelled(results)
-    seen, unseen = task_data(results, "c4")
+    seen, unseen = page_of(results).verdicts("task-data-is-better")
     assert (seen.answer, unseen.answer) == (answer, FAILS)
     assert "alpaca answers" in seen.effect
     assert "squad answers" in unseen.effect
@@ -304,18 +308,18 @@ def test_a_few_noisy_answers_cannot_tell(make):
         if "alpaca answers" in items[run_id]:
             kept = {k: v[:4] for k, v in items[run_id]["alpaca answers"].items()}
             items[run_id]["alpaca answers"] = kept
-    assert task_data(replace(results, items=items), "c4")[0].answer == OPEN
+    assert page_of(replace(results, items=items)).verdicts("task-data-is-better")[0].answer == OPEN
 
 
 def test_answers_are_paired_by_item_whatever_their_order(make):
     results = make()
-    answers = gather_answers(results, "c4")
+    answers = Written.of(results, "c4")
     turned = {k: v[::-1] for k, v in results.items["wanda-50-alpaca-a"]["squad answers"].items()}
     items = results.items | {"wanda-50-alpaca-a": results.items["wanda-50-alpaca-a"] | {"squad answers": turned}}
-    other = gather_answers(replace(results, items=items), "c4")
+    other = Written.of(replace(results, items=items), "c4")
     group = ("wanda", "50%")
     assert set(answers.pairs) == {group, ("sparsegpt", "50%")}
-    assert np.allclose(answers.difference(group, "squad answers", "f1"), other.difference(group, "squad answers", "f1"))
+    assert answers.gain("squad answers", "f1", [group]) == other.gain("squad answers", "f1", [group])
 
 
 PARTS = {  # words in the ids of missing runs
@@ -346,38 +350,38 @@ PARTS = {  # words in the ids of missing runs
 @pytest.mark.parametrize("part", PARTS)
 def test_missing_runs_never_stop_the_chapter(make, part):
     results = without(make(), *PARTS[part]) if part != "quick" else without(make(draws=2), *PARTS[part][:-2])
-    found = verdicts(results)
-    assert len(found) == 9
-    assert all(v.effect and v.evidence for v in found)
-    assert "**Takeaways**" in str(takeaway(results))
-    for draw in FIGURES:
-        figure = draw(results)
+    page = page_of(results)
+    assert len(page.verdicts()) >= 9
+    assert all(v.effect and v.evidence for v in page.verdicts())
+    assert "**Takeaways**" in str(page.takeaways())
+    for name in CHAPTER.figures:
+        figure = page.figure(name)
         root = ElementTree.fromstring(figure.svg)
         assert root.find("{http://www.w3.org/2000/svg}title").text == figure.alt
         assert len(figure.alt) > 30
         assert "nan" not in figure.caption
-    for table in (make_table(results) for make_table in TABLES):
-        assert "nan" not in str(table)
+    for name in CHAPTER.tables:
+        assert "nan" not in str(page.table(name))
 
 
-@pytest.mark.parametrize("draw", FIGURES)
-def test_a_figure_is_repeatable_and_states_a_number_with_its_interval(make, draw):
-    first = draw(make())
-    assert first == draw(make())
+@pytest.mark.parametrize("name", CHAPTER.figures)
+def test_a_figure_is_repeatable_and_states_a_number_with_its_interval(make, name):
+    first = page_of(make()).figure(name)
+    assert first == page_of(make()).figure(name)
     assert "95 %" in first.caption
     assert any(c.isdigit() for c in first.alt)
 
 
-@pytest.mark.parametrize("make_table", TABLES)
-def test_tables_are_whole_and_hold_intervals(make, make_table):
-    lines = [line for line in str(make_table(make())).splitlines() if line.startswith("|")]
+@pytest.mark.parametrize("name", CHAPTER.tables)
+def test_tables_are_whole_and_hold_intervals(make, name):
+    lines = [line for line in str(page_of(make()).table(name)).splitlines() if line.startswith("|")]
     assert len(lines) > 4
     assert len({line.count("|") for line in lines}) == 1
     assert all("[" in line for line in lines[2:])
 
 
 def test_the_matrix_names_the_best_source_of_each_text(make):
-    caption = source_matrix(make()).caption
+    caption = page_of(make()).figure("fig-matrix").caption
     assert "the lowest perplexity on 4 of 4 texts" in caption
     assert "legal: legal" in caption
-    assert "on 0 of 4" in source_matrix(make(own=0.2)).caption
+    assert "on 0 of 4" in page_of(make(own=0.2)).figure("fig-matrix").caption

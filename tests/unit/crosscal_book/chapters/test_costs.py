@@ -9,7 +9,7 @@ import pytest
 
 from crosscal_book.chapters.costs import CHAPTER
 from crosscal_book.claims import FAILS, HOLDS, OPEN
-from crosscal_book.scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, read_scaling, work
+from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, read_scaling, work
 from tests.unit.crosscal_book.chapters.made_up_grids import Made, study
 
 SPARSEGPT = Made("sparsegpt", "50%", 0.4, noise=0.002, seconds=60.0)

@@ -16,8 +16,8 @@ from crosscal.stats import Paired, student_mean, student_p
 from crosscal.types import Row
 from crosscal_book.chapters.cross_calibration import CHAPTER, _models
 from crosscal_book.claims import FAILS, HOLDS, OPEN
-from crosscal_book.gains import beyond_sources, change_text
-from crosscal_book.mixes import BOTH, DOMAIN, DOUBLED, HALF, TOGETHER
+from crosscal_book.numbers.gains import beyond_sources, change_text
+from crosscal_book.numbers.mixes import BOTH, DOMAIN, DOUBLED, HALF, TOGETHER
 
 TEXTS = {"pubmed": "biomedical", "legal": "legal", "wikipedia": "general", "news": "general", "task_prompts": "tasks"}
 TASKS = {"sciq": "general", "arc_easy": "general", "pubmed_question": "biomedical", "case_summary": "legal"}

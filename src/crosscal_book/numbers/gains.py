@@ -12,7 +12,7 @@ import pandas as pd
 
 from crosscal.results.frame import DENSE
 from crosscal.stats import Estimate, Paired, bootstrap_mean, holm, student_mean, student_p
-from crosscal_book.mixes import ALL, BOTH, DOMAIN, DOUBLED, GENERAL, HALF, MIX, SHARES, TOGETHER, Mixes, Pair
+from crosscal_book.numbers.mixes import ALL, BOTH, DOMAIN, DOUBLED, GENERAL, HALF, MIX, SHARES, TOGETHER, Mixes, Pair
 from crosscal_book.style import style_of
 from crosscal_book.words import listing, number, percent, points, run_name
 
