@@ -47,7 +47,7 @@ def kl_divergence(logits_p: Float[Tensor, "*positions vocab"], logits_q: Float[T
 def top1_agreement(
     logits_p: Float[Tensor, "*positions vocab"], logits_q: Float[Tensor, "*positions vocab"]
 ) -> Bool[Tensor, "*positions"]:
-    """Return whether both models put the same token first, per position.
+    """Return whether both models put the same token first, per position: of equal logits, the first in the vocabulary.
 
     >>> top1_agreement(torch.tensor([0.0, 1.0]), torch.tensor([5.0, 6.0])).item()
     True

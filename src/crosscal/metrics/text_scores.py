@@ -22,6 +22,7 @@ from crosscal.metrics.divergence import _Comparison
 from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
 
 _CPU_ROWS = 16
+_MOST_NATS = 700  # exp of more is no float64
 _MICRO_BATCH = 2  # windows that run together
 _POSITIONS = 512  # positions whose logits exist at one time: 50 MB of bfloat16 for a vocabulary of 49,152
 
@@ -151,9 +152,15 @@ def _scores(head, tokens: Tensor, states: Iterable[Tensor], dense: DenseReferenc
         of_dense = None if dense is None else (dense.hidden[name][rows, :-1].flatten(0, 1), dense.logits)
         parts.append(_score_rows(head, hidden[:, :-1].flatten(0, 1), targets, of_dense))
     shape = (len(tokens), tokens.shape[1] - 1)
-    return TextScores(
+    scores = TextScores(
         {metric: _check_finite(torch.cat([part[metric] for part in parts])).view(shape) for metric in parts[0]}
     )
+    if (most := max(scores.per_window("nll"))) > _MOST_NATS:
+        raise InputError(
+            f"the model gives a window of this text {most:,.0f} nats per token, a perplexity beyond all numbers; "
+            "load it in float32 or check its weights"
+        )
+    return scores
 
 
 def _score_rows(

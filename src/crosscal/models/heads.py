@@ -75,5 +75,7 @@ def check_head(model) -> None:
     ids = torch.arange(1, 9, device=model.get_input_embeddings().weight.device)[None]
     own = model(input_ids=ids, use_cache=False).logits.float()
     ours = head_logits(model, final_hidden(model, ids)).float()
+    if own.isnan().any():
+        raise InputError("the model's outputs are NaN or infinite; load it in float32 or check its weights")
     if not torch.allclose(own, ours, atol=1e-2 * own.abs().max().item(), rtol=0):
         raise InputError(f"the head of {type(model).__name__} does more than a linear map; it is not supported yet")

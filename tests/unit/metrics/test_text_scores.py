@@ -100,6 +100,20 @@ def test_evaluate_scores_texts_by_name():
     assert list(found.texts["text"].per_token) == ["nll"]
 
 
+def test_perplexities_beyond_all_numbers_are_one_sentence():
+    model = tiny_model("llama")
+    model.lm_head.weight.mul_(1e6)
+    with pytest.raises(InputError, match="nats per token, a perplexity beyond all numbers"):
+        perplexity(model, random_windows())
+
+
+def test_references_of_non_finite_outputs_are_one_sentence():
+    model = tiny_model("llama")
+    model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        dense_reference(model, {"text": random_windows()}, progress=False)
+
+
 def test_non_finite_outputs_are_one_sentence():
     model = tiny_model("llama")
     model.lm_head.weight.fill_(float("inf"))

@@ -264,9 +264,12 @@ def _token_logprobs(model, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tens
         slices = head_logits(model, states).split(max(1, step // 8)), wanted.split(max(1, step // 8))
         for logits, token in zip(*slices, strict=True):
             logits = logits.float()
-            picked = logits.gather(-1, token[:, None])
-            logprobs.append(picked[:, 0] - logits.logsumexp(-1))
-            greedy.append((logits >= picked).sum(-1) == 1)
+            picked, best = logits.gather(-1, token[:, None])[:, 0], logits.amax(-1)
+            logprobs.append(picked - logits.logsumexp(-1))
+            first = picked == best
+            rows = first.nonzero()[:, 0]  # only these may be tied, and counting costs ten times what a maximum does
+            first[rows] = torch.count_nonzero(logits[rows] == best[rows, None], dim=-1) == 1
+            greedy.append(first)
     return _check_finite(torch.cat(logprobs)), torch.cat(greedy)
 
 
