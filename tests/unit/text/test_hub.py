@@ -123,7 +123,7 @@ def test_a_data_set_without_parts_is_split_by_document(hub):
 
 
 @pytest.mark.parametrize("source", ["hub:me/none", "hub:FiscalNote/billsum", "hub:allenai/c4"])
-def test_without_connection_or_copy_one_sentence_says_what_to_do(hub, source):
+def test_hub_without_connection_says_what_to_do(hub, source):
     with pytest.raises(
         InputError, match=r"cannot be reached and its local cache has no copy.*HF_HUB_OFFLINE.*local file"
     ):

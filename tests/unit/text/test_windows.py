@@ -48,7 +48,7 @@ def test_every_choice_changes_the_fingerprint(notes, tokenizer):
     assert len({draw(notes, tokenizer, **choice).fingerprint for choice in choices}) == len(choices)
 
 
-def test_the_fingerprint_is_that_of_the_text_not_of_the_folder(notes, tokenizer, tmp_path):
+def test_fingerprint_ignores_the_folder(notes, tokenizer, tmp_path):
     copy = tmp_path / "elsewhere" / "notes.jsonl"
     copy.parent.mkdir()
     copy.write_bytes((tmp_path / "notes.jsonl").read_bytes())
@@ -74,7 +74,7 @@ def test_all_windows_together_are_the_text_once(notes, tokenizer):
     assert len(pieces) == len(every)
 
 
-def test_documents_end_with_the_end_token_and_nothing_else_is_added(notes, tokenizer):
+def test_windows_add_the_end_token_alone(notes, tokenizer):
     joined = "".join(f"{text}</s>" for text in documents(notes))
     windows = draw(notes, tokenizer, n_windows=50)
     ends = [piece for w in windows.tokens for piece in tokenizer.decode(w).split("</s>")[:-1]]
@@ -83,7 +83,7 @@ def test_documents_end_with_the_end_token_and_nothing_else_is_added(notes, token
     assert tokenizer.bos_token_id not in windows.tokens
 
 
-def test_what_looks_like_a_special_token_in_a_text_is_text(tmp_path, tokenizer):
+def test_windows_take_special_tokens_of_a_text_as_text(tmp_path, tokenizer):
     path = tmp_path / "tags.txt"
     path.write_text("\n\n".join(f"{i} <s>struck out</s> and <s>again</s>" for i in range(40)))
     windows = draw(str(path), tokenizer, n_windows=4)
@@ -107,7 +107,7 @@ def test_windows_start_as_the_tokenizer_starts_texts(notes, starting_tokenizer, 
     assert not (windows.tokens[:, 1:] == starting_tokenizer.bos_token_id).any()
 
 
-def test_windows_within_documents_come_from_one_document_each(notes, tokenizer):
+def test_windows_within_come_from_one_document_each(notes, tokenizer):
     windows = draw(notes, tokenizer, packing="within", n_windows=20)
     found = [tokenizer.decode(window) for window in windows.tokens]
     homes = [[i for i, text in enumerate(TEXTS) if piece in text] for piece in found]
@@ -115,7 +115,7 @@ def test_windows_within_documents_come_from_one_document_each(notes, tokenizer):
     assert tokenizer.eos_token_id not in windows.tokens
 
 
-def test_calibration_and_held_out_windows_never_share_text(notes, tokenizer):
+def test_parts_never_share_text(notes, tokenizer):
     a = set(documents(notes, "calibration"))
     b = set(documents(notes, "held_out"))
     assert a
@@ -173,7 +173,7 @@ def test_files_that_cannot_be_used(tmp_path, tokenizer, name, content, sentence)
         [documents(str(tmp_path / name), split) for split in ("calibration", "held_out")]
 
 
-def test_text_files_are_split_at_blank_lines_and_fields_are_found(tmp_path):
+def test_files_are_parted_and_their_fields_chosen(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"paragraph {i}\nsecond line" for i in range(30)))
     (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"id": i, "body": f"body {i}"}) for i in range(30)))
     for name, first in (("a.txt", "paragraph 0\nsecond line"), ("b.jsonl", "body 0")):
@@ -272,7 +272,7 @@ def test_unknown_tokens_are_told(tmp_path, caplog, unknown, packing, share):
 
 
 @pytest.mark.slow
-def test_the_real_tokenizer_counts_what_the_registry_says():
+def test_sources_have_the_tokens_that_are_registered():
     import transformers
 
     from crosscal.assets import model_gguf

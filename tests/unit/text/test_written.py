@@ -66,7 +66,7 @@ def full_nll(model, tokens, n_given):
     return torch.stack(losses)
 
 
-def test_windows_have_the_shape_and_start_with_the_prefixes(loaded):
+def test_write_text_starts_with_the_prefixes(loaded):
     windows = write(loaded, n_windows=16, drop=0)
     assert windows.tokens.shape == (16, 24)
     assert windows.tokens.dtype == torch.int64
@@ -79,7 +79,7 @@ def test_windows_have_the_shape_and_start_with_the_prefixes(loaded):
     assert len({tuple(window.tolist()) for window in windows.tokens}) == 16
 
 
-def test_a_start_token_comes_first_where_the_tokenizer_has_one(starting_tokenizer):
+def test_write_text_puts_the_start_token_first(starting_tokenizer):
     family = "llama"
     loaded = loaded_as(family, starting_tokenizer)
     tokens = write(loaded, prefixes=["!!! and", "!!! or"]).tokens  # of the first 128 tokens, which the model has
@@ -95,7 +95,7 @@ def test_special_tokens_are_never_sampled(loaded):
     assert not torch.isin(tokens, torch.tensor([0, 1, 2, 40])).any()
 
 
-def test_the_same_call_gives_the_same_windows_with_and_without_the_cache(loaded, cache, calls):
+def test_write_text_is_the_same_without_the_cache(loaded, cache, calls):
     first, cached = write(loaded), write(loaded)
     assert calls == [16]
     forget(cache)
@@ -118,7 +118,7 @@ def test_every_setting_decides(loaded, calls, change):
     assert one.fingerprint != other.fingerprint
 
 
-def test_other_weights_or_another_kind_of_device_are_drawn_anew(loaded, calls):
+def test_write_text_draws_anew_for_other_weights(loaded, calls):
     write(loaded)
     loaded.fingerprint = "other"
     write(loaded)
@@ -138,7 +138,7 @@ def test_the_random_state_neither_matters_nor_changes(loaded, cache):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_settings_that_came_with_the_model_do_not_apply_and_stay(loaded, cache):
+def test_write_text_leaves_the_model_s_settings_alone(loaded, cache):
     first = write(loaded)
     forget(cache)
     own = loaded.model.generation_config
@@ -155,7 +155,7 @@ def test_only_the_likeliest_tokens_are_sampled(loaded):
     assert torch.equal(logits.argmax(-1)[:, 2:], tokens[:, 3:])
 
 
-def test_one_prefix_gives_other_windows_in_every_batch_and_with_every_seed(loaded):
+def test_write_text_varies_by_batch_and_seed(loaded):
     drawn = [write(loaded, n_windows=32, drop=0, prefixes=TEXTS[:1], seed=seed).tokens for seed in (3, 4)]
     assert len({tuple(window.tolist()) for window in torch.cat(drawn)}) == 64
 
@@ -167,7 +167,7 @@ def test_a_larger_draw_begins_with_a_smaller_one(loaded, calls):
     assert calls == [16, 16, 16]
 
 
-def test_the_least_likely_windows_are_dropped_and_the_others_keep_their_order(loaded):
+def test_write_text_drops_the_least_likely_windows(loaded):
     drawn = write(loaded, n_windows=20, drop=0).tokens
     kept = write(loaded, n_windows=16, drop=0.2).tokens
     nll = full_nll(loaded.model, drawn, 3)
@@ -194,7 +194,7 @@ def test_how_many_are_drawn(loaded, monkeypatch, n, drop, drawn):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("positions", [5, 256])
-def test_scores_are_the_losses_of_one_pass_in_every_family(family, positions, monkeypatch):
+def test_own_nll_is_the_loss_of_one_pass(family, positions, monkeypatch):
     monkeypatch.setattr(sampling, "_POSITIONS", positions)
     loaded = loaded_as(family)
     tokens = _sample(loaded.model, torch.tensor([[5, 6], [7, 8], [9, 10]]), _Sampling(24), 0, [0, 1, 2])
@@ -261,7 +261,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line(loaded, cache, capsys):
     assert torch.equal(write(loaded).tokens, windows.tokens)
 
 
-def test_prefixes_come_from_c4_by_default_and_from_any_source(loaded, tmp_path):
+def test_write_text_takes_prefixes_from_any_source(loaded, tmp_path):
     # The byte tokenizer knows every character, the model only the first tokens.
     loaded = loaded_as(tokenizer=byte_tokenizer())
     loaded.model.resize_token_embeddings(len(loaded.tokenizer))
@@ -315,7 +315,7 @@ def test_requests_that_cannot_be_met(loaded, calls, changes, sentence):
     assert not calls
 
 
-def test_a_model_without_tokenizer_and_gpt2_s_name_for_its_length():
+def test_write_text_needs_a_tokenizer_and_room():
     loaded = loaded_as("gpt2")
     with pytest.raises(InputError, match=r"at most 128 tokens"):
         write(loaded, length=200)
