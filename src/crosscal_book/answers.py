@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS
 from crosscal.results.frame import Results, read_results
-from crosscal_book.chapters import divergence
+from crosscal_book.chapter import chapter_named
+from crosscal_book.claims import FAILS, HOLDS, OPEN, Verdict
 from crosscal_book.pages.freshness import read_chapter
 from crosscal_book.tables import Table
-from crosscal_book.verdicts import FAILS, HOLDS, OPEN, Verdict
 
 
 @dataclass(frozen=True)
@@ -46,32 +45,15 @@ def executed_chapters(book: Path) -> list[ExecutedChapter]:
 
 
 def chapter_verdicts(chapter: ExecutedChapter) -> list[Verdict]:
-    """The verdicts of one chapter on its own results, with the parameters it was executed with."""
-    results, given = chapter.results, chapter.parameters
-    module = import_module(f"crosscal_book.chapters.{chapter.name}")
+    """Return the verdicts of one chapter on its own results, with the parameters it was executed with."""
     if chapter.name == "report_card":  # answers its reader's question, not one of the papers'
         return []
-    if hasattr(module, "CHAPTER"):
-        settings = CHAPTERS[chapter.name].settings(**given)
-        return module.CHAPTER.page(results, settings).verdicts()
-    return divergence.verdicts(results)
+    settings = CHAPTERS[chapter.name].settings(**chapter.parameters)
+    return chapter_named(chapter.name).page(chapter.results, settings).verdicts()
 
 
 FRONT = ("khanal2024", "williams2025")
 """The papers whose claims stand on the front page."""
-PAPERS = {
-    "khanal2024": ("JS divergence tells more than perplexity",),
-}
-"""The papers the study starts from, and how their claims begin or what they hold."""
-
-
-def paper_of(claim: str) -> str:
-    """The key of the paper that makes a claim, or "".
-
-    >>> paper_of("JS divergence tells more than perplexity about ..."), paper_of("Act-order helps")
-    ('khanal2024', '')
-    """
-    return next((key for key, parts in PAPERS.items() if any(part in claim for part in parts)), "")
 
 
 def answers_tables(chapters: Sequence[ExecutedChapter]) -> tuple[Table, Table]:
@@ -82,10 +64,9 @@ def answers_tables(chapters: Sequence[ExecutedChapter]) -> tuple[Table, Table]:
         for verdict in chapter_verdicts(chapter):
             where = f"{link}, {{numref}}`{verdict.evidence}`" if verdict.evidence else link
             every.append([verdict.claim, f"**{verdict.answer}**", _sentence(verdict.effect), where])
-            key = verdict.paper or paper_of(verdict.claim)
-            if key in FRONT:
+            if verdict.paper in FRONT:
                 brief = _sentence(verdict.brief or verdict.effect)
-                papers.append([f"{verdict.claim} {{cite:p}}`{key}`", f"**{verdict.answer}**", brief, where])
+                papers.append([f"{verdict.claim} {{cite:p}}`{verdict.paper}`", f"**{verdict.answer}**", brief, where])
     head = ["claim", "verdict", "effect", "evidence"]
     return Table(head, papers, text_columns=4), Table(head, every, text_columns=4)
 
