@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from crosscal.methods.registry import METHODS
@@ -90,14 +89,6 @@ def by_method(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield method, lines
 
 
-def finish(canvas: Canvas, name: str, caption: str, alt: str) -> Figure:
-    """Return the figure with the numbers read from what was drawn; chapters that have frames use `svg_of`."""
-    from crosscal_book.drawn import drawn_data
-
-    names = {style.colour.lower(): style.label for style in STYLES.values()}
-    return Figure(name, svg_of(canvas, name, alt), caption, alt, drawn_data(canvas, names))
-
-
 def svg_of(canvas: Canvas, name: str, alt: str) -> str:
     """Return a canvas as SVG that is the same, byte for byte, whenever the same thing is drawn."""
     buffer = io.StringIO()
@@ -132,18 +123,6 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     for i, position in zip(order, placed, strict=True):
         result[i] = round(position, 6)
     return result
-
-
-def label_right(axes: Axes, ends: dict[str, float], gap: float = 0.085) -> None:
-    """Write each method's name at the right edge, at the height (in data) where its points end."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[1]
-    heights = [min(max(to_axes.transform((x, y))[1], 0.02), 0.98) for y in ends.values()]
-    for method, height in zip(ends, spread(heights, gap), strict=True):
-        style = style_of(method)
-        axes.text(
-            1.02, height, style.label, color=style.colour, transform=axes.transAxes, va="center", fontweight="bold"
-        )
 
 
 def _escape(text: str) -> str:

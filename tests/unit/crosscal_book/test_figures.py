@@ -1,3 +1,10 @@
+"""Styles, and what a notebook gets of a figure."""
+
+from urllib.parse import unquote
+
+import nbformat
+
+from crosscal_book.pages.notebooks import scrub
 from crosscal_book.style import STYLES, Figure
 
 
@@ -12,6 +19,26 @@ def test_a_notebook_gets_the_picture_and_its_words():
     data, words = Figure("fig-x", "<svg/>", "a caption", "what it shows", "x,y\n")._repr_mimebundle_()
     assert data["image/svg+xml"] == "<svg/>"
     assert words["crosscal"] == {"name": "fig-x", "caption": "a caption", "alt": "what it shows", "csv": "x,y\n"}
+
+
+def _executed(figure: Figure):
+    """A notebook of one cell that shows a figure."""
+    data, metadata = figure._repr_mimebundle_()
+    output = nbformat.v4.new_output("display_data", data, metadata=metadata)
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+
+
+def test_numbers_stand_below_the_figure_with_the_command():
+    figure = Figure("fig-x", "<svg/>", "c", "a", 'name,value\n"a, b",1\n')
+    shown, below = scrub(_executed(figure), "papermill a.ipynb b.ipynb").cells
+    assert "crosscal" not in shown.outputs[0].metadata
+    assert (below.cell_type, below.metadata["format"]) == ("raw", "text/html")
+    assert "papermill a.ipynb b.ipynb" in below.source
+    assert unquote(below.source.split("charset=utf-8,")[1].split('"')[0]) == figure.csv
+
+
+def test_a_figure_without_numbers_has_no_line_below():
+    assert len(scrub(_executed(Figure("fig-x", "<svg/>", "c", "a"))).cells) == 1
 
 
 def _luminance(colour: str) -> float:
