@@ -190,7 +190,12 @@ def _local_copy(dataset: str) -> str:
     """Offline, the folder of the last snapshot in the hub's cache, else the id itself."""
     from huggingface_hub import constants, snapshot_download
 
-    return snapshot_download(dataset, repo_type="dataset") if constants.is_offline_mode() else dataset
+    if not constants.is_offline_mode():
+        return dataset
+    folder = snapshot_download(dataset, repo_type="dataset")
+    if "[" in folder:  # the datasets library takes the path for a pattern
+        raise InputError(f"the hub's cache {folder} has brackets in its path; move it and set HF_HUB_CACHE")
+    return folder
 
 
 def _up_to(documents: Iterable[_Document], characters: int) -> Iterator[_Document]:

@@ -68,7 +68,7 @@ def test_evaluate_reads_the_field_asked_for(crosscal, bodies, tiny):
         assert "field 'data.body'" in found.err
 
 
-def test_chats_without_chat_are_refused_before_the_work(crosscal, compress, chats, tiny):
+def test_chats_without_chat_are_refused_first(crosscal, compress, chats, tiny):
     for found in (
         compress("--sources", "chats.jsonl", "--sparsity", 0.5, "--output", "a"),
         crosscal(*EVALUATE, "--model", tiny, "--texts", "chats.jsonl"),

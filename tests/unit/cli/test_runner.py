@@ -37,6 +37,19 @@ def test_the_version(crosscal):
     assert crosscal("--version").out.startswith("crosscal 0.")
 
 
+@pytest.mark.parametrize("option", ["--config", "--save-config"])
+def test_files_in_a_hidden_folder_are_one_sentence(crosscal, monkeypatch, option):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.stat", refuse)
+        found = crosscal("assets", "list", option, "private/a.toml")
+    assert found.status == 1
+    assert found.err.startswith("private/a.toml cannot be ")
+    assert "Permission denied" in found.err
+
+
 @pytest.mark.parametrize("line", [["--help"], ["compress", "--help"], ["assets", "list"], ["compres"]])
 def test_the_command_line_is_there_without_torch(line):
     code = f"import sys; from crosscal.cli import main; main({line}); sys.exit(bool({HEAVY}))"

@@ -17,16 +17,22 @@ COMMIT = "a" * 40
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def cache(tmp_path):
+    """The folder of the hub's cache."""
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub(cache, monkeypatch):
     """An empty hub cache, offline; returns a function that puts rows into a file of a data set there."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     _parts.cache_clear()
 
     def put(dataset: str, file: str, rows: list[dict]) -> None:
-        base = tmp_path / f"datasets--{dataset.replace('/', '--')}"
+        base = cache / f"datasets--{dataset.replace('/', '--')}"
         path = base / "snapshots" / COMMIT / file
         path.parent.mkdir(parents=True, exist_ok=True)
         (base / "refs").mkdir(exist_ok=True)
@@ -113,6 +119,33 @@ def test_any_other_data_set_by_its_files_and_fields(hub):
         documents("hub:me/notes#text")
     with pytest.raises(InputError, match=r"needs one of its configurations, as in hub:me/notes:<config>"):
         documents("hub:me/notes:large")
+
+
+class TestCacheThatLooksLikeAPattern:
+    """The hub's cache in a folder with brackets, braces, a star and an emoji."""
+
+    @pytest.fixture
+    def cache(self, tmp_path):
+        return tmp_path / "[team] hub \U0001f600 {a,b} *"
+
+    def test_known_sets_are_read(self, hub):
+        for file in (*_KNOWN["FiscalNote/billsum"].calibration, *_KNOWN["FiscalNote/billsum"].held_out):
+            hub("FiscalNote/billsum", file, [{"text": f"a bill of {file}"}])
+        assert documents("hub:FiscalNote/billsum") == ["a bill of data/train-00000-of-00001.parquet"]
+
+    def test_others_are_one_sentence(self, hub):
+        hub("me/single", "data.jsonl", [{"text": f"text {i}"} for i in range(50)])
+        with pytest.raises(InputError, match=r"has brackets in its path; move it and set HF_HUB_CACHE"):
+            documents("hub:me/single")
+
+
+def test_hub_rows_are_read_by_the_same_rule(hub):
+    turns = [[{"role": "user", "content": f"question {i} of many"}] for i in range(40)]
+    hub("me/chats", "data.jsonl", [{"id": i, "meta": {"body": f"a body {i}"}, "messages": turns[i]} for i in range(40)])
+    with pytest.raises(InputError, match=r"hub:me/chats holds chats .'messages'. and no plain text; give --chat"):
+        documents("hub:me/chats")
+    assert "question 1 of many" in documents("hub:me/chats", chat=True)
+    assert "a body 1" in documents("hub:me/chats#meta.body")
 
 
 def test_a_data_set_without_parts_is_split_by_document(hub):

@@ -6,6 +6,7 @@ import pytest
 
 from crosscal.metrics.tasks import TASKS, describe, task_version
 from crosscal.metrics.tasks.files import _RECIPES, _digest_of, _items_text, _task_folder, build_items
+from crosscal.metrics.tasks.harness import _load_tasks, _quiet
 from crosscal.metrics.tasks.held_out import _held_out_abstracts, _held_out_cases
 from crosscal.metrics.tasks.items import _Entry, _generator, _ordered, _with_distractors
 from crosscal.text import SOURCES, documents
@@ -110,6 +111,14 @@ def test_damaged_files_are_written_again(tmp_path, monkeypatch):
     assert _task_folder("contract_clause") == folder
     assert (folder / "items.jsonl").read_bytes() == whole
     assert "task: crosscal_contract_clause" in (folder / "task.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["[team] cache", "emoji \U0001f600", "a*b?{c,d}", "100% 'q' \\n"])
+def test_tasks_load_from_any_cache_folder(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("crosscal.metrics.tasks.files.cache_dir", lambda: tmp_path / name)
+    with _quiet():
+        task = _load_tasks(["contract_clause"])["contract_clause"]
+    assert len(task.eval_docs) == TASKS["contract_clause"].n_items
 
 
 def test_versions_and_description():
