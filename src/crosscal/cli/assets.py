@@ -130,14 +130,14 @@ def _size(name: str) -> int:
 
 def show(found: dict) -> str:
     """A table of what there is, or a line for each archive."""
-    from crosscal.cli.tables import text_table
+    from crosscal.cli.tables import _aligned
 
     if found["action"] != "list":
         return "\n".join(f"{name}: {state}" for name, state in found["states"].items()) or "nothing is in the cache"
     rows = [
         [a["name"], f"{a['download_bytes'] / 1e6:.0f} MB", "yes" if a["fetched"] else "no"] for a in found["assets"]
     ]
-    lines = [f"cache: {found['cache']}", "", text_table(["name", "download", "fetched"], rows), ""]
+    lines = [f"cache: {found['cache']}", "", _aligned(["name", "download", "fetched"], rows), ""]
     for asset in found["assets"]:
         terms = f"; terms to accept: {asset['terms']}" if asset["terms"] else ""
         lines.append(f"{asset['name']}: {asset['holds']}; licence {asset['licence']}{terms}")

@@ -1,10 +1,13 @@
 """`crosscal compare`: the dense model against compressed ones, in one table with paired intervals."""
 
 import argparse
+from typing import TYPE_CHECKING
 
-from crosscal.cli.measuring import add_measuring_options, check_measuring, make_asked, rehearsed
-from crosscal.cli.options import add_model_options
+from crosscal.cli.options import add_measuring_options, add_model_options
 from crosscal.errors import InputError
+
+if TYPE_CHECKING:
+    from crosscal.results.store import RunRecord
 
 HELP = "the dense model against one or more compressed ones, a table with paired intervals"
 DESCRIPTION = """
@@ -39,45 +42,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict:
     """Measure every model and compare; write what was asked for."""
     from crosscal.cli.files import as_json, check_new, write_text_file
-    from crosscal.cli.rows import NOTE, comparison_table
-    from crosscal.cli.tables import markdown_table
+    from crosscal.cli.measure import _check, _measure, _rehearsed
+    from crosscal.cli.tables import _NOTE, _comparison_table, _markdown
 
-    texts = check_measuring(options)
+    _check(options)
     for path in (options.output, options.markdown):
         check_new(path, options.overwrite)
     if len(set(options.models)) < len(options.models):
         raise InputError("a model is named twice in --models; name each once")
     models = [options.dense, *options.models]
     if options.dry_run:
-        return rehearsed(options, models, texts)
-    found = _compared(options, make_asked(options, models, texts))
+        return _rehearsed(options, models)
+    result = _compared(options, *_measure(options, models))
     if options.output:
-        write_text_file(options.output, as_json(found) + "\n")
+        write_text_file(options.output, as_json(result) + "\n")
     if options.markdown:
-        write_text_file(options.markdown, f"{markdown_table(*comparison_table(found))}\n\n{NOTE}\n")
-    return found
+        write_text_file(options.markdown, f"{_markdown(*_comparison_table(result))}\n\n{_NOTE}\n")
+    return result
 
 
-def _compared(options: argparse.Namespace, asked) -> dict:
-    from crosscal.cli.findings import correct_for_many, findings, mean_change
-    from crosscal.cli.measure import measure
+def _compared(options: argparse.Namespace, dense: "RunRecord", *others: "RunRecord") -> dict:
+    from crosscal.cli.measure import _correct_for_many, _mean_change, _numbers, _place
 
-    dense, others = measure(asked, options.models, options.dense)
-    models = [findings(other, dense) for other in others]
-    correct_for_many(models)
+    models = [_numbers(other, dense) for other in others]
+    _correct_for_many(models)
     for model, other in zip(models, others, strict=True):
-        usable = [name for name, task in model["tasks"].items() if task["usable"]]
-        model["mean_change"] = mean_change(other, dense, usable)
-    own = findings(dense, None)
-    return {"dense": options.dense, "texts": own["texts"], "tasks": own["tasks"], "models": models, **asked.place}
+        model["mean_change"] = _mean_change(other, dense, model["tasks"])
+    own = _numbers(dense)
+    place = _place(options)
+    return {"dense": options.dense, "texts": own["texts"], "tasks": own["tasks"], "models": models, **place}
 
 
-def show(found: dict) -> str:
-    """The table, and what its brackets mean."""
-    from crosscal.cli.measuring import show_rehearsal
-    from crosscal.cli.rows import NOTE, comparison_table
-    from crosscal.cli.tables import text_table
+def show(result: dict) -> str:
+    """Return the table, and what its brackets mean."""
+    from crosscal.cli.measure import _show_rehearsal
+    from crosscal.cli.tables import _NOTE, _aligned, _comparison_table
 
-    if found.get("dry_run"):
-        return show_rehearsal(found)
-    return f"{text_table(*comparison_table(found))}\n\n{NOTE}"
+    if result.get("dry_run"):
+        return _show_rehearsal(result)
+    return f"{_aligned(*_comparison_table(result))}\n\n{_NOTE}"

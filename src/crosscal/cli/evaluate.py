@@ -2,8 +2,7 @@
 
 import argparse
 
-from crosscal.cli.measuring import add_measuring_options, check_measuring, make_asked, rehearsed
-from crosscal.cli.options import add_model_options
+from crosscal.cli.options import add_measuring_options, add_model_options
 
 HELP = "perplexity, tasks, and with --dense the divergence from the dense model, with intervals"
 DESCRIPTION = """
@@ -40,43 +39,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict:
     """Measure, and write what was asked for."""
-    from crosscal.cli.card import check_card, write_card
     from crosscal.cli.files import as_json, check_new, write_text_file
+    from crosscal.cli.measure import _check, _correct_for_many, _measure, _numbers, _place, _rehearsed
+    from crosscal.cli.tables import _check_card, _write_card
 
-    texts = check_measuring(options)
+    _check(options)
     check_new(options.output, options.overwrite)
     if options.card:
-        check_card(options.model)
+        _check_card(options.model)
     models = [options.dense, options.model] if options.dense else [options.model]
     if options.dry_run:
-        return rehearsed(options, models, texts)
-    found = _measured(options, make_asked(options, models, texts))
+        return _rehearsed(options, models)
+    *dense, run = _measure(options, models)
+    numbers = _numbers(run, *dense)
+    if dense:
+        _correct_for_many([numbers])
+    result = {"dense": options.dense, **numbers, **_place(options)}
     if options.output:
-        write_text_file(options.output, as_json(found) + "\n")
+        write_text_file(options.output, as_json(result) + "\n")
     if options.card:
-        write_card(options.model, found)
-    return found
+        _write_card(options.model, result)
+    return result
 
 
-def _measured(options: argparse.Namespace, asked) -> dict:
-    from crosscal.cli.findings import correct_for_many, findings
-    from crosscal.cli.measure import measure
+def show(result: dict) -> str:
+    """Return a table of texts and one of tasks."""
+    from crosscal.cli.measure import _show_rehearsal
+    from crosscal.cli.tables import _aligned, _note_of, _task_table, _text_table
 
-    dense, (found,) = measure(asked, [options.model], options.dense)
-    result = findings(found, dense)
-    if dense is not None:
-        correct_for_many([result])
-    return {"dense": options.dense, **result, **asked.place}
-
-
-def show(found: dict) -> str:
-    """A table of texts and one of tasks."""
-    from crosscal.cli.measuring import show_rehearsal
-    from crosscal.cli.rows import note_of, task_table, text_table_of
-    from crosscal.cli.tables import text_table
-
-    if found.get("dry_run"):
-        return show_rehearsal(found)
-    parts = [found["model"] + (f", compared with {found['dense']}" if found["dense"] else "")]
-    parts += [text_table(*table) for table in (text_table_of(found), task_table(found)) if table[1]]
-    return "\n\n".join([*parts, note_of(found)])
+    if result.get("dry_run"):
+        return _show_rehearsal(result)
+    parts = [result["model"] + (f", compared with {result['dense']}" if result["dense"] else "")]
+    parts += [_aligned(*table) for table in (_text_table(result), _task_table(result)) if table[1]]
+    return "\n\n".join([*parts, _note_of(result)])

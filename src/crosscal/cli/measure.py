@@ -1,159 +1,186 @@
-"""Models measured on the same texts and tasks: one in memory at a time, and nothing measured twice.
+"""What `evaluate` and `compare` share: models measured on texts and tasks, and the numbers that come of it.
 
-What was measured is kept in the cache folder, by the bytes of the model and of the texts, so that an interrupted call
-continues, and another one repeats nothing.
+Each model is a run as the study's are: the same record, of pieces that are kept in the cache folder, so that nothing
+is measured twice and an interrupted call goes on with the next piece. One model is in memory at a time.
 """
 
 import argparse
-import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
 
-from crosscal.cli.identity import model_identity, packages
+import numpy as np
+
 from crosscal.cli.notes import note
-from crosscal.cli.options import loading
-from crosscal.errors import InputError
-from crosscal.paths import cache_dir
-
-if TYPE_CHECKING:
-    from crosscal.metrics.text_scores import DenseReference
-    from crosscal.models import LoadedModel
-    from crosscal.text import TextWindows
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What every model is measured on, and how models are loaded."""
-
-    texts: "dict[str, TextWindows]"
-    tasks: list[str]
-    items: int
-    options: argparse.Namespace
-
-    @property
-    def place(self) -> dict[str, str]:
-        """Where and in which numbers models run."""
-        from crosscal.models.loading import resolve_device, resolve_dtype
-
-        device = resolve_device(self.options.device)
-        return {"device": device.type, "dtype": str(resolve_dtype(self.options.dtype, device))}
-
-    def load(self, name: str) -> "LoadedModel":
-        """A model in memory."""
-        from crosscal.models import load_model
-
-        note(self.options, f"loading {name}")
-        return load_model(name, device=self.options.device, dtype=self.options.dtype, **loading(self.options))
+from crosscal.cli.options import config_of, loading, names_in
+from crosscal.cli.sources import read_texts
+from crosscal.errors import InputError, whole_number
+from crosscal.metrics.tasks import check_tasks
+from crosscal.models.loading import load_tokenizer, resolve_device, resolve_dtype
+from crosscal.plan.presets import TASKS as STUDY_TASKS
+from crosscal.results.quantities import quantities_over
+from crosscal.results.store import RunRecord
+from crosscal.stats import auc_difference, bootstrap_mean, holm, sign_flip_p, sign_test_p
+from crosscal.study.identity import DENSE, GIVEN
+from crosscal.study.session import Session
+from crosscal.types import RunConfig, Unstructured
 
 
-@dataclass
-class Measured:
-    """One model's numbers: for each text the mean of every metric over each window, for each task its items."""
-
-    name: str
-    texts: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    tasks: dict[str, dict] = field(default_factory=dict)
-
-
-def measure(asked: Asked, models: Sequence[str], dense: str | None) -> tuple[Measured | None, list[Measured]]:
-    """The dense model, if one is named, and every model, with divergences from the dense one."""
-    dense_id = model_identity(dense, asked.options) if dense else ""
-    wanted = [_Work(asked, name, dense_id) for name in models]
-    own, reference = None, None
-    if dense:
-        own = _Work(asked, dense, "")
-        needs_reference = any(work.texts_missing for work in wanted)
-        if own.missing or needs_reference:
-            loaded = asked.load(dense)
-            own.fill(loaded, None)
-            reference = _reference(asked, loaded) if needs_reference else None
-            del loaded
-    for work in wanted:
-        if work.missing:
-            work.fill(asked.load(work.found.name), reference)
-    return own and own.found, [work.found for work in wanted]
+def _check(options: argparse.Namespace) -> None:
+    """Read `options.texts` and `options.tasks` as lists; raise `InputError` for unknown ones and senseless sizes."""
+    all_tasks = options.tasks.strip() == "all"
+    options.texts, options.tasks = read_texts(options), list(STUDY_TASKS) if all_tasks else names_in(options.tasks)
+    if not options.texts and not options.tasks:
+        raise InputError("nothing is to be measured; give --texts, --tasks, or both")
+    for name, least in (("windows", 1), ("length", 2), ("items", 1)):
+        whole_number(f"--{name}", getattr(options, name), least)
+    if options.tasks and find_spec("lm_eval") is None:
+        raise InputError("tasks need the package 'lm-eval'; run pip install 'crosscal[study]', or leave --tasks out")
+    check_tasks(options.tasks)
 
 
-def _reference(asked: Asked, loaded: "LoadedModel") -> "DenseReference":
-    """The dense model's hidden states; of the model itself only embeddings and head stay in memory."""
-    from crosscal.metrics.text_scores import dense_reference
-    from crosscal.models import decoder_blocks
-
-    texts = {name: windows.tokens for name, windows in asked.texts.items()}
-    reference = dense_reference(loaded.model, texts, progress=not asked.options.quiet)
-    del decoder_blocks(loaded.model)[:]
-    return reference
+def _rehearsed(options: argparse.Namespace, models: Sequence[str]) -> dict:
+    """Return what would be measured; of the models only the configs are read."""
+    for name in models:
+        config_of(name, options)
+    sizes = {"windows": options.windows, "length": options.length, "items": options.items}
+    return {"dry_run": True, "models": list(models), "texts": options.texts, "tasks": options.tasks, **sizes}
 
 
-class _Work:
-    """What is known of one model, and what is still to be measured."""
-
-    def __init__(self, asked: Asked, name: str, dense_id: str):
-        self.asked, self.found = asked, Measured(name)
-        self.about = {"model": model_identity(name, asked.options), "dense": dense_id, **asked.place, **packages()}
-        self.texts_missing = [text for text in asked.texts if not _known(self.found.texts, text, self._text_file(text))]
-        self.tasks_missing = [task for task in asked.tasks if not _known(self.found.tasks, task, self._task_file(task))]
-
-    @property
-    def missing(self) -> bool:
-        """Whether the model has to be loaded."""
-        return bool(self.texts_missing or self.tasks_missing)
-
-    def fill(self, loaded: "LoadedModel", reference: "DenseReference | None") -> None:
-        """Measure what is missing, each piece kept as soon as it is there."""
-        from crosscal.metrics.evaluate import evaluate
-
-        progress = not self.asked.options.quiet
-        for source in self.texts_missing:
-            scores = evaluate(loaded, {source: self.asked.texts[source]}, dense=reference, progress=progress).texts
-            per_token = scores[source].per_token
-            self.found.texts[source] = {metric: scores[source].per_window(metric) for metric in per_token}
-            _keep(self._text_file(source), self.found.texts[source])
-        for task in self.tasks_missing:
-            results = evaluate(loaded, tasks=[task], max_items=self.asked.items, progress=progress).tasks
-            self.found.tasks[task] = {name: vars(result) for name, result in results.items()}
-            _keep(self._task_file(task), self.found.tasks[task])
-
-    def _text_file(self, source: str) -> Path:
-        return _file(self.about | {"text": self.asked.texts[source].fingerprint})
-
-    def _task_file(self, task: str) -> Path:
-        from crosscal.metrics.tasks import task_version
-
-        asked = {"task": task, "version": task_version(task), "items": self.asked.items}
-        return _file(self.about | asked | {"dense": ""})  # a task's score is the same whatever it is compared with
+def _show_rehearsal(result: dict) -> str:
+    windows = f"{result['windows']} windows of {result['length']} tokens"
+    lines = [f"would measure {', '.join(result['models'])}"]
+    lines += [f"on the held-out texts {', '.join(result['texts'])}: {windows} each"] if result["texts"] else []
+    lines += (
+        [f"on the tasks {', '.join(result['tasks'])}: up to {result['items']} items each"] if result["tasks"] else []
+    )
+    return "\n".join([*lines, "nothing was done: this was a dry run"])
 
 
-def _file(decides: dict) -> Path:
-    from crosscal.files import hash_json
-
-    return cache_dir() / "evaluations" / f"{hash_json(decides, 32)}.json"
-
-
-def _known(into: dict, part: str, path: Path) -> bool:
-    """Read a piece that was measured before; a damaged file counts as none."""
-    try:
-        into[part] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+def _place(options: argparse.Namespace) -> dict[str, str]:
+    """Return where and in which numbers models run."""
+    device = resolve_device(options.device)
+    return {"device": device.type, "dtype": str(resolve_dtype(options.dtype, device))}
 
 
-def _keep(path: Path, value: dict) -> None:
-    from crosscal.files import write_atomically
+def _measure(options: argparse.Namespace, models: Sequence[str]) -> list[RunRecord]:
+    """Return the runs of these models, the first of which is the dense one where `options.dense` names it."""
+    _check_same_tokens(options, models)
+    how = {"device": options.device, "dtype": options.dtype, "progress": not options.quiet, **loading(options)}
+    how["note"] = lambda text: note(options, text)
+    first, others = Session(models[0], **how), models[1:]
+    asked = _config(options, models[0])
+    runs = [first.record(asked)]
+    configs = {name: _config(options, name, dense=models[0]) for name in others}
+    missing = [piece for name in others for piece in Session(name, **how).missing(configs[name])]
+    if any(kind == "text" for kind, _ in missing):
+        first.reference(asked)
+    first.drop_blocks()
+    return runs + [Session(name, dense=first, **how).record(configs[name]) for name in others]
 
-    write_atomically(path, json.dumps(value))
+
+def _config(options: argparse.Namespace, model: str, dense: str = "") -> RunConfig:
+    """Return what is asked of one model, as a study asks it."""
+    place = _place(options)
+    return RunConfig(
+        model=model,
+        method=GIVEN if dense else DENSE,
+        target=Unstructured(0.0),
+        calibration=(),
+        n_windows=1,
+        window=1,
+        seed=0,
+        texts=tuple(options.texts),
+        eval_windows=options.windows,
+        eval_window=options.length,
+        tasks=tuple(options.tasks),
+        task_items=options.items,
+        device=place["device"],
+        dtype=place["dtype"].removeprefix("torch."),
+        dense=dense,
+    )
 
 
-def check_same_tokens(options: argparse.Namespace, names: Sequence[str]):
-    """The tokenizer that all models share; raises `InputError` when one of them reads text differently."""
-    from crosscal.models.loading import load_tokenizer
-
-    first, *others = [load_tokenizer(name, **loading(options)) for name in names]
-    for name, other in zip(names[1:], others, strict=True):
+def _check_same_tokens(options: argparse.Namespace, models: Sequence[str]) -> None:
+    """Raise `InputError` when a model reads text differently from the first."""
+    if len(models) < 2:
+        return
+    first, *others = [load_tokenizer(name, **loading(options)) for name in models]
+    for name, other in zip(models[1:], others, strict=True):
         same = first.get_vocab() == other.get_vocab() and first("a b")["input_ids"] == other("a b")["input_ids"]
         if not same:
-            raise InputError(f"{name} and {names[0]} have different tokenizers; compare models that share one")
-    return first
+            raise InputError(f"{name} and {models[0]} have different tokenizers; compare models that share one")
+
+
+def _numbers(run: RunRecord, dense: RunRecord | None = None) -> dict:
+    """Return a model's texts and tasks as plain numbers: `value`, its 95 % interval `lo`, `hi`, and `n` resampled.
+
+    With the dense model's run, texts get the ratio of perplexities and tasks the paired change, with `p` of no change.
+    """
+    texts, before = _texts(run), _texts(dense) if dense else {}
+    for name in before:
+        gaps = np.array(run.items[name]["nll"]) - np.array(dense.items[name]["nll"])
+        ratio = bootstrap_mean([gaps]).map(math.exp)
+        perplexity, *rest = texts[name].items()
+        paired = {"perplexity_dense": before[name]["perplexity"], "perplexity_ratio": _cell(ratio)}
+        texts[name] = dict([perplexity]) | paired | dict(rest)
+    tasks, known = _tasks(run), _tasks(dense) if dense else {}
+    for name, task in tasks.items():
+        if dense is not None:
+            usable = task["chance"] is None or known[name]["lo"] > task["chance"]
+            cell = {key: known[name][key] for key in ("value", "lo", "hi", "n")}
+            task |= {"dense": cell, "change": _change(run, dense, name, task["metric"]), "usable": usable}
+    return {"model": run.config["model"], "texts": texts, "tasks": tasks}
+
+
+def _texts(run: RunRecord) -> dict[str, dict]:
+    kept = [quantity.name for quantity in quantities_over("windows")]
+    return {
+        name: {row.metric: _cell(row) for row in run.rows if row.eval_set == name and row.metric in kept}
+        for name in run.config["texts"]
+    }
+
+
+def _tasks(run: RunRecord) -> dict[str, dict]:
+    """The score of each task; a group of the harness brings several."""
+    chances = {name: facts.get("chance") for name, facts in run.provenance["tasks"].items()}
+    return {
+        row.eval_set: {"metric": row.metric, "domain": row.domain, "chance": chances.get(row.eval_set), **_cell(row)}
+        for row in run.rows
+        if row.eval_set not in run.config["texts"]
+    }
+
+
+def _change(run: RunRecord, dense: RunRecord, task: str, metric: str) -> dict:
+    """The paired change: the exact sign test's p on the items that changed, for AUC the bootstrap's."""
+    if metric == "auc":
+        after, before = run.items[task], dense.items[task]
+        change = auc_difference(np.array(before["score"]), np.array(after["score"]), np.array(before["gold"]))
+        return _cell(change) | {"p": change.p}
+    gaps = _gaps(run, dense, task)
+    return _cell(bootstrap_mean([gaps])) | {"p": sign_test_p(int((gaps > 0).sum()), int((gaps < 0).sum()))}
+
+
+def _gaps(run: RunRecord, dense: RunRecord, task: str) -> np.ndarray:
+    """Correct after minus correct before, item by item, whatever their order."""
+    after = dict(zip(run.items[task]["id"], run.items[task]["correct"], strict=True))
+    before = zip(dense.items[task]["id"], dense.items[task]["correct"], strict=True)
+    return np.array([after[item] - correct for item, correct in before], dtype=float)
+
+
+def _mean_change(run: RunRecord, dense: RunRecord, tasks: dict[str, dict]) -> dict | None:
+    """Return the mean change over usable tasks scored by accuracy, each the same; `p` is the sign-flip test's."""
+    gaps = [_gaps(run, dense, name) for name, task in tasks.items() if task["usable"] and task["metric"] != "auc"]
+    return _cell(bootstrap_mean(gaps)) | {"p": sign_flip_p(gaps), "tasks": len(gaps)} if gaps else None
+
+
+def _correct_for_many(models: list[dict]) -> None:
+    """Add `p_holm` to every usable task's change: Holm's correction over all of them, the comparisons in one table."""
+    changes = [task["change"] for model in models for task in model["tasks"].values() if task["usable"]]
+    for change, adjusted in zip(changes, holm([change["p"] for change in changes]), strict=True):
+        change["p_holm"] = float(adjusted)
+
+
+def _cell(estimate) -> dict:
+    """A row or an estimate as plain numbers."""
+    return {"value": float(estimate.value), "lo": float(estimate.lo), "hi": float(estimate.hi), "n": int(estimate.n)}

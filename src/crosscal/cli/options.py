@@ -47,3 +47,26 @@ def names_in(text: str) -> list[str]:
     ['sciq', 'arc_easy']
     """
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is measured."""
+    from crosscal.cli.sources import add_text_options
+
+    group = parser.add_argument_group("what is measured")
+    group.add_argument(
+        "--texts",
+        default="pubmed,legal,wikipedia,news",
+        metavar="TEXT,...",
+        help="held-out texts: built-in names, .txt or .jsonl files, hub:<data set> (%(default)s)",
+    )
+    add_text_options(group)
+    group.add_argument("--windows", type=int, default=8, help="windows of each text (%(default)s)")
+    group.add_argument("--length", type=int, default=512, help="tokens of a window (%(default)s)")
+    group.add_argument(
+        "--tasks",
+        default="",
+        metavar="TASK,...",
+        help="tasks by name, harness files such as my_task.yaml, or 'all' for eight built-in ones (default: none)",
+    )
+    group.add_argument("--items", type=int, default=100, help="at most so many items of each task (%(default)s)")

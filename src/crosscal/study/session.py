@@ -6,7 +6,7 @@ cache folder as soon as it is measured, as a record of its own, known by the con
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -47,8 +47,8 @@ class _Ready:
 class Session:
     """Runs configurations on one model; it is loaded at the first piece that is missing, and kept.
 
-    `dense` is the session of the model that divergences are from, for one that was compressed elsewhere. Not for
-    several threads: a run changes the model in place and restores it afterwards.
+    `dense` is the session of the model that divergences are from, for one that was compressed elsewhere; `note` takes
+    sentences for people. Not for several threads: a run changes the model in place and restores it afterwards.
     """
 
     def __init__(
@@ -61,8 +61,9 @@ class Session:
         trust_remote_code: bool = False,
         progress: bool = True,
         dense: "Session | None" = None,
+        note: Callable[[str], None] = lambda _: None,
     ):
-        self.name, self._dense, self._progress = name, dense, progress
+        self.name, self._dense, self._progress, self._note = name, dense, progress, note
         self._loading = {"accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
         self._device, self._dtype = device, dtype
         self._texts: dict[tuple, StudyTexts] = {}
@@ -71,6 +72,7 @@ class Session:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model in memory."""
+        self._note(f"loading {self.name}")
         return load_model(self.name, device=self._device, dtype=self._dtype, **self._loading)
 
     def identify(self, config: RunConfig) -> dict:
@@ -162,7 +164,7 @@ class Session:
 
     def _room(self, config: RunConfig) -> StudyTexts:
         key = (config.tasks, config.task_items)
-        return self._texts.setdefault(key, StudyTexts(self.loaded, *key))
+        return self._texts.setdefault(key, StudyTexts(self.loaded, *key, self._note))
 
     def _compress(self, config: RunConfig) -> CompressionReport:
         calibration = self.calibration(config)

@@ -6,7 +6,7 @@ questions of the study's tasks with their right answers, so that divergence can 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,22 +14,30 @@ from crosscal.errors import InputError
 from crosscal.models import LoadedModel
 from crosscal.plan.presets import TASK_PROMPTS
 from crosscal.study.identity import RANDOM
-from crosscal.text import SELF, TextWindows, load_text, write_text
+from crosscal.text import SELF, SOURCES, TextWindows, load_text, write_text
 from crosscal.text.windows import draw_packed, fingerprint_of
 
 
 class StudyTexts:
     """Draws each text once and keeps it for as long as the study runs."""
 
-    def __init__(self, loaded: LoadedModel, tasks: Sequence[str] = (), task_items: int = 1):
-        self._loaded, self._tasks, self._items = loaded, tuple(tasks), task_items
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        tasks: Sequence[str] = (),
+        task_items: int = 1,
+        note: Callable[[str], None] = lambda _: None,
+    ):
+        self._loaded, self._tasks, self._items, self._note = loaded, tuple(tasks), task_items, note
         self._drawn: dict[tuple, TextWindows] = {}
 
     def draw(self, source: str, n_windows: int, length: int, seed: int, split: str) -> TextWindows:
         """Windows [n_windows, length] of one part of a source; see `load_text` for what raises."""
         key = (source, n_windows, length, seed, split)
         if key not in self._drawn:
-            self._drawn[key] = self._draw(*key)
+            windows = self._drawn[key] = self._draw(*key)
+            if windows.report is not None and source not in SOURCES:
+                self._note(f"read {windows.report}")
         return self._drawn[key]
 
     def _draw(self, source: str, n_windows: int, length: int, seed: int, split: str) -> TextWindows:

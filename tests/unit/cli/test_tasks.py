@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from crosscal.cli import measuring
+from crosscal.cli import measure
 from crosscal.metrics.tasks import TASKS, TaskResult, evaluate, harness
 from crosscal.plan.presets import TASKS as STUDY_TASKS
 from crosscal.results.quantities import QUANTITIES
@@ -110,7 +110,7 @@ def test_an_unknown_task_is_refused_before_any_model_is_loaded(crosscal, tiny, a
 
 
 def test_without_the_harness_tasks_name_the_package(crosscal, tiny, monkeypatch):
-    monkeypatch.setattr(measuring, "find_spec", lambda name: None)
+    monkeypatch.setattr(measure, "find_spec", lambda name: None)
     found = crosscal("evaluate", "--model", tiny, "--tasks", "sciq")
     assert found.status == 1
     assert "pip install 'crosscal[study]'" in found.err
