@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from crosscal.assets.download import _disk_full, _download, _sha256
 from crosscal.assets.registry import _Archive
@@ -158,7 +158,7 @@ def _unpack(file: Path, archive: _Archive, folder: Path) -> None:
             shutil.copyfileobj(source, sink, 1 << 20)
 
 
-def _members(file: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+def _members(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(name, opener) of each regular file in a zip or tar; links and devices are left out."""
     try:
         if zipfile.is_zipfile(file):

@@ -15,7 +15,7 @@ from crosscal.models import LoadedModel
 from crosscal.plan.presets import TASK_PROMPTS
 from crosscal.study.identity import RANDOM
 from crosscal.text import SELF, SOURCES, TextWindows, load_text, write_text
-from crosscal.text.windows import draw_packed, fingerprint_of
+from crosscal.text.windows import draw_packed
 
 
 class StudyTexts:
@@ -62,9 +62,7 @@ def random_tokens(tokenizer, n_windows: int, length: int, seed: int) -> TextWind
         raise InputError("the tokenizer has no ordinary tokens to draw from; choose another calibration text")
     picks = torch.randint(len(ordinary), (n_windows, length), generator=torch.Generator().manual_seed(seed))
     tokens = ordinary[picks]
-    return TextWindows(
-        RANDOM, "calibration", tokens, seed, fingerprint_of(RANDOM, "calibration", "drawn", seed, tokens)
-    )
+    return TextWindows.of(RANDOM, "calibration", "drawn", seed, tokens)
 
 
 def task_prompts(tokenizer, tasks: Sequence[str], n_items: int, n_windows: int, length: int) -> TextWindows:
@@ -83,7 +81,7 @@ def task_prompts(tokenizer, tasks: Sequence[str], n_items: int, n_windows: int, 
     ]
     tokens = torch.cat(parts)
     digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:8]
-    return TextWindows(TASK_PROMPTS, "held_out", tokens, 0, fingerprint_of(TASK_PROMPTS, "held_out", digest, 0, tokens))
+    return TextWindows.of(TASK_PROMPTS, "held_out", digest, 0, tokens)
 
 
 def prompt_texts(tasks: Sequence[str], n_items: int) -> dict[str, list[str]]:

@@ -166,7 +166,7 @@ def _any_documents(source: str, dataset: str, config: str, field: str) -> tuple[
     from datasets import load_dataset
 
     sets = load_dataset(_local_copy(dataset), config or None, streaming=True)
-    names = list(sets)
+    names = [str(name) for name in sets]
     held_out = next((name for name in ("test", "validation", "valid", "dev") if name in names), None)
     first = "train" if "train" in names else names[0]
     parts: tuple[tuple[str, _Split | None], ...] = ((first, None),)

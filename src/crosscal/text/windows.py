@@ -50,6 +50,17 @@ class TextWindows:
     fingerprint: str
     report: SourceReport | None = None
 
+    @classmethod
+    def of(
+        cls, source: str, split: str, how: str, seed: int, tokens: Tensor, report: SourceReport | None = None
+    ) -> "TextWindows":
+        """Return windows with their fingerprint; `how` stands for all that decides them besides the seed."""
+        # A file counts by its name, not by where it lies or which of its fields is read.
+        name = _file_of(source)[0].name if not source.startswith("hub:") and _is_path(source) else source
+        head = f"{name}\n{split}\n{how}\n{tuple(tokens.shape)}\n{seed}\n".encode()
+        digest = hashlib.sha256(head + tokens.contiguous().numpy().astype("<i8").tobytes())
+        return cls(source, split, tokens, seed, digest.hexdigest()[:16], report)
+
     def __len__(self) -> int:
         """Number of windows."""
         return self.tokens.shape[0]
@@ -98,8 +109,7 @@ def load_text(
     report = _parts(name, _changed_at(name))[1]
     refused = {"refused by the chat template": told.refused} if told.refused else {}
     report = replace(report, unknown=told.unknown, dropped=report.dropped | refused)
-    fingerprint = fingerprint_of(name, split, packing, seed, tokens)
-    return TextWindows(str(source), split, tokens, seed, fingerprint, report)
+    return TextWindows.of(str(source), split, packing, seed, tokens, report)
 
 
 def draw_packed(
@@ -231,13 +241,6 @@ def _start_tokens(tokenizer) -> list[int]:
     """The beginning-of-sequence token if this tokenizer puts one before every text, else nothing."""
     first = tokenizer("a")["input_ids"][:1]
     return first if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else []
-
-
-def fingerprint_of(source: str, split: str, packing: str, seed: int, tokens: Tensor) -> str:
-    """Return 16 hex digits of SHA-256; a file counts by its name, not by where it lies or which field is read."""
-    name = _file_of(source)[0].name if not source.startswith("hub:") and _is_path(source) else source
-    head = f"{name}\n{split}\n{packing}\n{tuple(tokens.shape)}\n{seed}\n".encode()
-    return hashlib.sha256(head + tokens.contiguous().numpy().astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _check_request(n_windows: int, length: int, seed: int, packing: str) -> None:

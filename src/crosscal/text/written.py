@@ -23,7 +23,7 @@ from crosscal.files import write_atomically
 from crosscal.paths import cache_dir
 from crosscal.text.documents import SELF
 from crosscal.text.sampling import _own_nll, _sample, _Sampling
-from crosscal.text.windows import TextWindows, _check_request, _start_tokens, _token_ids, _tokenized, fingerprint_of
+from crosscal.text.windows import TextWindows, _check_request, _start_tokens, _token_ids, _tokenized
 
 _VERSION = 1  # raise when the same settings would give other windows
 _BATCH = 16  # part of what decides a draw, so no parameter
@@ -81,7 +81,7 @@ def write_text(
     kept = nll.argsort(stable=True)[:n_windows].sort().values
     settings = json.dumps({"model": loaded.fingerprint, "drop": drop, "prefix": prompts.shape[1], **asdict(sampling)})
     tokens = tokens[kept].long()
-    return TextWindows(SELF, "calibration", tokens, seed, fingerprint_of(SELF, "calibration", settings, seed, tokens))
+    return TextWindows.of(SELF, "calibration", settings, seed, tokens)
 
 
 def _prompts(prefixes, tokenizer, n: int, length: int, seed: int) -> Int[Tensor, "n prompt"]:
