@@ -78,6 +78,12 @@ _VISION |= {"image_size": 32, "patch_size": 8}
 _TOWER = {"hidden_size": 32, "intermediate_size": 48, "depth": 1, "num_heads": 4, "out_hidden_size": 64}
 _PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB}
 _CHUNKED = {"intermediate_size_mlp": 96, "interleave_moe_layer_step": 1, "attention_chunk_size": 64}
+_SHARED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+_AUDIO = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+_BYTES = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+_BYTES |= {"max_position_embeddings": 256}
+_LOCAL = _BYTES | {"hidden_size_global": 64, "cross_attn_k": 2}
 _HYBRID = ["linear_attention", "hybrid"] * 2
 
 EXCEPTIONS = {
@@ -85,21 +91,26 @@ EXCEPTIONS = {
     "axk2": _SPARSE,
     "bamba": _MAMBA | {"attn_layer_indices": [1]},
     "bart": _SEQUENCE,
+    "big_bird": {"attention_type": "original_full"},
     "bigbird_pegasus": _SEQUENCE | {"attention_type": "original_full"},
     "blenderbot": _SEQUENCE,
     "blenderbot-small": _SEQUENCE,
     "codegen": {"rotary_dim": 8},
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+    | {"rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _ROPE)},
     "cpmant": {"dim_head": 16, "dim_ff": 96},
     "deepseek_v2": _ONE_DENSE,
     "deepseek_v3": _ONE_DENSE,
     "deepseek_v32": _SPARSE,
     "dots1": {"first_k_dense_replace": 1, "n_shared_experts": 1},
+    "dots3_note_text": _SPARSE,
+    "electra": {"embedding_size": 64},
     "falcon_h1": _MAMBA | {"mamba_d_ssm": 128},
     "falcon_mamba": {"state_size": 4},
     "gemma3n_text": _PER_LAYER
     | {"num_hidden_layers": 6, "num_kv_shared_layers": 2, "laurel_rank": 8, "altup_num_inputs": 2, "sliding_window": 16}
     | {"layer_types": ["sliding_attention"] * 3 + ["full_attention"] + ["sliding_attention", "full_attention"]}
-    | {"intermediate_size": [96] * 6, "activation_sparsity_pattern": [0.0] * 6},
+    | {"intermediate_size": [192] * 6, "activation_sparsity_pattern": [0.0] * 6},
     "gemma4_text": _PER_LAYER,
     "glm4_moe": {"first_k_dense_replace": 1},
     "glm4_moe_lite": _ONE_DENSE,
@@ -107,7 +118,7 @@ EXCEPTIONS = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_size": 16},
     "gptj": {"rotary_dim": 8},
     "granitemoehybrid": _MAMBA | {"layer_types": ["linear_attention", "full_attention"]},
-    "hy_v4": _SPARSE | {"o_lora_rank": 16},
+    "hy_v4": _SPARSE | {"o_lora_rank": 16, "hc_mult": 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
     | {"mamba_d_state": 4, "mamba_dt_rank": 8, "use_mamba_kernels": False},
     "kimi_linear": _LATENT
@@ -131,21 +142,28 @@ EXCEPTIONS = {
     "qwen3_5_moe_text": _DELTA,
     "qwen3_5_text": _DELTA,
     "qwen3_next": _DELTA,
+    "qwen4_exp_text": _DELTA
+    | {"hc_lowrank": 8, "hc_count": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16}
+    | {"indexer_budget": 8, "indexer_compress_ratio": 1},
+    "rembert": {"input_embedding_size": 16},
     "roc_bert": {"pronunciation_embed_dim": 64, "shape_embed_dim": 64, "concat_input": False},
     "trocr": _SEQUENCE,
     "whisper": _SEQUENCE | {"max_target_positions": 256},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "youtu": _LATENT,
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": _HYBRID, "attention_hidden_size": 128}
-    | {"attention_head_dim": 32, "n_mamba_heads": 2, "mamba_d_state": 4, "mamba_dt_rank": 4, "num_key_value_heads": 4}
+    "zamba": {"hidden_size": 256, "num_hidden_layers": 4, "layers_block_type": _HYBRID, "attention_hidden_size": 512}
+    | {"attention_head_dim": 128, "n_mamba_heads": 2, "mamba_d_state": 4, "mamba_dt_rank": 4, "num_key_value_heads": 4}
     | {"use_mamba_kernels": False},
     "zamba2": {"num_hidden_layers": 4, "layers_block_type": _HYBRID, "attention_head_dim": 32, "num_mem_blocks": 1}
     | {"mamba_d_state": 8, "n_mamba_heads": 8, "mamba_ngroups": 1, "adapter_rank": 8, "chunk_size": 16}
     | {"use_shared_attention_adapter": True, "use_mamba_kernels": False, "num_key_value_heads": 4},
-    "zaya": {"num_experts_per_tok": 1},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 8, "num_experts": 8},
 }
 """What a decoder type needs beside `SIZES`."""
 OWN_SIZES = FAMILIES | {
+    "blt": {"vocab_size": 260, "max_position_embeddings": 256, "encoder_hash_byte_group_vocab": 32, "cross_attn_k": 2}
+    | {"patcher_config": _BYTES | {"num_hidden_layers": 1}, "encoder_config": _LOCAL | {"num_hidden_layers": 1}}
+    | {"decoder_config": _LOCAL | {"num_hidden_layers": 2}, "global_config": {key: _TEXT[key] for key in _SHARED}},
     "dbrx": {"vocab_size": VOCAB, "d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 256}
     | {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}}
     | {"ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2}},
@@ -169,6 +187,15 @@ OWN_SIZES = FAMILIES | {
         "vision_config": _VISION
         | {"num_global_layers": 1, "supported_aspect_ratios": [[1, 1]], "attention_heads": 4}
         | {"intermediate_layers_indices": [0]}
+    },
+    "moss_transcribe_diarize": {"text_config": _TEXT | {"model_type": "qwen3"}, "audio_token_id": 5}
+    | {"audio_config": _AUDIO | {"num_hidden_layers": 1, "num_mel_bins": 16, "max_source_positions": 32}},
+    "phi4_multimodal": _TEXT
+    | {"vision_config": _VISION | {"num_hidden_layers": 2, "crop_size": 32, "image_token_id": 10}}
+    | {
+        "audio_config": _AUDIO
+        | {"num_blocks": 2, "input_size": 16, "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32}
+        | {"nemo_conv_channels": 8, "nemo_final_size": 2, "audio_token_id": 11}
     },
     "prophetnet": {"vocab_size": VOCAB, "hidden_size": 64, "encoder_ffn_dim": 96, "num_encoder_layers": 1}
     | {"num_encoder_attention_heads": 4, "decoder_ffn_dim": 96, "num_decoder_layers": 2}

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 # Parts of a model beside the text decoder, by a component of their path.
 _TOWER = re.compile(r"vision|visual|image|img|audio|speech|video|codec|multi_?modal|(^|_)mm_", re.IGNORECASE)
 _CROSS = re.compile(r"cross_?attn|cross_?attention|encoder_attn|(^|_)inter_attention", re.IGNORECASE)
+_CROSS_OF_TEXT = {"BltCrossAttention"}  # between bytes and patches of the same text
 _ADAPTER = re.compile(r"^lora_|^modules_to_save$")
 # Parts of a block that are no matrix multiplied with a token's features.
 _STATE = re.compile(r"^(A_log|A|D|dt_\w+)$|conv|rglru|rg_lru|time_(mix|decay|first|maa|faaaa)|recurrent", re.IGNORECASE)
@@ -69,6 +70,12 @@ def _common_width(shapes: list) -> int | None:
 
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
+
+
+def _is_cross(block: nn.Module, path: list[str]) -> bool:
+    """Return whether a matrix of a block attends to something else than the text."""
+    kind = type(block).__name__
+    return kind not in _CROSS_OF_TEXT and any(map(_CROSS.search, [*path, kind]))
 
 
 def _is_router(owners: list[nn.Module], path: list[str], rows: int, share: float) -> bool:

@@ -28,9 +28,9 @@ class HeadMemory:
 
 
 def check_length(model, length: int) -> None:
-    """Raises `InputError` for windows longer than the model was made for: some families fail there, others degrade."""
+    """Raise `InputError` for windows longer than the model was made for: some families fail there, others degrade."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and length > most:
+    if most is not None and 0 < most < length:
         raise InputError(f"windows of {length} tokens are longer than the {most} this model was made for; shorten them")
 
 

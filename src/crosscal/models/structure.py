@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from crosscal.errors import InputError
 from crosscal.models.experts import _matrices, _Matrix
-from crosscal.models.families import _ADAPTER, _CROSS, _HEAD, _TOWER, _is_linear, _is_router, _reason
+from crosscal.models.families import _ADAPTER, _HEAD, _TOWER, _is_cross, _is_linear, _is_router, _reason
 
 _UNCOUNTED = ("embedding", "head", "cross-attention", "outside the text decoder")
 
@@ -128,7 +128,7 @@ def _text_decoder(model: nn.Module) -> nn.Module:
 
 def _outermost(module: nn.Module, path: str) -> Iterator[tuple[str, nn.ModuleList]]:
     for name, child in module.named_children():
-        if _TOWER.search(name) or _CROSS.search(name):
+        if _TOWER.search(name):
             continue
         inner = f"{path}.{name}" if path else name
         blocks = isinstance(child, nn.ModuleList) and not any(map(_is_linear, child))
@@ -243,7 +243,7 @@ def _layer_reason(layer, block, path, number, sizes, skip, only, unused) -> str:
     parts = layer.name.split(".")
     if any(_ADAPTER.search(part) for part in parts):
         return "adapter"
-    if any(map(_CROSS.search, [*parts, type(block).__name__])):
+    if _is_cross(block, parts):
         return "cross-attention"
     owners = [block, *(block.get_submodule(".".join(parts[:n])) for n in range(1, len(parts) + 1) if not layer.stacked)]
     exact = any(pattern.rpartition(".")[2] == parts[-1] for pattern in wanted)
@@ -268,11 +268,11 @@ def _others(model: nn.Module, paths: Sequence[str], names: set[str]) -> Iterator
             parts = name.removeprefix(inside + ".").split(".")
             owners = [modules[".".join([inside, *parts[:n]])] for n in range(len(parts))]
             routes = _is_router(owners, parts, len(parameter), 1.0)
-            cross = any(map(_CROSS.search, [*parts, type(owners[0]).__name__]))
+            cross = _is_cross(owners[0], parts)
             reason = "router" if routes else "cross-attention" if cross else _reason(owner, parts)
         elif not reason and _HEAD.search(name):
             reason = "head"
-        elif not reason:
+        elif not reason and _reason(owner, name.split(".")):
             text = name.startswith(f"{root}.") if root else True
             towers = any(map(_TOWER.search, name.split(".")))
             reason = "outside the decoder's blocks" if text and not towers else "outside the text decoder"
