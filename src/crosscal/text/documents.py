@@ -36,7 +36,7 @@ def documents(source: str, split: str = "calibration", *, field: str = "", chat:
     """Return the cleaned documents of one part of a source: an embedded name, `hub:<dataset id>` or a file.
 
     `field` names the field of a file or a hub set that holds the text (`a.b` for nested ones); with `chat` it holds
-    turns, of which the text is what was said. Without `field` the rule of `crosscal.text.fields` chooses.
+    turns, of which the text is who said what. Without `field` the rule of `crosscal.text.fields` chooses.
 
     Equal documents count once, so the two parts never share one. In the embedded sources so do those that share more
     than 30 runs of 20 words with earlier ones. Elsewhere those that share nearly all of their runs count once, and a

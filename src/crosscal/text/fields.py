@@ -47,7 +47,7 @@ _NO_TEXT = re.compile("[\ud800-\udfff\0]")
 class _Document:
     """A text; documents with the same `key` land in the same part, and `split` fixes the part where it is given.
 
-    Of a chat, `text` holds what was said, and `turns` what a chat template takes: role and content of each turn.
+    Of a chat, `text` holds who said what, and `turns` what a chat template takes: role and content of each turn.
     """
 
     text: str
@@ -154,7 +154,7 @@ def _chat(rows: Sequence[object], where: str, fields: Sequence[str]) -> _Reading
 
     def document(row: object) -> _Document | None:
         turns = _turns(_value_at(row, usual[0]))
-        said = "\n\n".join(turn["content"] for turn in turns if turn["content"].strip())
+        said = "\n\n".join(f"{turn['role']}: {turn['content'].strip()}" for turn in turns if turn["content"].strip())
         return _Document(said, said, None, tuple(turns)) if said else None
 
     return _Reading(f"chats in {_quoted(usual[:1])}", document)

@@ -144,7 +144,7 @@ def test_hub_rows_are_read_by_the_same_rule(hub):
     hub("me/chats", "data.jsonl", [{"id": i, "meta": {"body": f"a body {i}"}, "messages": turns[i]} for i in range(40)])
     with pytest.raises(InputError, match=r"hub:me/chats holds chats .'messages'. and no plain text; give --chat"):
         documents("hub:me/chats")
-    assert "question 1 of many" in documents("hub:me/chats", chat=True)
+    assert "user: question 1 of many" in documents("hub:me/chats", chat=True)
     assert "a body 1" in documents("hub:me/chats#meta.body")
 
 

@@ -161,7 +161,7 @@ def test_chats_are_read_when_asked(tmp_path, shape):
     report = check_source(source, chat=True)
     assert report.what.startswith("chats in '") or report.what == "chats in whole rows"
     assert report.documents == N
-    assert all(any(text.startswith(prose(i)) for i in range(N)) for text in both(source, chat=True))
+    assert all(any(text.startswith(f"user: {prose(i)}") for i in range(N)) for text in both(source, chat=True))
 
 
 def test_chats_that_are_none_or_several(tmp_path):
