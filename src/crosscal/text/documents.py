@@ -133,14 +133,16 @@ def _part(name: str, split: str) -> tuple[_Document, ...]:
 def _parts(name: str, changed: int) -> tuple[_Parts, SourceReport]:
     """Both parts of a source and what was read; a file is read again once it has `changed`."""
     if name.startswith("hub:"):
-        found, report = _read_hub(name)
-        return _split(found, OWN_SHARE, report, copies="none" if _is_known(name) else "across")
+        members, report = _read_hub(name)
+        return _split(members, OWN_SHARE, report, copies="none" if _is_known(name) else "across")
     if name in SOURCES or not _is_path(name):
         source = _embedded(name)
-        found = list(source.read())
-        return _split(found, source.share, SourceReport(name, source.title, len(found), len(found)), copies="among")
-    found, report = _read_own(name)
-    return _split(found, OWN_SHARE, report, copies="across")
+        members = list(source.read())
+        return _split(
+            members, source.share, SourceReport(name, source.title, len(members), len(members)), copies="among"
+        )
+    members, report = _read_own(name)
+    return _split(members, OWN_SHARE, report, copies="across")
 
 
 def _embedded(name: str) -> Source:
@@ -150,18 +152,17 @@ def _embedded(name: str) -> Source:
             "text that a model writes itself needs the model; use crosscal.text.write_text(load_model(...), ...)"
         )
     if name not in SOURCES:
-        near = (
-            suggest(name, list(SOURCES)) if _short(name) == name else ""
-        )  # a text in the place of a name is near none
+        # A text in the place of a name is near none.
+        near = suggest(name, list(SOURCES)) if _short(name) == name else ""
         raise InputError(
-            f"there is no text source '{_short(name)}'{near} (embedded: "
-            f"{', '.join(SOURCES)}; or hub:<dataset id>, or a path to a .txt or .jsonl file)"
+            f"there is no text source '{_short(name)}'{near} (embedded: {', '.join(SOURCES)}; or hub:<dataset id>, or "
+            "a path to a .txt or .jsonl file)"
         )
     return SOURCES[name]
 
 
 def _split(
-    found: Sequence[_Document], share: float, report: SourceReport, copies: Literal["none", "among", "across"]
+    members: Sequence[_Document], share: float, report: SourceReport, copies: Literal["none", "among", "across"]
 ) -> tuple[_Parts, SourceReport]:
     """Both parts of a list of documents, and the report with what was dropped.
 
@@ -174,9 +175,9 @@ def _split(
     parts: dict[str, list[_Document]] = {name: [] for name in SPLITS}
     seen: dict[str, set[int]] = {name: set() for name in SPLITS}
     dropped = Counter({"empty": report.rows - report.documents})
-    every = 1 + sum(len(document.text) for document in found) // _EXACT_CHARACTERS
+    every = 1 + sum(len(document.text) for document in members) // _EXACT_CHARACTERS
     texts: set[str] = set()
-    for document in found:
+    for document in members:
         text = document.text.strip()
         if not text or text in texts:
             dropped["equal" if text else "empty"] += 1
@@ -195,9 +196,9 @@ def _split(
         kept = _without_copies(parts["held_out"], seen["calibration"], every)
         dropped["near-duplicate"] += len(parts["held_out"]) - len(kept)
         parts["held_out"] = kept
-    counts = {name: len(members) for name, members in parts.items()}
+    counts = {name: len(part) for name, part in parts.items()}
     report = replace(report, dropped=dict(+dropped), parts=counts)
-    return {name: tuple(members) for name, members in parts.items()}, report
+    return {name: tuple(part) for name, part in parts.items()}, report
 
 
 def _without_copies(held_out: list[_Document], seen: set[int], every: int) -> list[_Document]:

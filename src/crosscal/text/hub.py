@@ -177,8 +177,8 @@ def _any_documents(source: str, dataset: str, config: str, field: str) -> tuple[
         rows = iter(sets[name])
         head = list(islice(rows, _SAMPLE))
         reading = reading or _reading_of(head, source, field.removeprefix(_CHAT), field.startswith(_CHAT))
-        found = (reading.document(row) or _Document("", "") for row in chain(head, rows))
-        for document in _up_to(found, _MAX_CHARACTERS):
+        stream = (reading.document(row) or _Document("", "") for row in chain(head, rows))
+        for document in _up_to(stream, _MAX_CHARACTERS):
             read += 1
             if document.text:
                 documents.append(_Document(document.text, document.key, split, document.turns))

@@ -63,54 +63,54 @@ def test_quiet_says_nothing_of_the_text(compress, bodies):
 def test_evaluate_reads_the_field_asked_for(crosscal, bodies, tiny):
     said = []
     for options in (["--field", "data.body"], ["--texts", "bodies.jsonl#data.body"]):
-        found = crosscal(*EVALUATE, "--model", tiny, "--texts", "bodies.jsonl", *options, "--json")
-        assert found.status == 0, found.err
-        assert list(json.loads(found.out)["texts"]) == ["bodies.jsonl#data.body"]
-        said.append("field 'data.body'" in found.err)
+        ran = crosscal(*EVALUATE, "--model", tiny, "--texts", "bodies.jsonl", *options, "--json")
+        assert ran.status == 0, ran.err
+        assert list(json.loads(ran.out)["texts"]) == ["bodies.jsonl#data.body"]
+        said.append("field 'data.body'" in ran.err)
     assert said == [True, False]  # what is measured already is not read again
 
 
 def test_chats_without_chat_are_refused_first(crosscal, compress, chats, tiny):
-    for found in (
+    for ran in (
         compress("--sources", "chats.jsonl", "--sparsity", 0.5, "--output", "a"),
         crosscal(*EVALUATE, "--model", tiny, "--texts", "chats.jsonl"),
         crosscal("report", "--model", tiny, "--domain", "chats.jsonl", "--output", "card.html"),
     ):
-        assert found.status == 1
-        assert found.err.startswith("chats.jsonl holds chats ('messages') and no plain text; give --chat")
+        assert ran.status == 1
+        assert ran.err.startswith("chats.jsonl holds chats ('messages') and no plain text; give --chat")
 
 
 def test_chat_writes_with_the_model_s_template(crosscal, compress, chats, room):
-    found = compress("--model", chats, "--sources", "chats.jsonl", "--chat", "--sparsity", 0.5, "--output", "a")
-    assert found.status == 0, found.err
-    assert "read chats.jsonl: 60 of 60 documents: chats in 'messages', UTF-8; " in found.err
-    found = crosscal("compare", *EVALUATE[1:], "--dense", chats, "--models", "a", "--texts", "chats.jsonl", "--chat")
-    assert found.status == 0, found.err
-    assert "chats in 'messages'" in found.err
+    ran = compress("--model", chats, "--sources", "chats.jsonl", "--chat", "--sparsity", 0.5, "--output", "a")
+    assert ran.status == 0, ran.err
+    assert "read chats.jsonl: 60 of 60 documents: chats in 'messages', UTF-8; " in ran.err
+    ran = crosscal("compare", *EVALUATE[1:], "--dense", chats, "--models", "a", "--texts", "chats.jsonl", "--chat")
+    assert ran.status == 0, ran.err
+    assert "chats in 'messages'" in ran.err
 
 
 def test_a_model_without_template_cannot_chat(compress, chats):
-    found = compress("--sources", "chats.jsonl", "--chat", "--sparsity", 0.5, "--output", "a")
-    assert found.status == 1
-    assert "tokenizer has no chat template; use a chat model, or leave --chat out" in found.err
+    ran = compress("--sources", "chats.jsonl", "--chat", "--sparsity", 0.5, "--output", "a")
+    assert ran.status == 1
+    assert "tokenizer has no chat template; use a chat model, or leave --chat out" in ran.err
 
 
 @pytest.mark.parametrize("option", [["--field", "text"], ["--chat"]])
 def test_options_that_no_text_takes_are_refused(crosscal, tiny, room, option):
-    found = crosscal(*EVALUATE, "--model", tiny, "--texts", "news", *option)
-    assert (found.status, found.out) == (1, "")
-    assert found.err.startswith(f"{option[0]} is for .jsonl and .json files and sets of the hub, and none is named")
+    ran = crosscal(*EVALUATE, "--model", tiny, "--texts", "news", *option)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"{option[0]} is for .jsonl and .json files and sets of the hub, and none is named")
 
 
 def test_the_report_is_made_of_the_field_asked_for(crosscal, bodies, tiny):
     usual = ("report", "--model", tiny, "--domain", "bodies.jsonl", "--general", "notes.jsonl", "--output", "card.html")
-    found = crosscal(*usual, "--field", "data.body", "--preset", "smoke", "--tasks", "", "--dry-run", "--json")
-    assert found.status == 1  # the general text has no such field
-    (general,) = [line for line in found.err.splitlines() if "notes.jsonl" in line]
+    ran = crosscal(*usual, "--field", "data.body", "--preset", "smoke", "--tasks", "", "--dry-run", "--json")
+    assert ran.status == 1  # the general text has no such field
+    (general,) = [line for line in ran.err.splitlines() if "notes.jsonl" in line]
     assert "has no text in a field 'data.body'" in general
-    found = crosscal(
+    ran = crosscal(
         *usual, "--general", "c4", "--field", "data.body", "--preset", "smoke", "--tasks", "", "--dry-run", "--json"
     )
-    assert found.status == 0, found.err
-    assert json.loads(found.out)["domain"] == "bodies.jsonl#data.body"
-    assert "read bodies.jsonl: 60 of 60 documents: field 'data.body'" in found.err
+    assert ran.status == 0, ran.err
+    assert json.loads(ran.out)["domain"] == "bodies.jsonl#data.body"
+    assert "read bodies.jsonl: 60 of 60 documents: field 'data.body'" in ran.err

@@ -95,8 +95,8 @@ def test_wikitext_lines_become_articles(hub):
     known = _KNOWN["Salesforce/wikitext"]
     hub("Salesforce/wikitext", known.calibration[0], [{"text": line} for line in lines])
     hub("Salesforce/wikitext", known.held_out[0], [{"text": " = Three = \n"}, {"text": " third . \n"}])
-    found = documents("hub:Salesforce/wikitext")
-    assert found == ["= One = \n first . \n = = Part = = \n more .", "= Two = \n second ."]
+    articles = documents("hub:Salesforce/wikitext")
+    assert articles == ["= One = \n first . \n = = Part = = \n more .", "= Two = \n second ."]
     assert documents("hub:Salesforce/wikitext", "held_out") == ["= Three = \n third ."]
 
 

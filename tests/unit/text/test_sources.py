@@ -54,11 +54,11 @@ def test_legal_rows_left_out_are_those_that_share_text():
 
 
 def test_sources_have_the_counts_of_the_archives():
-    found = {name: tuple(len(documents(name, part)) for part in SPLITS) for name in ALL}
-    assert found["pubmed"] == (500, 500)
-    assert found["legal"] == (434, 423)
-    assert sum(found["wikipedia"]) == 30
-    assert sum(found["c4"]) == 300
+    counts = {name: tuple(len(documents(name, part)) for part in SPLITS) for name in ALL}
+    assert counts["pubmed"] == (500, 500)
+    assert counts["legal"] == (434, 423)
+    assert sum(counts["wikipedia"]) == 30
+    assert sum(counts["c4"]) == 300
 
 
 def test_half_of_the_wikipedia_text_is_on_either_side():

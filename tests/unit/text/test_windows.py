@@ -109,8 +109,8 @@ def test_windows_start_as_the_tokenizer_starts_texts(notes, starting_tokenizer, 
 
 def test_windows_within_come_from_one_document_each(notes, tokenizer):
     windows = draw(notes, tokenizer, packing="within", n_windows=20)
-    found = [tokenizer.decode(window) for window in windows.tokens]
-    homes = [[i for i, text in enumerate(TEXTS) if piece in text] for piece in found]
+    pieces = [tokenizer.decode(window) for window in windows.tokens]
+    homes = [[i for i, text in enumerate(TEXTS) if piece in text] for piece in pieces]
     assert all(homes)
     assert tokenizer.eos_token_id not in windows.tokens
 

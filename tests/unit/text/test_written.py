@@ -73,9 +73,9 @@ def test_write_text_starts_with_the_prefixes(loaded):
     assert (windows.source, windows.split, windows.seed) == ("self", "calibration", 3)
     assert domain_of(windows.source) == "self-written"
     known = {tuple(loaded.tokenizer(text, add_special_tokens=False)["input_ids"][:3]) for text in TEXTS}
-    found = [tuple(window[:3].tolist()) for window in windows.tokens]
-    assert set(found) == known  # 16 windows, 7 texts: each begins two or three of them
-    assert found[:7] == found[7:14]
+    heads = [tuple(window[:3].tolist()) for window in windows.tokens]
+    assert set(heads) == known  # 16 windows, 7 texts: each begins two or three of them
+    assert heads[:7] == heads[7:14]
     assert len({tuple(window.tolist()) for window in windows.tokens}) == 16
 
 
