@@ -125,7 +125,7 @@ def _part(name: str, split: str) -> tuple[_Document, ...]:
     told = f", {copies} more are near-duplicates of other documents" if copies else ""
     raise InputError(
         f"no document of {name} falls into the {split} part ({len(parts['calibration'])} in calibration, "
-        f"{len(parts['held_out'])} held out{told}); give more and different documents, or another source"
+        f"{len(parts['held_out'])} held out{told}); give more and different ones (blank lines part them in a .txt file)"
     )
 
 
