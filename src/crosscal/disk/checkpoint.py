@@ -1,10 +1,5 @@
-"""Tensors on disk, and which of them each parameter of a model is.
+"""Tensors on disk, and which of them each parameter of a model is."""
 
-Checkpoints name tensors as their authors did: without the prefix that the language model puts before its body (GPT-2),
-or as older releases called a module (GPT-NeoX). transformers knows these renamings, so they are asked of it.
-"""
-
-import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from crosscal.errors import InputError
 from crosscal.models import LinearLayer, decoder_blocks
 from crosscal.models.folders import weight_files
+from crosscal.models.layout import stored_parameters
 from crosscal.output.tensorfile import TensorFile
 
 
@@ -87,7 +81,14 @@ class _Places:
         self.model, self.checkpoint, self.blocks = model, checkpoint, decoder_blocks(model)
         self._prefix = next(path for path, module in model.named_modules() if module is self.blocks) + "."
         self.slot, self.parts, self.dtype = checkpoint.slot, checkpoint.parts, checkpoint.dtype
-        written, used, converted = _match_names(model, checkpoint.home)
+        self.stored, unmatched, wrong = stored_parameters(
+            model, {key: checkpoint.slot(key).shape for key in checkpoint.home}
+        )
+        pieces = {
+            id(one): one for name, one in self.stored.items() if (one.keys, one.names) != ((one.keys[0],), (name,))
+        }
+        converted = {name for one in pieces.values() for name in one.names} | set(wrong)
+        written = {name: one.keys[0] for name, one in self.stored.items() if name not in converted}
         if converted and not loaded:
             raise _WholeModelError(f"its checkpoint stores {min(converted)} in another layout than the model")
         aliases = _aliases(model)
@@ -105,7 +106,14 @@ class _Places:
         self.units = [[] for _ in range(len(self.blocks) + 1)]
         for name, key in written.items():
             self.units[self._unit(name)].append(key)
-        self.units[-1] += [key for key in checkpoint.home if key not in used]
+        for one in pieces.values():
+            self.units[self._unit(one.names[0])] += one.keys
+        self.units[-1] += unmatched
+
+    def pieces(self, index: int, layer: LinearLayer) -> dict[str, Tensor]:
+        """Return {key: tensor} of the parameter that a layer is stacked in."""
+        one = self.stored[f"{self._prefix}{index}.{layer.parameter_name}"]
+        return one.write({name: self.model.get_parameter(name).detach() for name in one.names})
 
     def key(self, index: int, layer: LinearLayer) -> str:
         """Return the key of a layer's weight."""
@@ -144,29 +152,3 @@ def _aliases(model: PreTrainedModel) -> list[list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return list(names.values())
-
-
-def _match_names(model: PreTrainedModel, home: dict[str, TensorFile]) -> tuple[dict[str, str], set[str], set[str]]:
-    """Return {parameter or buffer: key}, the keys that belong to any, and the parameters kept in another layout."""
-    known, transforms = model.state_dict(), get_model_conversion_mapping(model)
-    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
-    names: dict[str, str] = {}
-    used, converted = set(), set()
-    for key in sorted(home, key=_natural):
-        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, known)
-        if name not in known and key in known:  # a renaming that was meant for other checkpoints
-            name, pattern = key, None
-        if name not in known:
-            continue
-        if pattern is not None:
-            converted.add(name)
-            continue
-        used.add(key)
-        names.setdefault(name, key)
-    return names, used, converted
-
-
-def _natural(key: str) -> list:
-    """Sort layer 2 before layer 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

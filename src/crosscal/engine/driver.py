@@ -110,6 +110,8 @@ def compress(
     """
     request = Request(**locals())  # the arguments, by their names
     residence = Residence(getattr(model, "model", model) if not isinstance(model, nn.Module) else model)
+    if getattr(getattr(residence.model, "config", None), "quantization_config", None):
+        raise InputError("the model is quantized already; give the dense model that it was made from")
     request.check(residence.blocks)
     _check_finite_weights([layer for block in residence.blocks for layer in linear_layers(block)])
     return run(request, residence)

@@ -75,7 +75,7 @@ def stored_parameters(
     """Match the tensors of a checkpoint, given as {key: shape}, with the parameters and buffers of a model.
 
     Returns {name: Stored} for all that the checkpoint holds of the model; the keys that belong to no parameter, such as
-    heads for predicting several tokens; and the names whose conversion has no exact inverse.
+    heads for predicting several tokens; and the names whose conversion has no exact inverse, whose keys match nothing.
     """
     known, transforms = model.state_dict(), get_model_conversion_mapping(model)
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
@@ -101,6 +101,7 @@ def stored_parameters(
             stored |= dict.fromkeys(made.names, made)
         except (ValueError, KeyError, RuntimeError, StopIteration, TypeError):
             wrong.append(first)
+            unmatched += [key for key, _, _ in sources]
     return stored, unmatched, wrong
 
 

@@ -97,6 +97,11 @@ class _ModelTensors:
         """Return the key of a layer's weight."""
         return self._keys[f"{self._prefix}.{index}.{layer.name}.weight"]
 
+    def pieces(self, index: int, layer: LinearLayer) -> dict[str, Tensor]:
+        """Return {key: tensor} of the parameter that a layer is stacked in."""
+        name = f"{self._prefix}.{index}.{layer.parameter_name}"
+        return revert_weight_conversion(self.model, {name: layer.parameter.detach()})
+
     def slot(self, key: str) -> _Slot:
         """Return the dtype and shape of a tensor."""
         return _Slot(self._tensors[key].dtype, tuple(self._tensors[key].shape), 0)

@@ -53,6 +53,9 @@ class _Source(Protocol):
     def key(self, index: int, layer: LinearLayer) -> str:
         """Return the key of a layer's weight."""
 
+    def pieces(self, index: int, layer: LinearLayer) -> Mapping[str, Tensor]:
+        """Return {key: tensor} of the parameter that a layer is stacked in."""
+
     def slot(self, key: str) -> _Slot:
         """Return the dtype and shape of a tensor."""
 
@@ -156,12 +159,13 @@ class Writer:
         changed: dict[str, Tensor] = {}
         replaced, masks, unit = set(), self._masks(), self.source.units[index]
         for layer in linear_layers(block):
-            key, name = self.source.key(index, layer), f"{index}.{layer.name}"
-            weight = self._rounded(name, key, layer)
+            name = f"{index}.{layer.name}"
+            keys = list(self.source.pieces(index, layer)) if layer.stacked else [self.source.key(index, layer)]
+            weight = self._rounded(name, keys[0], layer)
             masks.write(name, torch.from_numpy(np.packbits((weight != 0).numpy())))
-            if key in unit:  # and not written with an earlier block that has the same weight
-                changed |= self._stored(key, weight, layer)
-                replaced.add(key)
+            if keys[0] in unit and keys[0] not in replaced:  # and not written with an earlier block that shares it
+                changed |= self._stacked(index, layer) if layer.stacked else self._stored(keys[0], weight, layer)
+                replaced.update(keys)
         self._write_shard(index, changed, [key for key in unit if key not in replaced])
         masks.flush()
         TensorFile.flush_path(self.folder)
@@ -235,6 +239,10 @@ class Writer:
         if self.grid is None:
             return {key: weight.T if isinstance(layer.module, Conv1D) else weight}
         return FORMATS[self.storage].tensors(key.removesuffix(".weight"), weight, self.grid)
+
+    def _stacked(self, index: int, layer: LinearLayer) -> dict[str, Tensor]:
+        parts = self.source.pieces(index, layer)
+        return {key: part.to(self._kind(key)[0]).cpu().contiguous() for key, part in parts.items()}
 
     def _masks(self) -> TensorFile:
         """Return the file of all masks: for each layer one bit a weight, numpy's `packbits` of "weight is not zero"."""

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from crosscal import load_model
+from crosscal import compress, load_model
 from crosscal.errors import InputError
 from crosscal.models import fast_dtype, find_config, find_folder, resolve_device, resolve_dtype
+from crosscal.types import Unstructured
 from tests.unit.families import FAMILIES, save_tiny, tiny_model
 
 
@@ -103,6 +104,13 @@ def test_compression_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"compression_config": {"quant_method": "x"}}))
     with pytest.raises(InputError, match="is quantized already; give the dense model"):
         load_model(tmp_path)
+
+
+def test_a_quantized_model_is_not_compressed():
+    model = tiny_model("llama")
+    model.config.quantization_config = {"quant_method": "fp8"}
+    with pytest.raises(InputError, match="is quantized already; give the dense model"):
+        compress(model, "magnitude", Unstructured(0.5), progress=False)
 
 
 @pytest.mark.parametrize(
