@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "metrics": ["engine", "models", "text", "types", "results"],
     "results": ["stats", "types", "errors", "paths", "files"],
     "plan": ["metrics", "text", "types", "paths", "errors"],
-    "study": ["engine", "metrics", "text", "paths", "types", "results", "plan"],
+    "study": ["disk", "engine", "metrics", "text", "paths", "types", "results", "plan"],
     "machine": ["files", "models", "engine", "calibration", "methods", "types", "paths"],
     "disk": ["engine", "output", "machine", "text"],
     "cli": ["disk", "machine", "output", "study"],

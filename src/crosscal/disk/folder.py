@@ -181,7 +181,7 @@ class _StreamedFolder(StreamedModel):
         # Parked before its widest layer a micro-batch holds that layer's input, the residual and attention's tensors.
         widest = max(layer.weight.shape[1] for layer in linear_layers(self.blocks[0]))
         parked = tokens * (6 * self._width + 2 * widest) * self.dtype.itemsize
-        scarce = name == "sublayer" and parked >= SHARE * _free_bytes(self.device)
+        scarce = name == "sublayer" and parked >= SHARE * free_bytes(self.device)
         return "sublayer in passes" if scarce else name
 
     def fill(self, index: int) -> nn.Module:
@@ -263,7 +263,7 @@ def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return dtype if dtype in fast else torch.float32
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Return the bytes that may still be taken on a device, within the limits set for this process."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

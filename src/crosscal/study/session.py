@@ -3,24 +3,33 @@
 A run is the sum of its pieces: one text, one task, one set of instructions, and the compression. Each is kept in the
 cache folder as soon as it is measured, as a record of its own, known by the contents that decide it. So `evaluate`,
 `compare`, `report` and the chapters find what any of them has measured, and a killed run goes on at the next piece.
+
+A model that does not fit into memory is read from disk block by block. Then a run compresses it into a folder beside
+the pieces, which goes when the run is done, and all texts are measured in one reading, and so are all tasks.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from pathlib import Path
 
 import torch
 
+from crosscal.disk import StreamedModel, carry_out
+from crosscal.disk.folder import free_bytes
 from crosscal.engine.driver import CompressionReport, compress
+from crosscal.engine.request import Request
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl
-from crosscal.metrics.evaluate import evaluate
+from crosscal.metrics.evaluate import Evaluation, evaluate
+from crosscal.metrics.tasks import TASKS
 from crosscal.metrics.text_scores import DenseReference, dense_reference
 from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers, load_model
-from crosscal.models.loading import find_folder
+from crosscal.models.loading import find_folder, is_gguf
 from crosscal.paths import cache_dir
 from crosscal.results.provenance import provenance
 from crosscal.results.store import RunRecord, load_run, save_run
@@ -33,13 +42,14 @@ from crosscal.types import RunConfig, storage_bits
 EVALUATION_SEED = 0  # held-out windows are the same for every run, whatever seed draws the calibration text
 LOSS_SOURCE, LOSS_WINDOWS = "c4", 4
 """Where methods that need no text have their layers' losses measured."""
+_COPIES = 2.25  # a model that is compressed in place, its dense weights beside it, and what runs through it
 
 
 @dataclass(frozen=True)
 class _Ready:
     """A model as a run wants it: what is evaluated, against what, and what compressing it took."""
 
-    loaded: LoadedModel
+    loaded: LoadedModel | StreamedModel
     reference: DenseReference | None
     report: CompressionReport = field(default_factory=CompressionReport)
 
@@ -64,21 +74,35 @@ class Session:
         note: Callable[[str], None] = lambda _: None,
     ):
         self.name, self._dense, self._progress, self._note = name, dense, progress, note
-        self._loading = {"accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
-        self._device, self._dtype = device, dtype
+        self._how = {"device": device, "dtype": dtype}
+        self._how |= {"accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
         self._texts: dict[tuple, StudyTexts] = {}
         self._hidden: dict[str, torch.Tensor] = {}
 
     @cached_property
-    def loaded(self) -> LoadedModel:
-        """The model in memory."""
+    def loaded(self) -> LoadedModel | StreamedModel:
+        """The model in memory, or on disk where it does not fit."""
+        if streamed := self._streamed(self.name):
+            self._note(f"{self.name} does not fit into memory and is read from disk block by block")
+            return streamed
         self._note(f"loading {self.name}")
-        return load_model(self.name, device=self._device, dtype=self._dtype, **self._loading)
+        return load_model(self.name, **self._how)
+
+    def _streamed(self, name: str, always: bool = False) -> StreamedModel | None:
+        """The model on disk, if it has to and can be read block by block."""
+        if is_gguf(name):
+            return None
+        try:
+            model = StreamedModel(name, progress=self._progress, **self._how)
+        except InputError:
+            return None  # loading it works, or says why not
+        size = sum(parameter.numel() for parameter in model.model.parameters()) * model.dtype.itemsize
+        return model if always or _COPIES * size > free_bytes(model.device) else None
 
     def identify(self, config: RunConfig) -> dict:
         """Return the contents and versions that decide a run's numbers; raise `InputError` for a model there is not."""
         if model_identity(self.name) is None:  # of the hub: fetch it, or say why not
-            find_folder(self.name, dtype=self._dtype, **self._loading)
+            find_folder(self.name, **{name: value for name, value in self._how.items() if name != "device"})
         return identify(config)
 
     def record(self, config: RunConfig, preset: str = "") -> RunRecord:
@@ -88,32 +112,49 @@ class Session:
         pieces = {piece: _kept(key) for piece, key in keys.items()}
         missing = [piece for piece, kept in pieces.items() if kept is None]
         if missing:
-            with self._ready(replace(config, texts=tuple(name for kind, name in missing if kind == "text"))) as ready:
-                for piece in missing:
-                    pieces[piece] = self._measure(config, ready, piece, keys[piece])
-                    save_run(_folder(), pieces[piece], optional=True)
+            new = replace(config, texts=tuple(name for kind, name in missing if kind == "text"))
+            with self._ready(new, keys) as ready:
+                for group in _groups(missing, isinstance(ready.loaded, StreamedModel)):
+                    for piece, found in self._evaluated(new, ready, group).items():
+                        pieces[piece] = self._piece(config, ready, piece, keys[piece], found)
+                        save_run(_folder(), pieces[piece], optional=True)
         return assemble(config, known, preset, pieces)
 
     def missing(self, config: RunConfig) -> list[tuple[str, str]]:
         """Return the pieces, as (kind, name), that are not in the cache folder."""
         return [piece for piece, key in piece_keys(config, self.identify(config)).items() if _kept(key) is None]
 
-    def _measure(self, config: RunConfig, ready: _Ready, piece: tuple[str, str], key: str) -> RunRecord:
-        """Measure one piece."""
-        kind, name = piece
-        told = {"progress": self._progress}
-        found = None
-        if kind == "text":
-            found = evaluate(ready.loaded, {name: self.held_out(config)[name].tokens}, dense=ready.reference, **told)
-        elif kind == "task":
-            found = evaluate(ready.loaded, tasks=[name], max_items=config.task_items, **told)
-        elif kind == "answers":
-            found = evaluate(ready.loaded, answers=[name], answer_items=config.answer_items, **told)
+    def _evaluated(
+        self, config: RunConfig, ready: _Ready, group: list[tuple[str, str]]
+    ) -> dict[tuple[str, str], Evaluation | None]:
+        """Measure some pieces together; of the compression nothing is measured."""
+        names = {kind: [name for of, name in group if of == kind] for kind in ("text", "task", "answers")}
+        if not any(names.values()):
+            return dict.fromkeys(group)
+        texts = self.held_out(config)
+        found = evaluate(
+            ready.loaded,
+            {name: texts[name].tokens for name in names["text"]},
+            dense=ready.reference,
+            tasks=names["task"],
+            max_items=config.task_items,
+            answers=names["answers"],
+            answer_items=config.answer_items,
+            progress=self._progress,
+        )
+        if len(group) == 1:  # a task of the harness may be a group of several
+            return {group[0]: found}
+        texts = {("text", name): Evaluation(texts={name: scores}) for name, scores in found.texts.items()}
+        return texts | {("task", name): Evaluation(tasks={name: result}) for name, result in found.tasks.items()}
+
+    def _piece(
+        self, config: RunConfig, ready: _Ready, piece: tuple[str, str], key: str, found: Evaluation | None
+    ) -> RunRecord:
         facts = Facts.of(ready.report, self._storage_bits(config))
         return make_piece(key, config, piece, found, ready.report, facts, provenance(ready.loaded.device))
 
     @contextmanager
-    def _ready(self, config: RunConfig) -> Iterator[_Ready]:
+    def _ready(self, config: RunConfig, keys: Mapping[tuple[str, str], str]) -> Iterator[_Ready]:
         """Bring the model into the state that a run measures, and back."""
         if config.method == DENSE:
             yield _Ready(self.loaded, None)
@@ -121,8 +162,15 @@ class Session:
             reference = self._dense.reference(config) if self._dense else None
             yield _Ready(self.loaded, reference)
         elif config.method == FLOAT32:
+            if isinstance(self.loaded, StreamedModel):
+                raise InputError(f"{self.name} does not fit into memory, which a run in float32 needs; leave it out")
             reference = self.reference(config)
             yield _Ready(replace(self.loaded, model=copy.deepcopy(self.loaded.model).float()), reference)
+        elif isinstance(self.loaded, StreamedModel):
+            folder, reference = _folder() / keys["compression", ""], self.reference(config)
+            report = self._compress_folder(config, folder)
+            yield _Ready(self._streamed(str(folder), always=True), reference, report)
+            shutil.rmtree(folder, ignore_errors=True)
         else:
             reference = self.reference(config)
             self._dense_weights  # noqa: B018  keep a copy before the first change
@@ -137,13 +185,14 @@ class Session:
             return None
         texts = self.held_out(config)
         if new := {text.fingerprint: text.tokens for text in texts.values() if text.fingerprint not in self._hidden}:
-            made = dense_reference(self.loaded.model, new, progress=self._progress)
+            model = self.loaded if isinstance(self.loaded, StreamedModel) else self.loaded.model
+            made = dense_reference(model, new, progress=self._progress)
             self._hidden, self._logits = self._hidden | dict(made.hidden), made.logits
         return DenseReference({name: self._hidden[text.fingerprint] for name, text in texts.items()}, self._logits)
 
     def drop_blocks(self) -> None:
         """Free the decoder blocks: of a dense model whose reference is taken only embeddings and head are needed."""
-        if "loaded" in vars(self):
+        if "loaded" in vars(self) and not isinstance(self.loaded, StreamedModel):
             del decoder_blocks(self.loaded.model)[:]
 
     def calibration(self, config: RunConfig) -> dict[str, TextWindows]:
@@ -166,22 +215,28 @@ class Session:
         key = (config.tasks, config.task_items)
         return self._texts.setdefault(key, StudyTexts(self.loaded, *key, self._note))
 
-    def _compress(self, config: RunConfig) -> CompressionReport:
+    def _asked(self, config: RunConfig) -> dict:
+        """What compression is asked for, in memory and on disk."""
         calibration = self.calibration(config)
-        weights = dict(config.calibration) or None
         if not calibration:
             windows = self._room(config).draw(LOSS_SOURCE, LOSS_WINDOWS, config.window, 0, "calibration")
             calibration = {LOSS_SOURCE: windows}
-        return compress(
-            self.loaded.model,
-            config.method,
-            config.target,
-            calibration=calibration,
-            weights=weights,
-            schedule=config.schedule,
-            allocation=Owl() if config.allocation == "owl" else None,
-            **dict(config.options),
-        )
+        return {
+            "method": config.method,
+            "target": config.target,
+            "calibration": calibration,
+            "weights": dict(config.calibration) or None,
+            "schedule": config.schedule,
+            "allocation": Owl() if config.allocation == "owl" else None,
+        }
+
+    def _compress(self, config: RunConfig) -> CompressionReport:
+        return compress(self.loaded.model, **self._asked(config), **dict(config.options))
+
+    def _compress_folder(self, config: RunConfig, folder: Path) -> CompressionReport:
+        """Compress block by block into a folder, or go on where an earlier call was interrupted."""
+        more = {"options": dict(config.options), "progress": self._progress, "output": folder}
+        return carry_out(Request(model=self.name, **self._asked(config), **more, **self._how))
 
     def _storage_bits(self, config: RunConfig) -> float:
         """Bits of a weight, averaged over all weights of all compressed layers."""
@@ -207,8 +262,18 @@ class Session:
             layer.write(weight)
 
 
-def _folder():
+def _folder() -> Path:
     return cache_dir() / "measured"
+
+
+def _groups(pieces: list[tuple[str, str]], together: bool) -> list[list[tuple[str, str]]]:
+    """Pieces that are measured in one reading of the model: each alone, or all texts, and all embedded tasks."""
+    shared = {"text": [], "task": []}
+    alone = []
+    for kind, name in pieces:
+        grouped = together and (kind == "text" or (kind == "task" and name in TASKS))
+        shared[kind].append((kind, name)) if grouped else alone.append([(kind, name)])
+    return [*filter(None, shared.values()), *alone]
 
 
 def _kept(key: str) -> RunRecord | None:

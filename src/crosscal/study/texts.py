@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from crosscal.engine.driver import Residence
 from crosscal.errors import InputError
 from crosscal.models import LoadedModel
 from crosscal.plan.presets import TASK_PROMPTS
@@ -43,6 +44,8 @@ class StudyTexts:
     def _draw(self, source: str, n_windows: int, length: int, seed: int, split: str) -> TextWindows:
         tokenizer = self._loaded.tokenizer
         if split == "calibration" and source == SELF:
+            if isinstance(self._loaded, Residence):
+                raise InputError("text that a model writes itself needs the model in memory; calibrate on other text")
             return write_text(self._loaded, n_windows=n_windows, length=length, seed=seed)
         if split == "calibration" and source == RANDOM:
             return random_tokens(tokenizer, n_windows, length, seed)

@@ -18,7 +18,7 @@ SMALL = {"calibration": TEXT, "micro_batch": 4}
 
 def scarce(monkeypatch):
     """Let no micro-batch be parked."""
-    monkeypatch.setattr(folder, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(folder, "free_bytes", lambda device: 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

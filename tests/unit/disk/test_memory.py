@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crosscal.disk.folder import _free_bytes
+from crosscal.disk.folder import free_bytes
 from crosscal.metrics import perplexity
 from crosscal.models import load_model
 from tests.unit.families import tiny_tokenizer
@@ -98,11 +98,11 @@ def test_the_perplexity_of_a_model_larger_than_the_memory_allowed(tmp_path):
 
 
 def test_free_memory_is_within_the_limit_of_the_process():
-    free, before = _free_bytes(torch.device("cpu")), resource.getrlimit(resource.RLIMIT_DATA)
+    free, before = free_bytes(torch.device("cpu")), resource.getrlimit(resource.RLIMIT_DATA)
     lines = Path("/proc/self/status").read_text().splitlines()
     used = 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])
     try:
         resource.setrlimit(resource.RLIMIT_DATA, (used + free // 4, before[1]))
-        assert 0 < _free_bytes(torch.device("cpu")) <= free // 4 < free
+        assert 0 < free_bytes(torch.device("cpu")) <= free // 4 < free
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
