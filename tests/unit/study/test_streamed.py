@@ -16,7 +16,7 @@ from tests.unit.families import save_tiny, tiny_tokenizer
 
 WORDS = "the court found that cells of the liver divide while markets fall and rain falls"
 MIB = 2**20
-ALLOWED = 96 * MIB
+ALLOWED = 144 * MIB
 STARTUP = f"""
 import os, resource
 from pathlib import Path
@@ -60,15 +60,20 @@ def llama(folder, n_blocks, width):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells what a process takes")
 def test_model_three_times_the_memory_allowed_gets_a_report_card(tmp_path, own_cache):
-    """The kernel that makes the card may take 96 MiB more than what it has imported."""
+    """The kernel that makes the card may take 144 MiB more than what it has imported."""
     llama(tmp_path / "small", 2, 32)
-    assert llama(tmp_path / "dense", 60, 512) > 3 * ALLOWED
+    assert llama(tmp_path / "dense", 90, 512) > 3 * ALLOWED
     write_notes(tmp_path / "notes.jsonl", 1)
     write_notes(tmp_path / "web.jsonl", 2)
     startup = tmp_path / "ipython" / "profile_default" / "startup" / "limit.py"
     startup.parent.mkdir(parents=True)
     startup.write_text(STARTUP)
-    environment = {"IPYTHONDIR": str(tmp_path / "ipython"), "CROSSCAL_RESULTS": "results", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "CROSSCAL_RESULTS": "results",
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",
+    }
     line = ["report", "--model", "dense", "--domain", "notes.jsonl", "--general", "web.jsonl", "--preset", "smoke"]
     line += ["--method", "wanda", "--weights", "0,1", "--tasks", "", "--device", "cpu", "--output", "card.html"]
     done = subprocess.run(
