@@ -143,7 +143,8 @@ def _cut(name: str, stream: Tensor, n: int, length: int, generator: torch.Genera
     if available < n:
         most = f"at most {available} windows of {length}" if available else f"not one window of {length}"
         raise InputError(
-            f"{name} holds {len(stream):,} tokens, {most}; ask for fewer windows than {n}, or shorter ones"
+            f"{name} holds {len(stream):,} tokens, {most}; ask for fewer windows than {n}, or shorter ones "
+            "(in a report or a study: take a smaller preset), or give more text"
         )
     chosen = torch.randperm(available, generator=generator)[:n]
     return stream[: available * length].view(available, length)[chosen]

@@ -144,6 +144,7 @@ def _key(loaded, prompt: Tensor, sampling: _Sampling, seed: int, index: int, for
     decides = {
         "version": _VERSION,
         "model": loaded.fingerprint,
+        "config": _deciding(loaded.model.config),
         "device": loaded.device.type,
         "seed": seed,
         "index": index,
@@ -151,6 +152,12 @@ def _key(loaded, prompt: Tensor, sampling: _Sampling, seed: int, index: int, for
         "forbidden": forbidden,
     } | asdict(sampling)
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _deciding(config) -> dict:
+    """What a config says but where it lies and who wrote it: it decides the text as the weights do."""
+    told = json.loads(json.dumps(config.to_dict(), default=str))
+    return {name: value for name, value in told.items() if name not in ("_name_or_path", "transformers_version")}
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
