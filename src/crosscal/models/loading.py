@@ -21,9 +21,15 @@ from transformers import (
 
 from crosscal import assets
 from crosscal.errors import InputError, suggest
-from crosscal.models.folders import _check_weights, _first_line, attention_of, read_config
+from crosscal.models.folders import (
+    _check_weights,
+    _described_folder,
+    _first_line,
+    _hub_folder,
+    attention_of,
+    read_config,
+)
 from crosscal.models.formats import _converted_folder, _from_packed, _packed_config, _read_gguf
-from crosscal.models.hub import _described_folder, _hub_folder
 
 
 def fast_dtype(device: str | torch.device = "cpu") -> torch.dtype:

@@ -138,7 +138,7 @@ def _outermost(module: nn.Module, path: str) -> Iterator[tuple[str, nn.ModuleLis
             yield from _outermost(child, inner)
 
 
-class LeftOut(NamedTuple):
+class _LeftOut(NamedTuple):
     """A matrix that stays dense."""
 
     name: str
@@ -157,7 +157,7 @@ class Inventory:
     blocks: nn.ModuleList
     paths: list[str]
     layers: list[list[LinearLayer]]
-    left_out: list[LeftOut]
+    left_out: list[_LeftOut]
 
     @property
     def n_compressed(self) -> int:
@@ -223,7 +223,7 @@ def inventory(model: nn.Module, *, skip: Sequence[str] = (), only: Sequence[str]
             names.pop(id(layer.parameter), None)
             reason = _layer_reason(layer, block, path, number, sizes, skip, only, unused)
             if reason:
-                left.append(LeftOut(f"{path}.{layer.name}", layer.weight.numel(), reason))
+                left.append(_LeftOut(f"{path}.{layer.name}", layer.weight.numel(), reason))
             else:
                 chosen.append(layer)
         layers.append(chosen)
@@ -252,7 +252,7 @@ def _layer_reason(layer, block, path, number, sizes, skip, only, unused) -> str:
     return "asked to be left out" if skipped or (only and not wanted) else ""
 
 
-def _others(model: nn.Module, paths: Sequence[str], names: set[str]) -> Iterator[LeftOut]:
+def _others(model: nn.Module, paths: Sequence[str], names: set[str]) -> Iterator[_LeftOut]:
     """Yield the matrices that are no linear layers of blocks."""
     decoder, modules = _text_decoder(model), dict(model.named_modules())
     root = next(path for path, module in modules.items() if module is decoder)
@@ -277,4 +277,4 @@ def _others(model: nn.Module, paths: Sequence[str], names: set[str]) -> Iterator
             towers = any(map(_TOWER.search, name.split(".")))
             reason = "outside the decoder's blocks" if text and not towers else "outside the text decoder"
         if reason:
-            yield LeftOut(name.removesuffix(".weight"), parameter.numel(), reason)
+            yield _LeftOut(name.removesuffix(".weight"), parameter.numel(), reason)

@@ -107,6 +107,6 @@ def test_a_full_disk_is_called_one(fake_hub, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("crosscal.models.hub.snapshot_download", full)
+    monkeypatch.setattr("crosscal.models.folders.snapshot_download", full)
     with pytest.raises(InputError, match=r"the disk of .* is full; free some space there, or set HF_HOME"):
         find_folder(NAME)
