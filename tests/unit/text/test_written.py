@@ -128,6 +128,13 @@ def test_write_text_draws_anew_for_other_weights(loaded, calls):
     assert calls == [16, 16]
 
 
+def test_write_text_draws_anew_for_another_config(loaded, calls, monkeypatch):
+    write(loaded)
+    monkeypatch.setattr(loaded.model.config, "rms_norm_eps", 0.5, raising=False)
+    write(loaded)
+    assert calls == [16, 16]
+
+
 def test_the_random_state_neither_matters_nor_changes(loaded, cache):
     torch.manual_seed(1)
     first = write(loaded)
