@@ -1,7 +1,7 @@
-"""Tensors on disk, and which of them each parameter of a model is."""
+"""Tensors on disk, and which of them make up each parameter of a model."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crosscal.errors import InputError
-from crosscal.models import LinearLayer, decoder_blocks
+from crosscal.models import Inventory, LinearLayer
 from crosscal.models.folders import weight_files
-from crosscal.models.layout import stored_parameters
+from crosscal.models.layout import Stored, stored_parameters
 from crosscal.output.tensorfile import TensorFile
 
 
@@ -66,84 +66,87 @@ class _Checkpoint:
 
 
 class _Places:
-    """The checkpoint key of every parameter and stored buffer of a model, and so the source of a writer.
+    """The tensors of a checkpoint that make up each parameter and stored buffer, and so the source of a writer.
 
     `of` has an entry for each name, tied ones included. `units` holds, for each block and in the end for what lies
     outside of the blocks, the keys that a copy of the model needs, with those of tensors that the model does not use.
     Tied parameters that differ in the checkpoint are untied in the skeleton, as transformers does.
 
     Raises `InputError` for a parameter that the checkpoint lacks or has in another shape. Unless the model is `loaded`,
-    raises `_WholeModelError` where blocks share weights, and where the checkpoint stores a parameter in several pieces
-    or in another layout.
+    raises `_WholeModelError` where blocks share weights, and where a parameter cannot be put back as it is stored.
     """
 
-    def __init__(self, model: PreTrainedModel, checkpoint: _Checkpoint, *, loaded: bool = False):
-        self.model, self.checkpoint, self.blocks = model, checkpoint, decoder_blocks(model)
-        self._prefix = next(path for path, module in model.named_modules() if module is self.blocks) + "."
+    def __init__(self, model: PreTrainedModel, parts: Inventory, checkpoint: _Checkpoint, *, loaded: bool = False):
+        self.model, self.layers, self.checkpoint, self._paths = model, parts.layers, checkpoint, parts.paths
         self.slot, self.parts, self.dtype = checkpoint.slot, checkpoint.parts, checkpoint.dtype
-        self.stored, unmatched, wrong = stored_parameters(
-            model, {key: checkpoint.slot(key).shape for key in checkpoint.home}
-        )
-        pieces = {
-            id(one): one for name, one in self.stored.items() if (one.keys, one.names) != ((one.keys[0],), (name,))
-        }
-        converted = {name for one in pieces.values() for name in one.names} | set(wrong)
-        written = {name: one.keys[0] for name, one in self.stored.items() if name not in converted}
-        if converted and not loaded:
-            raise _WholeModelError(f"its checkpoint stores {min(converted)} in another layout than the model")
-        aliases = _aliases(model)
-        for names in () if loaded else aliases:
+        shapes = {key: file.slots[key].shape for key, file in checkpoint.home.items()}
+        stored, _, wrong = stored_parameters(model, shapes)
+        if wrong and not loaded:
+            raise _WholeModelError(f"its checkpoint stores {wrong[0]} in a form that cannot be made again")
+        used = {key for part in stored.values() for key in part.keys}
+        for names in () if loaded else _aliases(model):
             if len({self._unit(name) for name in names}) > 1:
                 raise _WholeModelError("its blocks share weights")
-            self._untie(names, written)
-        self.of = dict(written)
+            self._untie(names, stored)
+        self.of: dict[str, Stored] = dict(stored)
         for names in _aliases(model):
-            stored = [name for name in names if name in written]
-            self.of |= {name: written[stored[0]] for name in names if stored}
-            for name in stored[1:]:
-                del written[name]
-        self._check(converted)
-        self.units = [[] for _ in range(len(self.blocks) + 1)]
-        for name, key in written.items():
-            self.units[self._unit(name)].append(key)
-        for one in pieces.values():
-            self.units[self._unit(one.names[0])] += one.keys
-        self.units[-1] += unmatched
+            found = [name for name in names if name in stored]
+            self.of |= {name: stored[found[0]] for name in names if found}
+            for name in found[1:]:
+                del stored[name]
+        self._check(wrong)
+        self.units: list[list[str]] = [[] for _ in range(len(self._paths) + 1)]
+        for name, part in stored.items():
+            self.units[self._unit(name)] += [] if name != part.names[0] else part.keys
+        self.units[-1] += [key for key in checkpoint.home if key not in used]
 
-    def pieces(self, index: int, layer: LinearLayer) -> dict[str, Tensor]:
-        """Return {key: tensor} of the parameter that a layer is stacked in."""
-        one = self.stored[f"{self._prefix}{index}.{layer.parameter_name}"]
-        return one.write({name: self.model.get_parameter(name).detach() for name in one.names})
+    def keys(self, index: int, layer: LinearLayer) -> Sequence[str]:
+        """Return the keys that make up a layer's parameter."""
+        return self.of[self._name(index, layer)].keys
 
-    def key(self, index: int, layer: LinearLayer) -> str:
-        """Return the key of a layer's weight."""
-        return self.of[f"{self._prefix}{index}.{layer.name}.weight"]
+    def changed(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors of a block's compressed parameters, by their keys."""
+        tensors: dict[str, Tensor] = {}
+        for part in (self.of[self._name(index, layer)] for layer in self.layers[index]):
+            if part.keys[0] not in tensors:
+                tensors |= part.write({name: _parameter(self.model, name).detach().cpu() for name in part.names})
+        return tensors
+
+    def _name(self, index: int, layer: LinearLayer) -> str:
+        return f"{self._paths[index]}.{layer.parameter_name}"
 
     def _unit(self, name: str) -> int:
         """Return the number of the block that a parameter belongs to, -1 for none."""
-        inside = name.startswith(self._prefix)
-        return int(name.removeprefix(self._prefix).partition(".")[0]) if inside else -1
+        return next((n for n, path in enumerate(self._paths) if name.startswith(path + ".")), -1)
 
-    def _untie(self, names: list[str], written: dict[str, str]) -> None:
-        stored = [name for name in names if name in written]
-        for before, name in pairwise(stored):
-            if not self.checkpoint.equal(written[before], written[name]):
+    def _untie(self, names: list[str], stored: dict[str, Stored]) -> None:
+        for before, name in pairwise(name for name in names if name in stored):
+            one, other = stored[before].keys, stored[name].keys
+            if len(one) != len(other) or not all(map(self.checkpoint.equal, one, other)):
                 path, _, leaf = name.rpartition(".")
                 module = self.model.get_submodule(path)
                 setattr(module, leaf, nn.Parameter(torch.empty_like(getattr(module, leaf)), requires_grad=False))
 
-    def _check(self, converted: set[str]) -> None:
+    def _check(self, wrong: Sequence[str]) -> None:
         for name, tensor in self.model.state_dict().items():
-            if name in converted:
+            if name in wrong:
                 continue
             if name not in self.of:
                 raise InputError(f"the checkpoint lacks weight {name}; fetch all of its files")
-            shape = self.checkpoint.slot(self.of[name]).shape
-            if shape != tuple(tensor.shape):
+            keys, names = self.of[name].keys, self.of[name].names
+            shape = self.checkpoint.slot(keys[0]).shape
+            if len(keys) == len(names) == 1 and shape != tuple(tensor.shape) and type(self.of[name]) is Stored:
                 raise InputError(
                     f"weight {name} is {list(shape)} in the checkpoint and {list(tensor.shape)} by its config.json; "
                     "fetch both again"
                 )
+
+
+def _parameter(model: nn.Module, name: str) -> Tensor:
+    """Return a parameter as its module holds it, also where `experts_apart` puts something else in its place."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    return module._parameters[leaf] if leaf in module._parameters else module._buffers[leaf]
 
 
 def _aliases(model: PreTrainedModel) -> list[list[str]]:

@@ -22,7 +22,7 @@ from crosscal.engine.streams import Streams
 from crosscal.errors import InputError
 from crosscal.machine.facts import host_memory
 from crosscal.methods.allocation import Owl
-from crosscal.models import find_folder, linear_layers, load_model
+from crosscal.models import find_folder, load_model
 from crosscal.models.loading import fast_dtype, is_gguf, resolve_device, resolve_dtype
 from crosscal.output.export import save_model
 from crosscal.output.packing import check_storage
@@ -179,7 +179,7 @@ class _StreamedFolder(StreamedModel):
     def schedule(self, name: str, tokens: int) -> str:
         """Return the sublayer schedule in passes where there is too little memory for parked micro-batches."""
         # Parked before its widest layer a micro-batch holds that layer's input, the residual and attention's tensors.
-        widest = max(layer.weight.shape[1] for layer in linear_layers(self.blocks[0]))
+        widest = max(layer.weight.shape[1] for layer in self.inventory.layers[0])
         parked = tokens * (6 * self._width + 2 * widest) * self.dtype.itemsize
         scarce = name == "sublayer" and parked >= SHARE * free_bytes(self.device)
         return "sublayer in passes" if scarce else name
@@ -192,7 +192,7 @@ class _StreamedFolder(StreamedModel):
 
     def done(self, index: int, reports: Sequence[LayerReport] = ()) -> None:
         """Write a block, let go of its weights, and record it as done."""
-        self.writer.write_block(index, self.blocks[index])
+        self.writer.write_block(index)
         super().done(index, reports)
         self.journal.record(reports)
 
@@ -245,7 +245,7 @@ class _WholeFolder(Residence):
             more = {"overwrite": request.overwrite, "storage": request.storage, "grid": self._grid}
             save_model(self._loaded, request.output, report=report, made=request.told(), **more)
             return
-        place, source = Place(request.output), _Places(self.model, self._checkpoint, loaded=True)
+        place, source = Place(request.output), _Places(self.model, self.inventory, self._checkpoint, loaded=True)
         writer = Writer(place.temporary, source, self._stored, request.storage, self._grid)
         code = request.trust_remote_code
         about = request.model, self._loaded.fingerprint, report, request.told()

@@ -32,6 +32,7 @@ from crosscal.errors import InputError
 from crosscal.models import find_folder, load_tokenizer
 from crosscal.models.folders import attention_of, read_config
 from crosscal.models.heads import check_head
+from crosscal.models.layout import Stored
 from crosscal.models.loading import resolve_device, resolve_dtype
 from crosscal.output.tensorfile import TensorFile
 
@@ -65,7 +66,7 @@ class StreamedModel(Residence):
         if not isinstance(self._embedding, nn.Embedding):
             raise _WholeModelError("its embedding is no plain table")
         self._checkpoint = _Checkpoint(self.folder)
-        self._places = _Places(self.model, self._checkpoint)
+        self._places = _Places(self.model, self.inventory, self._checkpoint)
         self._names = {id(module): path for path, module in self.model.named_modules()}
         self._hollow = {module: dict(module._parameters) for module in self.model.modules()}
         self._dtypes = {name: tensor.dtype for name, tensor in self.model.state_dict().items()}
@@ -143,17 +144,18 @@ class StreamedModel(Residence):
     def _fill(self, module: nn.Module, *, leave: Collection[nn.Parameter] = ()) -> None:
         """Read the weights of a module and its children, except those to `leave`, and move all to the device."""
         filled = {id(parameter): parameter for parameter in leave}
+        made: dict[str, Tensor] = {}
         for child in module.modules():
             for leaf, old in list(child._parameters.items()):
                 if old is not None and id(old) not in filled:
-                    tensor = self._read(self._name(child, leaf)).to(self.device)
+                    tensor = self._read(self._name(child, leaf), made).to(self.device)
                     filled[id(old)] = nn.Parameter(tensor, requires_grad=False)
                 if old is not None:
                     child._parameters[leaf] = filled[id(old)]
             for leaf, old in list(child._buffers.items()):
                 if old is not None:
                     name = self._name(child, leaf)
-                    child._buffers[leaf] = (self._read(name) if name in self._places.of else old).to(self.device)
+                    child._buffers[leaf] = (self._read(name, made) if name in self._places.of else old).to(self.device)
 
     def _empty(self, module: nn.Module) -> None:
         """Let go of the weights of a module and its children; parameters that were tied are so again."""
@@ -190,13 +192,21 @@ class StreamedModel(Residence):
         path = self._names[id(module)]
         return f"{path}.{leaf}" if path else leaf
 
-    def _read(self, name: str) -> Tensor:
-        stored, dtype = self._checkpoint.read(self._places.of[name]), self._dtypes[name]
+    def _read(self, name: str, made: dict[str, Tensor]) -> Tensor:
+        """Return a parameter in its dtype; others that were made of the same tensors are put into `made`."""
+        part, dtype = self._places.of[name], self._dtypes[name]
+        name = name if name in part.names else part.names[0]  # tied to it
+        if name not in made:
+            made |= part.read(self._checkpoint.read)
+        stored = made.pop(name)
         return stored if stored.dtype == dtype else TensorFile.empty(tuple(stored.shape), dtype).copy_(stored)
 
     def _parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        for first, part in self._checkpoint.parts(self._places.of[name]):
-            yield first, part.to(self._dtypes[name])
+        """Yield a parameter in its dtype, in parts of some rows where it is stored as it is."""
+        part = self._places.of[name]
+        whole = len(part.keys) > 1 or type(part) is not Stored
+        for first, rows in [(0, self._read(name, {}))] if whole else self._checkpoint.parts(part.keys[0]):
+            yield first, rows.to(self._dtypes[name])
 
 
 def _skeleton(folder: Path, name: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:

@@ -24,7 +24,7 @@ from crosscal.engine.schedules import _SCHEDULES
 from crosscal.engine.streams import Streams, Windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl, allocate, block_outliers
-from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers
+from crosscal.models import LinearLayer, LoadedModel, inventory, linear_layers
 from crosscal.types import SparseGrid, Target, Unstructured
 
 __all__ = ["CompressionReport", "LayerReport", "Residence", "compress", "final_states", "run"]
@@ -40,7 +40,8 @@ class Residence:
     first = 0
 
     def __init__(self, model: nn.Module):
-        self.model, self.blocks = model, decoder_blocks(model)
+        self.model, self.inventory = model, inventory(model)
+        self.blocks = self.inventory.blocks
         self.device: torch.device = next(model.parameters()).device
         self.layers: list[LayerReport] = []
 

@@ -1,8 +1,7 @@
 """Write a model in memory to a folder that transformers, the evaluation harness and llama.cpp's converter read."""
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from crosscal.engine.reports import CompressionReport
 from crosscal.errors import InputError
-from crosscal.models import LinearLayer, LoadedModel, decoder_blocks
+from crosscal.models import LinearLayer, LoadedModel, inventory
 from crosscal.models.folders import WEIGHTS
 from crosscal.output.packing import _find_format
 from crosscal.output.tensorfile import _Slot
@@ -70,20 +69,24 @@ class _ModelTensors:
     """The tensors of a loaded model, as the source of a writer: named and laid out as in the model's checkpoint."""
 
     def __init__(self, model: PreTrainedModel):
-        self.model, self.blocks = model, decoder_blocks(model)
+        parts = inventory(model)
+        self.model, self.layers, self._paths = model, parts.layers, parts.paths
         once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}  # tied weights count once
         ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
         state = {name: tensor for name, tensor in model.state_dict().items() if name in once - ignored}
         self._tensors = revert_weight_conversion(model, state)
         places = {tensor.data_ptr(): key for key, tensor in self._tensors.items()}
         self._keys = {name: places[tensor.data_ptr()] for name, tensor in state.items() if tensor.data_ptr() in places}
-        self._prefix = next(path for path, module in model.named_modules() if module is self.blocks)
-        first = next(key for name, key in self._keys.items() if name.startswith(f"{self._prefix}.0."))
-        inside = re.compile(re.escape(first.partition(".0.")[0]) + r"\.(\d+)\.")
-        self.units = [[] for _ in range(len(self.blocks) + 1)]
+        units = {self._block_prefix(path): number for number, path in enumerate(self._paths)}
+        self.units = [[] for _ in range(len(self._paths) + 1)]
         for key in self._tensors:
-            unit = inside.match(key)
-            self.units[int(unit[1]) if unit else -1].append(key)
+            self.units[next((number for start, number in units.items() if key.startswith(start)), -1)].append(key)
+
+    def _block_prefix(self, path: str) -> str:
+        """Return how the keys of a block begin: with its path, or as the checkpoint calls that."""
+        name, key = next((name, key) for name, key in self._keys.items() if name.startswith(f"{path}."))
+        end = name.removeprefix(path)
+        return key.removesuffix(end) + "." if key.endswith(end) else f"{path}."
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,14 +96,14 @@ class _ModelTensors:
             sizes[tensor.dtype] += tensor.nbytes * tensor.is_floating_point()
         return sizes.most_common(1)[0][0]
 
-    def key(self, index: int, layer: LinearLayer) -> str:
-        """Return the key of a layer's weight."""
-        return self._keys[f"{self._prefix}.{index}.{layer.name}.weight"]
+    def keys(self, index: int, layer: LinearLayer) -> Sequence[str]:
+        """Return the key of a layer's parameter, unless it is stored in several tensors."""
+        key = self._keys.get(f"{self._paths[index]}.{layer.parameter_name}")
+        return () if key is None else (key,)
 
-    def pieces(self, index: int, layer: LinearLayer) -> dict[str, Tensor]:
-        """Return {key: tensor} of the parameter that a layer is stacked in."""
-        name = f"{self._prefix}.{index}.{layer.parameter_name}"
-        return revert_weight_conversion(self.model, {name: layer.parameter.detach()})
+    def changed(self, index: int) -> Mapping[str, Tensor]:
+        """Return nothing: all tensors are those of the model."""
+        return {}
 
     def slot(self, key: str) -> _Slot:
         """Return the dtype and shape of a tensor."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crosscal.errors import InputError, suggest
 from crosscal.methods.registry import METHODS, find_method
-from crosscal.models import LinearLayer, decoder_blocks, linear_layers
+from crosscal.models import LinearLayer
 from crosscal.output.codes import _check_shapes, _exact_codes
 from crosscal.types import Grid, PerGroup, SparseGrid, Target
 
@@ -67,14 +67,20 @@ def _find_format(storage: str) -> _Format:
     return FORMATS[storage]
 
 
-def _packable_layers(model: nn.Module, storage: str, grid: Grid) -> dict[str, LinearLayer]:
-    """Return the linear layers of the decoder blocks by their full names in the model.
+def _packable_layers(
+    model: nn.Module, blocks: Sequence[Sequence[LinearLayer]], storage: str, grid: Grid
+) -> dict[str, LinearLayer]:
+    """Return the layers of all blocks by their full names in the model.
 
-    Raises `InputError` for a grid that their widths do not allow, and for GPT-2's kind of layer, whose weights are
-    stored inputs first: the formats have scales for groups of a row's inputs only.
+    Raises `InputError` for a grid that their widths do not allow, for GPT-2's kind of layer, whose weights are stored
+    inputs first: the formats have scales for groups of a row's inputs only; and for experts that share a parameter.
     """
+    if stacked := next((layer for block in blocks for layer in block if layer.stacked), None):
+        raise InputError(
+            f"{stacked.name} is part of a stack of experts, which {storage} cannot store; use storage='dense'"
+        )
     names = {module: name for name, module in model.named_modules()}
-    layers = {names[layer.module]: layer for block in decoder_blocks(model) for layer in linear_layers(block)}
+    layers = {names[layer.module]: layer for block in blocks for layer in block}
     for name, layer in layers.items():
         if not isinstance(layer.module, nn.Linear):
             raise InputError(

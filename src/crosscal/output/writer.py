@@ -17,14 +17,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from crosscal import __version__
 from crosscal.engine.reports import CompressionReport
 from crosscal.errors import InputError
-from crosscal.models import LinearLayer, linear_layers
+from crosscal.models import LinearLayer
 from crosscal.models.folders import INDEX
 from crosscal.output.packing import FORMATS, _packable_layers, _quantization_config
 from crosscal.output.tensorfile import TensorFile, _Slot
@@ -42,7 +41,8 @@ class _Source(Protocol):
     """The tensors of a model, by the names they have in its checkpoint."""
 
     model: PreTrainedModel
-    blocks: nn.ModuleList
+    layers: Sequence[Sequence[LinearLayer]]
+    """Compressed layers of each block."""
     units: Sequence[Sequence[str]]
     """Keys of each block, and in the end those of what lies outside of the blocks."""
 
@@ -50,11 +50,11 @@ class _Source(Protocol):
     def dtype(self) -> torch.dtype:
         """Floating-point dtype of most of the bytes."""
 
-    def key(self, index: int, layer: LinearLayer) -> str:
-        """Return the key of a layer's weight."""
+    def keys(self, index: int, layer: LinearLayer) -> Sequence[str]:
+        """Return the keys that make up a layer's parameter."""
 
-    def pieces(self, index: int, layer: LinearLayer) -> Mapping[str, Tensor]:
-        """Return {key: tensor} of the parameter that a layer is stacked in."""
+    def changed(self, index: int) -> Mapping[str, Tensor]:
+        """Return the tensors of a block's compressed parameters by key, as far as `parts` does not yield them."""
 
     def slot(self, key: str) -> _Slot:
         """Return the dtype and shape of a tensor."""
@@ -126,7 +126,7 @@ class Writer:
 
     def __init__(self, folder: Path, source: _Source, dtype: torch.dtype | None, storage: str, grid: Grid | None):
         self.folder, self.source, self.dtype, self.storage, self.grid = folder, source, dtype, storage, grid
-        self._packed = {} if grid is None else _packable_layers(source.model, storage, grid)
+        self._packed = {} if grid is None else _packable_layers(source.model, source.layers, storage, grid)
         self._n_shards = len(source.units)
 
     def write_all(self, place: Place, describe: Callable[[Path], None], *about) -> None:
@@ -139,8 +139,8 @@ class Writer:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             describe(self.folder)  # first, as transformers would remove shards that it did not write
-            for index, block in enumerate(self.source.blocks):
-                self.write_block(index, block)
+            for index in range(len(self.source.layers)):
+                self.write_block(index)
             self.write_rest()
             self.finish(*about)
             place.put(self.folder)
@@ -150,23 +150,24 @@ class Writer:
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def write_block(self, index: int, block: nn.Module) -> None:
+    def write_block(self, index: int) -> None:
         """Write a finished block and the masks of its layers; both are on the disk when this returns.
 
         Raises `InputError` for weights that the output's dtype or grid cannot hold.
         """
         self.folder.mkdir(exist_ok=True)
-        changed: dict[str, Tensor] = {}
-        replaced, masks, unit = set(), self._masks(), self.source.units[index]
-        for layer in linear_layers(block):
-            name = f"{index}.{layer.name}"
-            keys = list(self.source.pieces(index, layer)) if layer.stacked else [self.source.key(index, layer)]
-            weight = self._rounded(name, keys[0], layer)
+        unit, masks, changed = list(self.source.units[index]), self._masks(), {}
+        for layer in self.source.layers[index]:
+            keys, name = self.source.keys(index, layer), f"{index}.{layer.name}"
+            weight = self._rounded(name, layer, self._kind(keys[0])[0] if keys else layer.weight.dtype)
             masks.write(name, torch.from_numpy(np.packbits((weight != 0).numpy())))
-            if keys[0] in unit and keys[0] not in replaced:  # and not written with an earlier block that shares it
-                changed |= self._stacked(index, layer) if layer.stacked else self._stored(keys[0], weight, layer)
-                replaced.update(keys)
-        self._write_shard(index, changed, [key for key in unit if key not in replaced])
+            if self.grid is not None and keys[0] in unit:
+                changed |= FORMATS[self.storage].tensors(keys[0].removesuffix(".weight"), weight, self.grid)
+                unit.remove(keys[0])
+        if self.grid is None:
+            tensors = {key: tensor for key, tensor in self.source.changed(index).items() if key in unit}
+            changed = {key: tensor.to(self._kind(key)[0]) for key, tensor in tensors.items()}
+        self._write_shard(index, changed, [key for key in unit if key not in changed])
         masks.flush()
         TensorFile.flush_path(self.folder)
 
@@ -228,28 +229,19 @@ class Writer:
         dtype, shape, _ = self.source.slot(key)
         return (self.dtype if self.dtype is not None and dtype.is_floating_point else dtype), shape
 
-    def _rounded(self, name: str, key: str, layer: LinearLayer) -> Tensor:
+    def _rounded(self, name: str, layer: LinearLayer, dtype: torch.dtype) -> Tensor:
         """Return a compressed weight, [d_out, d_in], in the output's dtype and on the CPU."""
-        weight = layer.weight.to(self._kind(key)[0]).cpu()
+        weight = layer.weight.to(dtype).cpu()
         if not weight.sum(dtype=torch.float32).isfinite():
             raise InputError(f"the new weights of layer {name} do not fit into {weight.dtype}; pass dtype='bfloat16'")
         return weight
-
-    def _stored(self, key: str, weight: Tensor, layer: LinearLayer) -> dict[str, Tensor]:
-        if self.grid is None:
-            return {key: weight.T if isinstance(layer.module, Conv1D) else weight}
-        return FORMATS[self.storage].tensors(key.removesuffix(".weight"), weight, self.grid)
-
-    def _stacked(self, index: int, layer: LinearLayer) -> dict[str, Tensor]:
-        parts = self.source.pieces(index, layer)
-        return {key: part.to(self._kind(key)[0]).cpu().contiguous() for key, part in parts.items()}
 
     def _masks(self) -> TensorFile:
         """Return the file of all masks: for each layer one bit a weight, numpy's `packbits` of "weight is not zero"."""
         contents = {
             f"{index}.{layer.name}": (torch.uint8, (-(-layer.weight.numel() // 8),))
-            for index, block in enumerate(self.source.blocks)
-            for layer in linear_layers(block)
+            for index, layers in enumerate(self.source.layers)
+            for layer in layers
         }
         return TensorFile.create(self.folder / MASKS, contents, keep=True)
 

@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, MixtralConfig, MixtralForCausalLM
 
 from crosscal.disk import compress_folder
+from crosscal.disk.checkpoint import _Checkpoint as Checkpoint
 from crosscal.methods.allocation import Owl
 from crosscal.models import load_model
 from crosscal.output.export import save_model
@@ -42,16 +43,19 @@ def test_what_looks_at_all_blocks_is_done_in_memory(method, options, reason, den
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out"]
 
 
-def test_a_checkpoint_in_another_layout_is_loaded_whole(tmp_path, caplog):
+def test_a_checkpoint_in_another_layout_is_streamed(tmp_path, caplog):
     """Mixtral's experts are stored one by one and used as one tensor."""
     sizes = {name: size for name, size in FAMILIES["llama"].items() if name in LlamaConfig().to_dict()}
     config = MixtralConfig(**sizes, num_local_experts=2, num_experts_per_tok=1)
     config.update({"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2})
     MixtralForCausalLM(config).save_pretrained(tmp_path / "dense")
     tiny_tokenizer().save_pretrained(tmp_path / "dense")
-    compress_folder(tmp_path / "dense", tmp_path / "out", "wanda", HALF, **OPTIONS, **QUIET)
-    assert "in another layout than the model" in caplog.text
-    assert same_weights(tmp_path / "out", in_memory(tmp_path / "dense", "wanda", HALF, **OPTIONS)[0].model)
+    for method in ("wanda", "magnitude"):
+        compress_folder(tmp_path / "dense", tmp_path / method, method, HALF, **OPTIONS, **QUIET)
+        assert not caplog.records
+        assert same_weights(tmp_path / method, in_memory(tmp_path / "dense", method, HALF, **OPTIONS)[0].model)
+        stored = Checkpoint(tmp_path / method).home
+        assert "model.layers.0.block_sparse_moe.experts.0.w1.weight" in stored
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
