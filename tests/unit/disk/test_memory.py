@@ -90,7 +90,7 @@ def test_a_model_several_times_larger_than_the_memory_allowed(tmp_path):
 def test_the_perplexity_of_a_model_larger_than_the_memory_allowed(tmp_path):
     llama(tmp_path / "small", 2, 32)
     assert llama(tmp_path / "dense", 30, 512) > 3 * ALLOWED
-    streamed = limited("evaluate", tmp_path / "small", tmp_path / "dense", "")
+    streamed = limited("evaluate", tmp_path / "small", tmp_path / "dense", tmp_path / "out")
     assert streamed.stdout.endswith("done\n"), streamed.stderr
     windows = torch.randint(3, 100, (4, 32), generator=torch.Generator().manual_seed(0))
     model = load_model(tmp_path / "dense", dtype="float32", device="cpu").model
