@@ -9,8 +9,9 @@ import sys
 import warnings
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec
+from typing import Any
 
 MOVED = {
     "crosscal.calibration.gradients": "crosscal.calibration.statistics",
@@ -56,19 +57,20 @@ class _Moved(MetaPathFinder, Loader):
         return real and ModuleSpec(fullname, self, is_package=real.submodule_search_locations is not None)
 
     def create_module(self, spec: ModuleSpec):
-        new = _new_name(spec.name)
+        new = _new_name(spec.name) or spec.name
         warnings.warn(f"{spec.name} has moved to {new}; import it from there", DeprecationWarning, stacklevel=2)
         module = import_module(new)
         self._specs[spec.name] = module.__spec__
         return module
 
-    def exec_module(self, module) -> None:
-        module.__spec__ = self._specs[module.__spec__.name]  # the import system has put the old name's there
+    def exec_module(self, module: Any) -> None:
+        old = module.__spec__  # the import system has put the old name's there
+        module.__spec__ = self._specs[old.name]
 
     def get_code(self, fullname: str):
         """The code of the new module, for `python -m`."""
-        spec = find_spec(_new_name(fullname))
-        return spec.loader.get_code(spec.name)
+        spec = find_spec(_new_name(fullname) or fullname)
+        return spec.loader.get_code(spec.name) if spec and isinstance(spec.loader, SourceFileLoader) else None
 
 
 def install() -> None:

@@ -120,7 +120,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _picks(size: int, draws: int, seed: object) -> np.ndarray:
+def _picks(size: int, draws: int, seed: int | tuple[int, ...]) -> np.ndarray:
     """Indices of resampled units, [draws, size]."""
     return np.random.default_rng(seed).integers(0, size, size=(draws, size))
 
@@ -133,7 +133,7 @@ def _counts(size: int, draws: int, seed: tuple) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def multinomial_counts(size: int, draws: int, seed: object) -> np.ndarray:
+def multinomial_counts(size: int, draws: int, seed: int | tuple[int, ...]) -> np.ndarray:
     """Return how often each of `size` units is in each of `draws` resamples, [draws, size], drawn as counts."""
     return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)
 

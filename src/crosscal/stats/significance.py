@@ -80,4 +80,5 @@ def detectable_effect(sd: float, n: int, power: float = 0.8, level: float = LEVE
     def excess_misses(noncentrality: float) -> float:
         return float(stats.nct.cdf(critical, n - 1, noncentrality)) - (1 - power)
 
-    return float(optimize.brentq(excess_misses, 0.0, critical + 20.0)) * sd / math.sqrt(n)
+    noncentrality = optimize.root_scalar(excess_misses, bracket=(0.0, critical + 20.0), method="brentq").root
+    return float(noncentrality) * sd / math.sqrt(n)
