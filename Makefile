@@ -32,7 +32,7 @@ test: setup ## run all tests
 	$(BIN)/python -m pytest
 
 test-fast: setup ## run the tests that take no more than a minute or so: no slow ones, no pages, no browser
-	$(BIN)/python -m pytest -q -m "not slow and not book and not browser"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not book and not browser"
 
 lint: setup ## lint, format and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
