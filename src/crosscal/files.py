@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from crosscal.errors import InputError
 
@@ -57,3 +59,18 @@ def hash_files(files: Mapping[str, Path], length: int = 16) -> str:
         with open(files[name], "rb") as file:
             digest.update(f"{name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:length]
+
+
+def path_kind(path: str | os.PathLike) -> Literal["", "file", "folder"]:
+    """Return what is at a path, "" for nothing; raise `InputError` where the system refuses to answer.
+
+    It refuses for folders that may not be entered, names that are too long, and loops of links.
+    """
+    try:
+        return "folder" if stat.S_ISDIR(os.stat(path).st_mode) else "file"
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        shown = os.fspath(path) if len(os.fspath(path)) < 100 else f"{os.fspath(path)[:80]}..."
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot look for {shown} ({reason}); give another name or place") from None

@@ -38,8 +38,8 @@ def fetch(name: str, *, accept_terms: bool = False) -> Path:
     archive = _archive_named(name)
     if archive.terms and not accept_terms:
         raise InputError(
-            f"'{name}' comes under {archive.terms}; read them and, if you accept them, ask for it with "
-            "accept_terms=True"
+            f"'{name}' comes under {archive.terms}; read them and, if you accept them, say so with "
+            "accept_terms=True (--accept-terms)"
         )
     folder = _folder_of(archive)
     if not _read_manifest(folder):

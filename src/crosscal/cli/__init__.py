@@ -1,41 +1,112 @@
 """The command line: `crosscal compress`, `evaluate`, `compare`, `report`, `assets`, `doctor`.
 
-Each command is a module of this package with the command's name, and consists of
+`crosscal.cli.parser` holds the options and help of all commands, and this file everything that they share. A command is
+a module of its name, loaded when it runs, with
 
-    HELP: str                     one line for the list of commands
-    DESCRIPTION: str              what it does, a paragraph at the head of its own `--help`
-    EXAMPLES: str                 two or three worked examples, shown below the options: `# why`, then the command
-    INTERRUPTED: str              one sentence for Ctrl-C: what is kept and how to continue
-    add_options(parser)           declares its options on an `argparse` parser; `crosscal.cli.options` has shared ones
-    run(options) -> dict          does it and returns what `--json` prints: plain values that JSON knows
-    show(found) -> str            that dictionary as text for people, without a newline at its end
+    _run(options) -> dict         does it and returns what `--json` prints: plain values that JSON knows
+    _show(result) -> str          this dictionary as text for people
 
-The shared machinery (`crosscal.cli.runner`) adds to every command
+`_run` never prints: standard output belongs to the result, and what libraries print there meanwhile goes to standard
+error, as do notes for people (`crosscal.cli.files._note`). With `--dry-run` it returns what would be done, and writes
+nothing. Errors that a user can correct are raised as `InputError`.
 
-    --json, --quiet, --config FILE, --save-config FILE, --dry-run
-
-and `options.json`, `.quiet`, `.dry_run` say so to `run`. With `--dry-run`, `run` returns what would be done and an
-estimate of time and memory, and writes nothing. `run` never prints: standard output belongs to its result, and what is
-printed on it meanwhile goes to standard error; notes for people go through `crosscal.cli.notes.note(options, text)`,
-which `--quiet` silences. What a user can put right is raised as `InputError`.
-
-Modules import only the standard library, `crosscal.errors` and `crosscal.paths` at the top, and the rest inside
-functions, so that `crosscal --help` is there at once, without torch. Options have long names only, defaults that
-`%(default)s` can show, and `required=True` where they are needed (a config file may give those too).
-
-Exit status: 0 done, 1 something the user can put right (one sentence on standard error), 2 usage, 130 interrupted.
+Exit status: 0 done, 1 an error that the user can correct (one sentence on standard error), 2 usage, 130 interrupted.
 """
 
-from collections.abc import Sequence
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 
-COMMANDS = ("compress", "evaluate", "compare", "report", "assets", "doctor")
-"""The commands, in the order `crosscal --help` lists them."""
+from crosscal import __version__
+from crosscal.cli.config import _as_toml, _config_values, _parse
+from crosscal.cli.files import (
+    _as_json,
+    _encoding_of,
+    _LastingError,
+    _occupy_closed,
+    _print_result,
+    _write_text_file,
+    check_new,
+)
+from crosscal.cli.parser import _COMMANDS, _CommandParser, _front_page
+from crosscal.errors import InputError, exit_status, suggest
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["main"]
+
+_USAGE = 2
+_SMALLER = {
+    "windows": "fewer --windows",
+    "length": "a shorter --length",
+    "preset": "a smaller --preset",
+    "device": "--device cpu",
+    "dtype": "--dtype bfloat16",
+}
+"""Options that save memory, and how."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line (that of the process when none is given); returns the exit status."""
-    from crosscal.cli.runner import run_line
+    """Run a command line, by default that of the process, and return the exit status."""
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    interrupted = _COMMANDS[name].interrupted if name in _COMMANDS else "interrupted"
+    _occupy_closed()
+    with contextlib.redirect_stderr(_LastingError(sys.stderr)):
+        try:
+            return exit_status(lambda: _run(name, rest) if name in _COMMANDS else _front(name), interrupted)
+        except SystemExit as stop:  # argparse has printed its help, or what is wrong
+            return int(stop.code or 0)
 
-    return run_line(arguments)
+
+def _front(name: str) -> int:
+    """`crosscal --help`, `crosscal --version`, and what is no command."""
+    if name in ("--help", "-h", "help"):
+        _print_result(_front_page())
+        return 0
+    if name == "--version":
+        _print_result(f"crosscal {__version__}")
+        return 0
+    meant = suggest(name, list(_COMMANDS))
+    sys.stderr.write(f"crosscal: there is no command '{name}'{meant} (give {', '.join(_COMMANDS)})\n")
+    return _USAGE
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    """Run a command and print its result, then save its options."""
+    parser = _CommandParser(name)
+    parser.check_known(arguments)
+    options = _parse(parser, name, arguments)
+    options.reproducing = _config_values(parser, name, options)
+    check_new(options.save_config)
+    command = import_module(f"crosscal.cli.{name}")
+    with _silence(options.quiet), contextlib.redirect_stdout(sys.stderr):
+        result = _within_memory(command._run, options)
+    _print_result(_as_json(result, _encoding_of(sys.stdout)) if options.json else command._show(result))
+    if options.save_config:
+        _write_text_file(options.save_config, _as_toml(options.reproducing))
+    return 0
+
+
+def _within_memory(run: Callable[[argparse.Namespace], dict], options: argparse.Namespace) -> dict:
+    """Run a command; raises `InputError` when memory does not suffice, naming the options that need less."""
+    try:
+        return run(options)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+            raise
+        advice = ", ".join(text for name, text in _SMALLER.items() if hasattr(options, name))
+        raise InputError(f"not enough memory{'; give ' * bool(advice)}{advice}") from error
+
+
+@contextlib.contextmanager
+def _silence(quiet: bool) -> Iterator[None]:
+    """Ask the libraries that show progress bars for none."""
+    wanted = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} if quiet else {}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -1,196 +1,195 @@
 """`crosscal compress`: prune, quantize or lower the rank of a model, calibrated on your own text, into a new folder."""
 
 import argparse
-from typing import TYPE_CHECKING
+import math
+import os
+from dataclasses import replace
 
-from crosscal.cli.options import add_model_options, loading
-from crosscal.cli.sources import add_text_options
-from crosscal.cli.targets import add_target_options
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-if TYPE_CHECKING:
-    from crosscal.cli.plan import Plan
-    from crosscal.engine.reports import CompressionReport
-    from crosscal.text import TextWindows
+from crosscal.cli.request import _draw_calibration, _method_options, _permissions, _read_shares, _read_target
+from crosscal.disk import carry_out
+from crosscal.engine.reports import CompressionReport
+from crosscal.engine.request import Request
+from crosscal.errors import InputError, real_number, whole_number
+from crosscal.files import path_kind
+from crosscal.machine import estimate
+from crosscal.methods.allocation import Owl
+from crosscal.methods.registry import check_request, find_method
+from crosscal.models import decoder_blocks, find_config, linear_layers, resolve_device
+from crosscal.output.packing import check_storage
+from crosscal.output.writer import Place
+from crosscal.results.provenance import versions
+from crosscal.types import SparseGrid, Unstructured, storage_bits
 
-HELP = "compress a model, calibrated on texts of your choice, into a folder that transformers loads"
-DESCRIPTION = """
-Compress the linear layers of a causal language model and write a folder that other tools load. Methods that look at
-activations are calibrated on --sources: names of built-in texts, your own .txt and .jsonl files, or data sets of the
-hub, each with a weight. The model need not fit into memory: it is read, compressed and written block by block.
-"""
-EXAMPLES = r"""
-# half of the weights to zero, calibrated half on web text and half on your own notes
-crosscal compress --model smollm2-135m --method sparsegpt --sparsity 0.5 \
-  --sources c4=0.5,my_notes.jsonl=0.5 --output out/half
-
-# 4-bit weights, a scale for every 128 inputs, packed on disk
-crosscal compress --model Qwen/Qwen2.5-0.5B --method gptq --bits 4 --group 128 \
-  --storage compressed-tensors --output out/4bit
-
-# what would it take? and the same call from a file
-crosscal compress --model my-model --method wanda --pattern 2:4 --output out/24 \
-  --dry-run --save-config 24.toml
-crosscal compress --config 24.toml
-"""
-INTERRUPTED = "interrupted; no earlier folder was changed, and the same command goes on at the block it had reached"
-WORST = 3
-"""How many of the layers that lost most are named."""
+_CALIBRATION = "c4"
+"""The calibration text of methods that read text, when none is named."""
+_WORST = 3
+"""How many of the layers with the largest error are named."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `crosscal compress`."""
-    parser.add_argument("--model", required=True, help="a built-in model, a folder, or a hub id")
-    parser.add_argument(
-        "--method", required=True, help="magnitude, wanda, sparsegpt, dpruner, rtn, gptq, awq, svd, ..."
-    )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the compressed model goes")
-    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER if crosscal made it")
-    add_target_options(parser)
-    group = parser.add_argument_group("calibration text")
-    group.add_argument(
-        "--sources",
-        metavar="SOURCE=WEIGHT,...",
-        help="built-in names, .txt or .jsonl files, hub:<data set>, or self; weights sum to 1 "
-        "(default: c4 for methods that read text)",
-    )
-    add_text_options(group)
-    group.add_argument("--windows", type=int, default=128, help="windows drawn from each source (%(default)s)")
-    group.add_argument("--length", type=int, default=1024, help="tokens of a window (%(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="decides which windows are drawn (%(default)s)")
-    group = parser.add_argument_group("how")
-    group.add_argument(
-        "--schedule",
-        default="sublayer",
-        choices=("sublayer", "block", "parallel"),
-        help="whether a layer sees compressed layers before it: all, those of earlier blocks, or none (%(default)s)",
-    )
-    group.add_argument(
-        "--allocation",
-        default="uniform",
-        choices=("uniform", "owl"),
-        help="the same sparsity for all blocks, or less where activations have outliers (%(default)s)",
-    )
-    group.add_argument("--damp", type=float, default=0.01, help="damping of second-order methods (%(default)s)")
-    group.add_argument("--micro-batch", type=int, help="windows that run at a time (default: chosen by size)")
-    group.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the method: act_order, block, strength"
-    )
-    group.add_argument(
-        "--storage",
-        default="dense",
-        choices=("dense", "compressed-tensors"),
-        help="plain weights, or quantized ones packed in the compressed-tensors format (%(default)s)",
-    )
-    add_model_options(parser, "of the written weights (%(default)s: as in the model)")
+def _run(options: argparse.Namespace) -> dict:
+    """Check all that can be checked, then draw the text, compress and write."""
+    request = _request(options)
+    config = find_config(options.model, **_permissions(options))
+    bits = _bits_per_weight(request, config)
+    if options.dry_run:
+        asked = {"dry_run": True, **_asked(request, options), "output": options.output, "bits_per_weight": bits}
+        return asked | {"estimate": _estimated(request, config, options)}
+    texts = _draw_calibration(options, request.weights or {})
+    request = replace(request, calibration=texts or None, progress=not options.quiet)
+    request = replace(request, made=_made(request, options))
+    return _asked(request, options) | _outcome(carry_out(request), request, bits)
 
 
-def run(options: argparse.Namespace) -> dict:
-    """Check everything that can be checked, then draw the text, compress and write."""
-    from crosscal.cli.plan import make_plan
-
-    plan = make_plan(options)
-    return _rehearsed(plan, options) if options.dry_run else _compressed(plan, options)
-
-
-def _rehearsed(plan: "Plan", options: argparse.Namespace) -> dict:
-    from crosscal.cli.plan import estimate
-
-    found = {"dry_run": True, **_asked(plan, options), "output": options.output}
-    return found | {"bits_per_weight": plan.bits_per_weight, "estimate": estimate(plan, options)}
-
-
-def _asked(plan: "Plan", options: argparse.Namespace) -> dict:
-    return {
-        "model": options.model,
-        "method": plan.method.name,
-        "target": str(plan.target),
-        "sources": plan.shares,
-        "windows": options.windows if plan.shares else 0,
-        "length": options.length if plan.shares else 0,
-    }
-
-
-def _compressed(plan: "Plan", options: argparse.Namespace) -> dict:
-    from crosscal.cli.sources import draw_calibration
-    from crosscal.disk import carry_out
-    from crosscal.engine.request import Request
-
-    texts = draw_calibration(options, plan.shares)
+def _request(options: argparse.Namespace) -> Request:
+    """Return the request, still without text; raises `InputError` for whatever is wrong before anything is loaded."""
+    target = _read_target(options)
+    if target is None:
+        raise InputError("the target is missing; give --sparsity 0.5, --pattern 2:4, --bits 4 or --rank 0.5")
+    allocation = Owl() if options.allocation == "owl" else None
+    reads_text = find_method(options.method).needs_text or allocation is not None
+    sources = options.sources or (_CALIBRATION if reads_text else "")
     request = Request(
         model=options.model,
         output=options.output,
-        method=plan.method.name,
-        target=plan.target,
-        calibration=texts or None,
-        weights=plan.shares or None,
+        method=options.method,
+        target=target,
+        options=_method_options(options.option),
+        weights=_read_shares(sources, options) if sources else None,
         schedule=options.schedule,
+        allocation=allocation,
         damp=options.damp,
         micro_batch=options.micro_batch,
         device=None if options.device == "auto" else options.device,
         dtype=None if options.dtype == "auto" else options.dtype,
         storage=options.storage,
-        made=_made(plan, options, texts),
         overwrite=options.overwrite,
-        progress=not options.quiet,
-        **loading(options),
-        **plan.allocation,
-        options=plan.options,
+        **_permissions(options),
     )
-    report = carry_out(request)
-    return _asked(plan, options) | _found(plan, options, texts, report)
+    _check(request, options)
+    return request
 
 
-def _made(plan: "Plan", options: argparse.Namespace, texts: "dict[str, TextWindows]") -> dict:
-    """Everything that makes the same model again: what was asked, which text it was, and the versions."""
-    from crosscal.results.provenance import versions
+def _check(request: Request, options: argparse.Namespace) -> None:
+    check_request(request.solver, request.target, request.options, [])
+    check_storage(request.storage, request.method, request.target)
+    pattern = request.target.pattern if isinstance(request.target, SparseGrid) else request.target
+    if request.allocation is not None and not isinstance(pattern, Unstructured):
+        raise InputError(f"--allocation owl sets the sparsity of each block, not {request.target}; give --sparsity")
+    if request.weights:
+        whole_number("--windows", options.windows, 1)
+        whole_number("--length", options.length, 2)
+    whole_number("--seed", options.seed)
+    if options.micro_batch is not None:
+        whole_number("--micro-batch", options.micro_batch, 1)
+    real_number("--damp", options.damp, above=True)
+    if path_kind(os.path.expanduser(options.output)) and not options.overwrite:
+        raise InputError(f"{options.output} exists already; give another --output, or allow to --overwrite it")
+    Place(options.output).check(options.overwrite)
+    resolve_device(options.device)
 
-    return _asked(plan, options) | {
+
+def _bits_per_weight(request: Request, config: PreTrainedConfig) -> float:
+    """Return the stored bits of a weight, averaged over the layers of a model without weights.
+
+    Raises `InputError` for layers that cannot be compressed or stored as requested.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=request.trust_remote_code)
+    layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block)]
+    shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for layer in layers]
+    widths = [d_in for _, d_in in shapes]
+    check_request(request.solver, request.target, request.options, widths)
+    check_storage(request.storage, request.method, request.target, widths)
+    dtype = request.dtype or str(config.dtype).removeprefix("torch.")
+    dense_bits = 32 if dtype == "float32" else 16
+    bits = sum(storage_bits(request.target, dense_bits, shape) * math.prod(shape) for shape in shapes)
+    return round(bits / sum(map(math.prod, shapes)), 4)
+
+
+def _asked(request: Request, options: argparse.Namespace) -> dict:
+    shares = dict(request.weights or {})
+    return {
+        "model": options.model,
+        "method": request.method,
+        "target": str(request.target),
+        "sources": shares,
+        "windows": options.windows if shares else 0,
+        "length": options.length if shares else 0,
+    }
+
+
+def _estimated(request: Request, config: PreTrainedConfig, options: argparse.Namespace) -> dict:
+    """Time and memory on this machine, which is timed for about a second."""
+    estimated = estimate(
+        config,
+        request.method,
+        request.target,
+        n_windows=options.windows,
+        length=options.length,
+        n_sources=len(request.weights or {}),
+        device=request.device,
+        dtype=request.dtype,
+        schedule=request.schedule,
+        owl=request.allocation is not None,
+        trust_remote_code=request.trust_remote_code,
+    )
+    return estimated.to_json() | {"text": str(estimated)}
+
+
+def _made(request: Request, options: argparse.Namespace) -> dict:
+    """Everything that makes the same model again: the options, the text and the versions."""
+    return _asked(request, options) | {
         "seed": options.seed,
         "schedule": options.schedule,
         "allocation": options.allocation,
-        "texts": {source: text.fingerprint for source, text in texts.items()},
+        "texts": request.texts(),
         "versions": versions(),
         "config": options.reproducing,
     }
 
 
-def _found(plan: "Plan", options: argparse.Namespace, texts: dict, report: "CompressionReport") -> dict:
-    known = [layer for layer in report.layers if layer.relative_error is not None]
-    worst = sorted(known, key=lambda layer: -layer.relative_error)[:WORST]
+def _outcome(report: CompressionReport, request: Request, bits: float) -> dict:
+    errors = {layer.name: layer.relative_error for layer in report.layers if layer.relative_error is not None}
+    worst = sorted(errors.items(), key=lambda pair: -pair[1])[:_WORST]
     return {
-        "output": options.output,
+        "output": str(request.output),
         "seconds": round(report.seconds, 2),
         "peak_bytes": report.peak_bytes,
         "layers": len(report.layers),
         "sparsity": report.sparsity,
-        "bits_per_weight": plan.bits_per_weight,
-        "texts": {source: text.fingerprint for source, text in texts.items()},
-        "layer_error": sum(layer.relative_error for layer in known) / len(known) if known else None,
-        "worst_layers": [{"name": layer.name, "relative_error": layer.relative_error} for layer in worst],
+        "bits_per_weight": bits,
+        "texts": request.texts(),
+        "layer_error": sum(errors.values()) / len(errors) if errors else None,
+        "worst_layers": [{"name": name, "relative_error": error} for name, error in worst],
     }
 
 
-def show(found: dict) -> str:
-    """What was done (or would be), in a few lines."""
-    shares = found["sources"]
+def _show(result: dict) -> str:
+    """The outcome (or the plan) in a few lines."""
+    shares = result["sources"]
     sources = " + ".join(f"{share:g} {source}" if len(shares) > 1 else source for source, share in shares.items())
-    text = f"calibrated on {sources}, {found['windows']} windows of {found['length']} tokens" if sources else "no text"
-    head = f"{found['model']}: {found['method']} to {found['target']}, {text}"
-    if found.get("dry_run"):
-        lines = [
-            f"would compress {head}",
-            f"would write    {found['output']}",
-            f"would take     {found['estimate']['text']}",
-        ]
-        return "\n".join([*lines, "nothing was done: this was a dry run"])
-    lines = [f"compressed {head}", f"written to {found['output']}"]
-    lines += [f"  {found['seconds']:.1f} s, {found['peak_bytes'] / 2**20:,.0f} MiB of memory at most above the start"]
-    lines += [
-        f"  {100 * found['sparsity']:.1f} % of the weights of {found['layers']} layers are zero; packed, a weight "
-        f"takes {found['bits_per_weight']:.2f} bits"
+    text = (
+        f"calibrated on {sources}, {result['windows']} windows of {result['length']} tokens" if sources else "no text"
+    )
+    head = f"{result['model']}: {result['method']} to {result['target']}, {text}"
+    if result.get("dry_run"):
+        return (
+            f"would compress {head}\nwould write    {result['output']}\nwould take     {result['estimate']['text']}\n"
+            "nothing was done: this was a dry run"
+        )
+    lines = [
+        f"compressed {head}",
+        f"written to {result['output']}",
+        f"  {result['seconds']:.1f} s, peak memory {result['peak_bytes'] / 2**20:,.0f} MiB above the start",
+        f"  {100 * result['sparsity']:.1f} % of the weights of {result['layers']} layers are zero; packed, a weight "
+        f"takes {result['bits_per_weight']:.2f} bits",
     ]
-    if found["worst_layers"]:
-        worst = ", ".join(f"{layer['name']} {100 * layer['relative_error']:.2g} %" for layer in found["worst_layers"])
-        lines += [f"  output error of the layers: mean {100 * found['layer_error']:.2g} %; worst: {worst}"]
-    ask = f"--model {found['output']} --dense {found['model']}"
-    return "\n".join([*lines, f"what it cost: crosscal evaluate {ask}"])
+    if result["worst_layers"]:
+        worst = ", ".join(f"{layer['name']} {100 * layer['relative_error']:.2g} %" for layer in result["worst_layers"])
+        lines += [f"  output error of the layers: mean {100 * result['layer_error']:.2g} %; largest: {worst}"]
+    return "\n".join(
+        [*lines, f"measure the loss: crosscal evaluate --model {result['output']} --dense {result['model']}"]
+    )

@@ -3,43 +3,60 @@
     command = "compress"
     model = "my-model"
     sparsity = 0.5
-    sources = "c4=0.5,my_notes.jsonl=0.5"
+    sources = { c4 = 0.5, "my_notes.jsonl" = 0.5 }
 
 Keys are the options' long names. The command line goes before the file, and the file before the defaults.
 """
 
 import argparse
 import json
+import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from crosscal.errors import InputError, suggest
+from crosscal.files import path_kind
 
-REPORT = "crosscal.json"
-"""What `compress` leaves in a folder; it holds the options that made the folder."""
-
-ABOUT_THE_CALL = ("help", "json", "quiet", "config", "save_config", "dry_run")
-ONCE = ("overwrite", "yes")
-"""Permissions that hold for one call and are therefore never saved."""
+_REPORT = "crosscal.json"
+"""The report of `compress` in a model folder; it holds the options that made the folder."""
+_ABOUT_THE_CALL = ("help", "json", "quiet", "config", "save_config", "dry_run")
+_ONCE = ("overwrite", "yes")
+"""Permissions for one call, which are never saved."""
+_WRITTEN_NUMBERS = ("sparsity", "rank", "target", "weights")
+"""Texts that are numbers. In all others a number is refused: 1.10 has become 1.1 before anybody sees it."""
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """The options in a TOML file, or those that made the folder (or its crosscal.json); raises `InputError`."""
+    """Return the options in a TOML file, or those that made a folder (or its crosscal.json); raises `InputError`."""
+    path = path / _REPORT if path_kind(path) == "folder" else path
     try:
-        path = path / REPORT if path.is_dir() else path
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         return json.loads(text)["made"]["config"] if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; give --config a TOML file or a folder made by compress") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give --config a TOML file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text; save it in that encoding") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give --config a TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is no TOML ({error}); write lines such as sparsity = 0.5") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} tells no options; give the TOML file written by --save-config") from None
+        raise InputError(
+            f'{path} is not TOML ({error}); write lines such as pattern = "2:4", texts in quotes'
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{path} holds no options; give the TOML file written by --save-config") from None
 
 
-def apply_config(parser: argparse.ArgumentParser, command: str, values: dict[str, object], path: str) -> None:
+def _parse(parser: argparse.ArgumentParser, command: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line and the file of its `--config`; raises `InputError` for what is wrong in the file."""
+    first = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    if path := first.parse_known_args(arguments)[0].config:
+        _apply_config(parser, command, read_config(Path(os.path.expanduser(path))), path)
+    return parser.parse_args(arguments)
+
+
+def _apply_config(parser: argparse.ArgumentParser, command: str, values: dict[str, object], path: str) -> None:
     """Make the values of a file the parser's defaults; raises `InputError` for unknown keys and unfit values."""
     values = dict(values)
     meant = values.pop("command", command)
@@ -55,48 +72,66 @@ def apply_config(parser: argparse.ArgumentParser, command: str, values: dict[str
         action.required = False
 
 
-def config_text(parser: argparse.ArgumentParser, command: str, options: argparse.Namespace) -> str:
-    """The TOML file that repeats a call."""
-    lines = [f"{key} = {_toml(value)}" for key, value in config_values(parser, command, options).items()]
-    return "\n".join(lines) + "\n"
-
-
-def config_values(parser: argparse.ArgumentParser, command: str, options: argparse.Namespace) -> dict[str, object]:
-    """The options that repeat a call, as plain values; what was not given and has no default is left out."""
-    kept = {name: getattr(options, name) for name in _actions(parser) if name not in ONCE}
+def _config_values(parser: argparse.ArgumentParser, command: str, options: argparse.Namespace) -> dict[str, object]:
+    """The options that repeat a call, as plain values, without those that were not given and have no default."""
+    kept = {name: getattr(options, name) for name in _actions(parser) if name not in _ONCE}
     plain = {name.replace("_", "-"): value for name, value in kept.items() if value not in (None, [])}
     return {"command": command} | plain
 
 
 def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    return {action.dest: action for action in parser._actions if action.dest not in ABOUT_THE_CALL}
+    return {action.dest: action for action in parser._actions if action.dest not in _ABOUT_THE_CALL}
 
 
 def _value(action: argparse.Action, value: object, where: str) -> object:
-    """A value of a file as the parser would have read it."""
+    """A value of a file as the parser would have read it: tables and lists stand for what has commas there."""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise InputError(f"{where} is {value!r}; give true or false")
+            raise InputError(f"{where} is {_shown(value)}; give true or false")
         return value
+    if isinstance(value, dict):
+        value = [f"{name}={_share(part, f'{where}: {name}')}" for name, part in value.items()]
     if action.nargs in ("*", "+") or isinstance(action, argparse._AppendAction):
         return [_one(action, part, where) for part in (value if isinstance(value, list) else [value])]
+    if isinstance(value, list):
+        value = ",".join(str(_one(action, part, where)) for part in value)
+    return _one(action, value, where)
+
+
+def _share(value: object, where: str) -> str:
+    """The value of a table's entry, such as a source's weight."""
     if isinstance(value, dict):
-        value = ",".join(f"{name}={part}" for name, part in value.items())
-    return _one(action, ",".join(map(str, value)) if isinstance(value, list) else value, where)
+        raise InputError(f'{where} is no number; put names with dots in quotes, as in "notes.jsonl" = 0.5')
+    if not isinstance(value, (bool, int, float, str)):
+        raise InputError(f"{where} is {_shown(value)}; give a number, true or false")
+    return str(value)
 
 
 def _one(action: argparse.Action, value: object, where: str) -> object:
     kind = action.type or str
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is str and not isinstance(value, str) and not (number and action.dest in _WRITTEN_NUMBERS):
+        raise InputError(f"{where} is {_shown(value)}; give it in quotes, as it is written on the command line")
     try:
-        if isinstance(value, (bool, dict, list)):
+        if not number and not isinstance(value, str):
             raise ValueError
-        found = kind(str(value))
-    except (ValueError, argparse.ArgumentTypeError):
-        raise InputError(f"{where} is {value!r}; give it as on the command line ({action.help})") from None
-    if action.choices is not None and found not in action.choices:
-        known = list(action.choices)
-        raise InputError(f"{where} is {value!r}{suggest(str(value), known)}; give one of {', '.join(known)}")
-    return found
+        known = kind(str(value))
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise InputError(f"{where} is {_shown(value)}; give {wanted}") from None
+    if action.choices is not None and known not in action.choices:
+        choices = list(action.choices)
+        raise InputError(f"{where} is {_shown(value)}{suggest(str(value), choices)}; give one of {', '.join(choices)}")
+    return known
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+
+
+def _as_toml(values: dict[str, object]) -> str:
+    """Return the TOML file that repeats a call."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
 
 
 def _toml(value: object) -> str:

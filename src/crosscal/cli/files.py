@@ -1,41 +1,49 @@
-"""Files that commands write: never over another one unless asked, whole or not at all."""
+"""Results and notes of commands: on standard output, on standard error and in files, whatever these can take."""
 
+import argparse
+import errno
 import json
 import math
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from crosscal.errors import InputError
+from crosscal.files import path_kind, write_atomically
 
 
 def check_new(path: str | None, overwrite: bool = False) -> None:
-    """Raises `InputError` for a file that exists, unless it may be overwritten, a folder, and a hidden place."""
+    """Raise `InputError`, before any work, for a file that exists or cannot be written; `overwrite` lets it exist."""
     if path is None:
         return
-    place = Path(path).expanduser()
-    try:
-        is_folder, exists = place.is_dir(), place.exists()
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); give another place or name") from None
-    if is_folder:
+    place = Path(os.path.expanduser(path)).absolute()
+    kind = path_kind(place)
+    if kind == "folder":
         raise InputError(f"{path} is a folder; give the name of a file")
-    if exists and not overwrite:
+    if kind and not overwrite:
         raise InputError(f"{path} exists already; give another name, or remove it first")
+    folder = next(folder for folder in place.parents if path_kind(folder))
+    if path_kind(folder) == "file":
+        raise InputError(f"{path} cannot be written, because {folder} is a file; give another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written, because {folder} is write-protected; give another place")
 
 
-def write_text_file(path: str | Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it into place; raises `InputError` when that fails."""
-    from crosscal.files import write_atomically
-
-    write_atomically(Path(path).expanduser(), text)
+def _write_text_file(path: str, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_atomically(os.path.expanduser(path), text)
 
 
-def as_json(value: object) -> str:
-    """A value as JSON text: numbers that are not finite become null, paths text.
+def _as_json(value: object, encoding: str = "utf-8") -> str:
+    r"""Return JSON text for this encoding: numbers that are not finite become null, paths text.
 
-    >>> as_json({"a": float("nan"), "b": (1,)})
-    '{\\n "a": null,\\n "b": [\\n  1\\n ]\\n}'
+    >>> _as_json({"a": float("nan"), "b": ("é",)}, "ascii")
+    '{\n "a": null,\n "b": [\n  "\\u00e9"\n ]\n}'
     """
-    return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    return text if _written(text, encoding) == text else json.dumps(_plain(value), indent=1, allow_nan=False)
 
 
 def _plain(value: object) -> object:
@@ -46,3 +54,78 @@ def _plain(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _written(text: str, encoding: str) -> str:
+    r"""The text with escapes for the characters that an encoding lacks.
+
+    >>> _written("café 10 µs", "ascii")
+    'caf\\xe9 10 \\xb5s'
+    """
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _encoding_of(stream: TextIO | None) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def _print_result(text: str) -> None:
+    """Print on standard output, with escapes for characters that it lacks.
+
+    Raises `InputError` when it is closed or on a full disk, with the text on standard error, so that nothing is lost.
+    """
+    stream = sys.stdout
+    try:
+        if stream is None:
+            raise OSError(errno.EBADF, "it is closed")
+        stream.write(_written(text, _encoding_of(stream)) + "\n")
+        stream.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
+        _discard(stream)
+    except (OSError, ValueError) as error:
+        _discard(stream)
+        sys.stderr.write(f"{_written(text, _encoding_of(sys.stderr))}\n")
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"standard output cannot be written ({reason}); the result is above, on standard error"
+        ) from None
+
+
+def _discard(stream: TextIO | None) -> None:
+    """Let Python drop at its end what a stream could not take."""
+    with suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _occupy_closed() -> None:
+    """Keep files that are opened later from standing in for closed standard streams."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+
+
+class _LastingError:
+    """Standard error on which writing never fails: a full disk under a log must not end the work."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(AttributeError, OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(AttributeError, OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+def _note(options: argparse.Namespace, text: str) -> None:
+    """Print one line for people on standard error, unless `--quiet` was given."""
+    if not options.quiet:
+        sys.stderr.write(f"{text}\n")

@@ -11,12 +11,11 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from crosscal.cli.notes import note
-from crosscal.cli.options import config_of, loading, names_in
-from crosscal.cli.sources import read_texts
+from crosscal.cli.files import _note
+from crosscal.cli.request import _names_in, _permissions, _read_texts
 from crosscal.errors import InputError, whole_number
 from crosscal.metrics.tasks import check_tasks
-from crosscal.models.loading import load_tokenizer, resolve_device, resolve_dtype
+from crosscal.models import find_config, load_tokenizer, resolve_device, resolve_dtype
 from crosscal.plan.presets import TASKS as STUDY_TASKS
 from crosscal.results.quantities import quantities_over
 from crosscal.results.store import RunRecord
@@ -29,7 +28,7 @@ from crosscal.types import RunConfig, Unstructured
 def _check(options: argparse.Namespace) -> None:
     """Read `options.texts` and `options.tasks` as lists; raise `InputError` for unknown ones and senseless sizes."""
     all_tasks = options.tasks.strip() == "all"
-    options.texts, options.tasks = read_texts(options), list(STUDY_TASKS) if all_tasks else names_in(options.tasks)
+    options.texts, options.tasks = _read_texts(options), list(STUDY_TASKS) if all_tasks else _names_in(options.tasks)
     if not options.texts and not options.tasks:
         raise InputError("nothing is to be measured; give --texts, --tasks, or both")
     for name, least in (("windows", 1), ("length", 2), ("items", 1)):
@@ -42,7 +41,7 @@ def _check(options: argparse.Namespace) -> None:
 def _rehearsed(options: argparse.Namespace, models: Sequence[str]) -> dict:
     """Return what would be measured; of the models only the configs are read."""
     for name in models:
-        config_of(name, options)
+        find_config(name, **_permissions(options))
     sizes = {"windows": options.windows, "length": options.length, "items": options.items}
     return {"dry_run": True, "models": list(models), "texts": options.texts, "tasks": options.tasks, **sizes}
 
@@ -66,8 +65,8 @@ def _place(options: argparse.Namespace) -> dict[str, str]:
 def _measure(options: argparse.Namespace, models: Sequence[str]) -> list[RunRecord]:
     """Return the runs of these models, the first of which is the dense one where `options.dense` names it."""
     _check_same_tokens(options, models)
-    how = {"device": options.device, "dtype": options.dtype, "progress": not options.quiet, **loading(options)}
-    how["note"] = lambda text: note(options, text)
+    how = {"device": options.device, "dtype": options.dtype, "progress": not options.quiet, **_permissions(options)}
+    how["note"] = lambda text: _note(options, text)
     first, others = Session(models[0], **how), models[1:]
     asked = _config(options, models[0])
     runs = [first.record(asked)]
@@ -105,7 +104,7 @@ def _check_same_tokens(options: argparse.Namespace, models: Sequence[str]) -> No
     """Raise `InputError` when a model reads text differently from the first."""
     if len(models) < 2:
         return
-    first, *others = [load_tokenizer(name, **loading(options)) for name in models]
+    first, *others = [load_tokenizer(name, **_permissions(options)) for name in models]
     for name, other in zip(models[1:], others, strict=True):
         same = first.get_vocab() == other.get_vocab() and first("a b")["input_ids"] == other("a b")["input_ids"]
         if not same:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from crosscal.cli.config import REPORT
+from crosscal.cli.config import _REPORT
 from crosscal.errors import InputError
 from crosscal.files import write_atomically
 
@@ -150,7 +150,7 @@ def _points(value: float) -> str:
 def _check_card(model: str) -> Path:
     """Return the card of a folder that crosscal made; raise `InputError` for any other."""
     folder = Path(model).expanduser()
-    if not (folder / REPORT).exists():
+    if not (folder / _REPORT).exists():
         raise InputError(f"{model} was not made by crosscal, so --card leaves its README.md alone; leave --card out")
     return folder / "README.md"
 

@@ -12,8 +12,8 @@ from huggingface_hub import constants
 from crosscal.models.loading import fast_dtype
 from crosscal.paths import cache_dir
 
-CORE = ("torch", "transformers", "safetensors", "numpy", "greenlet", "tqdm", "jaxtyping")
-EXTRAS = {
+_CORE = ("torch", "transformers", "safetensors", "numpy", "greenlet", "tqdm", "jaxtyping")
+_EXTRAS = {
     "study": ("gguf", "accelerate", "pyarrow", "datasets", "lm-eval"),
     "book": ("pandas", "matplotlib", "seaborn", "papermill", "ipykernel"),
     "quantized": ("compressed-tensors",),
@@ -72,7 +72,7 @@ def this_machine() -> Machine:
             _disk("embedded models and texts ($CROSSCAL_CACHE)", cache_dir()),
             _disk("models of the hub ($HF_HOME)", Path(constants.HF_HUB_CACHE)),
         ),
-        packages={name: installed(name) for name in (*CORE, *(name for names in EXTRAS.values() for name in names))},
+        packages={name: installed(name) for name in (*_CORE, *(name for names in _EXTRAS.values() for name in names))},
     )
 
 

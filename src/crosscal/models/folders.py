@@ -99,7 +99,10 @@ def read_config(folder: Path, name: str, *, trust_remote_code: bool = False) -> 
     if "compression_config" in written:
         raise InputError(f"{name} is quantized already; give the dense model that it was made from")
     if own and not known and not trust_remote_code:
-        raise InputError(f"{name} brings its own code; read it, then pass trust_remote_code=True if you trust it")
+        raise InputError(
+            f"{name} brings its own code; read it and, if you trust it, say so with trust_remote_code=True "
+            "(--trust-remote-code)"
+        )
     if not known and not own:
         raise InputError(
             f"{name} is of type '{kind}', which transformers {transformers.__version__} does not know; upgrade "

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -21,6 +22,7 @@ from transformers import (
 
 from crosscal import assets
 from crosscal.errors import InputError, suggest
+from crosscal.files import path_kind
 from crosscal.models.folders import (
     _check_weights,
     _described_folder,
@@ -97,9 +99,12 @@ def find_folder(
 def find_config(
     name: str | os.PathLike, *, accept_terms: bool = False, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """Return the config of an asset, a folder or a hub id, without its weights; raises as `find_folder`."""
-    folder = _described(str(name), accept_terms, trust_remote_code)
-    return read_config(folder, str(name), trust_remote_code=trust_remote_code)
+    """Return the config of an asset, a folder, a `.gguf` file or a hub id; raises as `find_folder`."""
+    name = str(name)
+    if is_gguf(name):
+        path = _expanded(name)
+        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    return read_config(_described(name, accept_terms, trust_remote_code), name, trust_remote_code=trust_remote_code)
 
 
 def load_tokenizer(
@@ -111,15 +116,19 @@ def load_tokenizer(
     """
     name = str(name)
     if is_gguf(name):
-        path = Path(name).expanduser()
+        path = _expanded(name)
         return _tokenizer_in(path.parent, name, gguf_file=path.name)
     return _tokenizer_in(_described(name, accept_terms, trust_remote_code), name, trust_remote_code=trust_remote_code)
 
 
 def is_gguf(name: str) -> bool:
     """Return whether this is the name of an existing GGUF file."""
-    path = Path(name).expanduser()
-    return path.suffix == ".gguf" and path.is_file()
+    path = _expanded(name)
+    return path.suffix == ".gguf" and path_kind(path) == "file"
+
+
+def _expanded(name: str) -> Path:
+    return Path(os.path.expanduser(name))
 
 
 def _described(name: str, accept_terms: bool, code: bool) -> Path:
@@ -134,10 +143,10 @@ def _local_folder(name: str, accept_terms: bool, dtype: str | torch.dtype | None
         return _converted_folder(gguf, resolve_dtype(dtype, resolve_device(None)))
     if is_gguf(name):
         raise InputError(f"{name} is one GGUF file; load it with load_model, save it with save_model, give that folder")
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = _expanded(name)
+    if (kind := path_kind(path)) == "folder":
         return path
-    if name.startswith((".", "~", "/")) or name.count("/") > 1 or path.exists():
+    if kind or name.startswith((".", "~", "/")) or name.count("/") > 1:
         raise InputError(
             f"no model at {name}; give a folder with config.json and safetensors, a .gguf file or a hub id"
         )
@@ -198,7 +207,7 @@ def load_model(
     kind = resolve_dtype(dtype, where)
     try:
         if is_gguf(name):
-            model, tokenizer = _read_gguf(Path(name).expanduser(), kind)
+            model, tokenizer = _read_gguf(_expanded(name), kind)
         else:
             folder = find_folder(name, accept_terms=accept_terms, dtype=kind, trust_remote_code=trust_remote_code)
             tokenizer = _tokenizer_in(folder, name, trust_remote_code=trust_remote_code)

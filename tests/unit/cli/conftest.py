@@ -1,8 +1,11 @@
 """A tiny model in a folder, a text beside it, a cache of its own, and a way to run a command line."""
 
+import errno
 import json
+import os
 import random
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,20 @@ def room(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "notes.jsonl")
     return tmp_path
+
+
+@pytest.fixture
+def closed_folder(room, monkeypatch):
+    """A folder that may not be entered, not even by root."""
+    look = os.stat
+
+    def refuse(path, **options):
+        if room / "private" in Path(path).parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    return room / "private"
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_a_damaged_index_is_refused(tmp_path, text):
         ({"model_type": None}, "is of type 'None'"),
         (
             {"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "modeling_mine.Mine"}},
-            "brings its own code; read it, then pass trust_remote_code=True",
+            "brings its own code; read it and, if you trust it, say so with trust_remote_code=True",
         ),
         ({"num_hidden_layers": "many"}, r"the config\.json of .* cannot be used"),
     ],
