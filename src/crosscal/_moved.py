@@ -20,6 +20,7 @@ MOVED = {
     "crosscal.gather": "crosscal.engine.gather",
     "crosscal.memory": "crosscal.engine.reports",
     "crosscal.methods.joint_rank": "crosscal.methods.lowrank",
+    "crosscal.metrics.likelihood": "crosscal.metrics.text_scores",
     "crosscal.packing": "crosscal.output.packing",
     "crosscal.report": "crosscal_book",
     "crosscal.report.compare": "crosscal.results.compare",
