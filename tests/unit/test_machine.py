@@ -9,7 +9,8 @@ import torch
 from transformers import LlamaConfig
 
 from crosscal.errors import InputError
-from crosscal.machine import EXTRAS, estimate, facts, samples, this_machine
+from crosscal.machine import estimate, facts, samples, this_machine
+from crosscal.methods.registry import find_method
 from crosscal.models import decoder_blocks, linear_layers
 from crosscal.types import LowRank, Unstructured, parse_target
 from tests.unit.families import FAMILIES, tiny_model
@@ -20,8 +21,8 @@ HALF = Unstructured(0.5)
 @pytest.fixture
 def hasty(monkeypatch):
     """Measure each part once: what is asked is not how long it takes."""
-    monkeypatch.setattr(samples, "ENOUGH", 0.0)
-    monkeypatch.setattr(samples, "SIDE", 64)
+    monkeypatch.setattr(samples, "_ENOUGH", 0.0)
+    monkeypatch.setattr(samples, "_SIDE", 64)
 
 
 def small(**changes):
@@ -39,7 +40,7 @@ def test_this_machine_has_a_cpu_memory_disk_and_packages():
     assert machine.cores >= 1
     assert all(disk.free > 0 for disk in machine.disks)
     assert machine.packages["torch"] == torch.__version__
-    assert set(EXTRAS["study"]) <= set(machine.packages)
+    assert set(facts._EXTRAS["study"]) <= set(machine.packages)
 
 
 def test_a_containers_share_counts_not_the_machines(tmp_path, monkeypatch):
@@ -53,7 +54,7 @@ def test_a_containers_share_counts_not_the_machines(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_not_there_is_none():
-    assert facts.installed("no-such-package-anywhere") is None
+    assert facts._installed("no-such-package-anywhere") is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -61,7 +62,7 @@ def test_shapes_come_from_the_config_of_every_family(hasty, family):
     model = tiny_model(family)
     config, blocks = model.config, decoder_blocks(model)
     where, kind = torch.device("cpu"), torch.float32
-    sample = samples.take_sample(config, "wanda", HALF, where, kind, length=32, diagonal_only=False)
+    sample = samples._take_sample(config, find_method("wanda"), HALF, where, kind, 32, False)
     shape = sample.shape
     own = [layer.weight for block in blocks for layer in linear_layers(block)]
     assert shape.linear == sum(weight.numel() for weight in own)

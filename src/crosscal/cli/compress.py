@@ -4,10 +4,12 @@ import argparse
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from crosscal.cli.files import _check_writable
 from crosscal.cli.request import _draw_calibration, _method_options, _permissions, _read_shares, _read_target
 from crosscal.disk import carry_out
 from crosscal.engine.reports import CompressionReport
@@ -85,9 +87,11 @@ def _check(request: Request, options: argparse.Namespace) -> None:
     if options.micro_batch is not None:
         whole_number("--micro-batch", options.micro_batch, 1)
     real_number("--damp", options.damp, above=True)
-    if path_kind(os.path.expanduser(options.output)) and not options.overwrite:
+    folder = Path(os.path.expanduser(options.output))
+    if path_kind(folder) and not options.overwrite:
         raise InputError(f"{options.output} exists already; give another --output, or allow to --overwrite it")
-    Place(options.output).check(options.overwrite)
+    _check_writable(folder)
+    Place(folder).check(options.overwrite)
     resolve_device(options.device)
 
 

@@ -18,17 +18,22 @@ def check_new(path: str | None, overwrite: bool = False) -> None:
     """Raise `InputError`, before any work, for a file that exists or cannot be written; `overwrite` lets it exist."""
     if path is None:
         return
-    place = Path(os.path.expanduser(path)).absolute()
+    place = Path(os.path.expanduser(path))
     kind = path_kind(place)
     if kind == "folder":
         raise InputError(f"{path} is a folder; give the name of a file")
     if kind and not overwrite:
         raise InputError(f"{path} exists already; give another name, or remove it first")
-    folder = next(folder for folder in place.parents if path_kind(folder))
+    _check_writable(place)
+
+
+def _check_writable(place: Path) -> None:
+    """Raise `InputError` where nothing can be written: below a file, or in a folder that is write-protected."""
+    folder = next(folder for folder in place.absolute().parents if path_kind(folder))
     if path_kind(folder) == "file":
-        raise InputError(f"{path} cannot be written, because {folder} is a file; give another place")
+        raise InputError(f"{place} cannot be written, because {folder} is a file; give another place")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written, because {folder} is write-protected; give another place")
+        raise InputError(f"{place} cannot be written, because {folder} is write-protected; give another place")
 
 
 def _write_text_file(path: str, text: str) -> None:

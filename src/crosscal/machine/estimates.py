@@ -1,7 +1,7 @@
-"""How long a compression will take and how much memory it will need, before it starts: from the config alone.
+"""Time and memory of a compression, estimated before it starts, from the model's config alone.
 
-The sizes of the layers give the amount of work, a second of measurement (`crosscal.machine.samples`) the pace of this
-machine. What comes out is an estimate, meant to be right within a factor of two.
+The sizes of the layers give the amount of work, a second of measurement (`crosscal.machine.samples`) the speed of this
+machine. Estimates are meant to be right within a factor of two.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,22 +10,21 @@ import torch
 from transformers import PreTrainedConfig
 
 from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS
-from crosscal.machine.samples import BlockShape, Sample, solve_flops, take_sample
+from crosscal.machine.samples import _BlockShape, _Sample, _solve_flops, _take_sample
 from crosscal.methods.registry import Method, find_method
-from crosscal.models.loading import resolve_device, resolve_dtype
+from crosscal.models import resolve_device, resolve_dtype
 from crosscal.types import Target
 
-SLACK = 1.3  # of the memory that can be counted: what allocators and libraries keep beside it
-BACKWARD = 3  # forward passes that take as long as one with its gradients
-OF_NUMBER = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
+_SLACK = 1.3  # over the memory that can be counted, for allocators and libraries
+_BACKWARD = 3  # forward passes that take as long as one with its gradients
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Seconds and bytes of one compression; `forward`, `sums` and `solve` are parts of `seconds`.
 
-    `work_bytes` is what it needs beside the weights, `memory_bytes` all it needs: with the whole model, or only two
-    blocks of it where it is `streamed`. `weights_bytes` is the size of the model itself, on disk too.
+    `memory_bytes` is the peak, with the whole model or, when `streamed`, two blocks of it in memory; `work_bytes` is
+    the part of it beside the weights, `weights_bytes` the size of the whole model.
     """
 
     seconds: float
@@ -41,15 +40,60 @@ class Estimate:
     dtype: str
 
     def to_json(self) -> dict:
-        """A plain dictionary."""
+        """Return a plain dictionary."""
         return asdict(self)
 
     def __str__(self) -> str:
-        how = "two blocks of the model at a time" if self.streamed else "with the whole model"
+        how = "two blocks of the model at a time" if self.streamed else "the whole model in memory"
         return (
-            f"about {duration(self.seconds)} and {size(self.memory_bytes)} of memory ({how}, {self.dtype} on "
+            f"about {_duration(self.seconds)} and {size(self.memory_bytes)} of memory ({how}, {self.dtype} on "
             f"{self.device}; an estimate, good to a factor of two)"
         )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The size of a compression: blocks of this shape, and how many tokens of how many sources pass through them."""
+
+    shape: _BlockShape
+    solver: Method
+    tokens: int
+    n_sources: int
+    schedule: str
+    diagonal_only: bool
+    device: torch.device
+    number: int
+
+    def solve_seconds(self, sample: _Sample, n_losses: int) -> float:
+        """Solving one block, and its layers' losses on `n_losses` sources: two products with half of G each."""
+        total = 0.0
+        for group in self.shape.groups:
+            rows, d_in = sum(group.d_outs), group.d_in
+            flops = _solve_flops(self.solver, d_in, rows) + 2 * n_losses * rows * d_in**2
+            decomposed = sum(d_in * d_out * min(d_in, d_out) for d_out in group.d_outs)
+            total += group.weights * sample.solve_weight + flops * sample.solve_flop + decomposed * sample.svd_flop
+        return total
+
+    def bytes_needed(self) -> int:
+        """Memory beside the weights: activations, sums, and one group's solution.
+
+        All windows wait in front of a block; in the sublayer schedule also inside of it, with the input of the layer
+        they wait for and the residual.
+        """
+        groups, on_gpu = self.shape.groups, self.device.type == "cuda"
+        widest = max(group.d_in for group in groups)
+        factors = 3 * widest**2 if self.solver.reads == "gram" else 0
+        solution = 4 * (factors + 4 * max(group.weights for group in groups))
+        if not self.tokens:
+            return int(_SLACK * solution)
+        gram = 0 if self.diagonal_only else self.n_sources * sum(group.d_in**2 for group in groups)
+        once = min(self.tokens, CUDA_TOKENS if on_gpu else CPU_TOKENS)
+        inside = widest if self.schedule == "sublayer" else 0
+        waiting = self.tokens * self.number * (2 * self.shape.hidden + inside)
+        passing = once * self.number * (self.shape.hidden + sum(sum(group.d_outs) for group in groups))
+        widened = 0 if on_gpu or self.diagonal_only else 4 * once * sum({group.d_in for group in groups})
+        moments = self.solver.gradients + (self.solver.term is not None)
+        return int(_SLACK * (waiting + passing + widened + 4 * gram + solution + 4 * moments * self.shape.linear))
 
 
 def estimate(
@@ -68,7 +112,7 @@ def estimate(
     streamed: bool = True,
     trust_remote_code: bool = False,
 ) -> Estimate:
-    """Time and memory of compressing a model of this config with `n_sources` texts of `n_windows` windows each.
+    """Return time and memory of compressing a model of this config with `n_sources` texts of `n_windows` windows each.
 
     Measures this machine for about a second. Loading, reading text and writing the result are not counted. Methods
     that need gradients, and `owl`, hold the whole model whatever `streamed` says. Raises `InputError` for an unknown
@@ -77,91 +121,36 @@ def estimate(
     solver, where = find_method(method), resolve_device(device)
     kind = resolve_dtype(dtype, where)
     reads_text = n_sources > 0 and (solver.reads != "nothing" or measure_loss or owl)
-    diagonal_only = solver.reads == "diagonal" and not measure_loss
-    sample = take_sample(
-        config,
-        method,
-        target,
-        where,
-        kind,
-        length=length,
-        diagonal_only=diagonal_only,
-        trust_remote_code=trust_remote_code,
-    )
-    tokens = n_windows * length * n_sources if reads_text else 0
-    scale = sample.shape.linear / sum(group.weights for group in sample.shape.groups)  # in first blocks
-    passes = {"block": 2 - 1 / sample.shape.blocks}.get(schedule, 1) + owl + (BACKWARD if solver.gradients else 0)
-    forward = scale * tokens * sample.forward * passes
-    sums = scale * tokens * sample.sums
-    solve = scale * _solve_seconds(
-        method, sample, n_sources if reads_text and measure_loss and not diagonal_only else 0
-    )
-    number = OF_NUMBER[kind]
-    work = _work_bytes(sample.shape, tokens, number, n_sources, where, schedule, solver, diagonal_only)
-    whole = sample.shape.parameters * number
+    diagonal = solver.reads == "diagonal" and not measure_loss
+    sample = _take_sample(config, solver, target, where, kind, length, diagonal, trust_remote_code)
+    shape, tokens = sample.shape, n_windows * length * n_sources if reads_text else 0
+    work = _Work(shape, solver, tokens, n_sources, schedule, diagonal, where, kind.itemsize)
+    scale = shape.linear / sum(group.weights for group in shape.groups)  # in first blocks
+    passes = {"block": 2 - 1 / shape.blocks}.get(schedule, 1) + owl + (_BACKWARD if solver.gradients else 0)
+    forward, sums = scale * tokens * sample.forward * passes, scale * tokens * sample.sums
+    solve = scale * work.solve_seconds(sample, n_sources if reads_text and measure_loss else 0)
+    whole = shape.parameters * kind.itemsize
     streamed = streamed and not owl and not solver.gradients
-    resident = (2 * sample.shape.block + sample.shape.elsewhere) * number if streamed else whole
+    resident = min(whole, (2 * shape.block + shape.elsewhere) * kind.itemsize) if streamed else whole
     return Estimate(
         seconds=forward + sums + solve,
         forward=forward,
         sums=sums,
         solve=solve,
-        memory_bytes=min(resident, whole) + work,
-        work_bytes=work,
+        memory_bytes=resident + work.bytes_needed(),
+        work_bytes=work.bytes_needed(),
         weights_bytes=whole,
-        parameters=sample.shape.parameters,
+        parameters=shape.parameters,
         streamed=streamed,
         device=str(where),
         dtype=str(kind).removeprefix("torch."),
     )
 
 
-def _solve_seconds(method: str, sample: Sample, n_losses: int) -> float:
-    """Solving one block, and measuring its layers' losses on `n_losses` sources: two products with half of G each."""
-    total = 0.0
-    for group in sample.shape.groups:
-        rows, d_in = sum(group.d_outs), group.d_in
-        flops = solve_flops(method, d_in, rows) + 2 * n_losses * rows * d_in**2
-        decomposed = sum(d_in * d_out * min(d_in, d_out) for d_out in group.d_outs)
-        total += group.weights * sample.solve_weight + flops * sample.solve_flop + decomposed * sample.svd_flop
-    return total
+def _duration(seconds: float) -> str:
+    """Return seconds in a convenient unit.
 
-
-def _work_bytes(
-    shape: BlockShape,
-    tokens: int,
-    number: int,
-    n_sources: int,
-    device: torch.device,
-    schedule: str,
-    solver: Method,
-    diagonal_only: bool,
-) -> int:
-    """What a compression holds beside the weights: activations, sums, and one group's solution.
-
-    All windows wait in front of a block; in the sublayer schedule also inside of it, with the input of the layer they
-    wait for and the residual.
-    """
-    widest = max(group.d_in for group in shape.groups)
-    gram = 0 if diagonal_only else n_sources * sum(group.d_in**2 for group in shape.groups)
-    factors = 3 * widest**2 if solver.reads == "gram" else 0
-    solution = 4 * (factors + 4 * max(group.weights for group in shape.groups))
-    if not tokens:
-        return int(SLACK * solution)
-    once = min(tokens, CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS)
-    waiting = tokens * number * (2 * shape.hidden + (widest if schedule == "sublayer" else 0))
-    passing = once * number * (shape.hidden + sum(sum(group.d_outs) for group in shape.groups))
-    widened = (
-        4 * once * sum({group.d_in for group in shape.groups}) if device.type == "cpu" and not diagonal_only else 0
-    )
-    gradients = (4 * solver.gradients + 4 * (solver.term is not None)) * shape.linear
-    return int(SLACK * (waiting + passing + widened + 4 * gram + solution + gradients))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(0.4), duration(75), duration(5400), duration(200_000)
+    >>> _duration(0.4), _duration(75), _duration(5400), _duration(200_000)
     ('0.4 s', '1.2 min', '1.5 h', '2.3 days')
     """
     for limit, unit, each in ((60, "s", 1), (3600, "min", 60), (86400, "h", 3600)):
@@ -171,7 +160,7 @@ def duration(seconds: float) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes as people say them.
+    """Return bytes in a convenient unit.
 
     >>> size(3e8), size(2.5 * 2**30)
     ('286 MiB', '2.5 GiB')

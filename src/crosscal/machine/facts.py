@@ -1,4 +1,4 @@
-"""What this machine can do: its devices and their number formats, memory, disk and packages. Nothing is assumed."""
+"""This machine: its devices with the dtypes they are fast in, memory, disks and packages, all detected."""
 
 import os
 import shutil
@@ -12,21 +12,18 @@ from huggingface_hub import constants
 from crosscal.models.loading import fast_dtype
 from crosscal.paths import cache_dir
 
-_CORE = ("torch", "transformers", "safetensors", "numpy", "greenlet", "tqdm", "jaxtyping")
+_CORE = ("torch", "transformers", "safetensors", "numpy", "scipy", "greenlet", "tqdm", "jaxtyping")
 _EXTRAS = {
-    "study": ("gguf", "accelerate", "pyarrow", "datasets", "lm-eval"),
+    "study": ("gguf", "accelerate", "datasets", "lm-eval"),
     "book": ("pandas", "matplotlib", "seaborn", "papermill", "ipykernel"),
     "quantized": ("compressed-tensors",),
 }
-"""The packages of each optional extra, and so what `pip install 'crosscal[EXTRA]'` adds."""
+"""The packages of each optional extra."""
 
 
 @dataclass(frozen=True)
-class Device:
-    """A device that models run on: torch's name for it, its maker's, its memory, and the number format it is fast in.
-
-    `bf16` says whether it multiplies bfloat16 in hardware. `free` and `total` are bytes.
-    """
+class _Device:
+    """A device: torch's name and the maker's, bytes of memory, and whether it multiplies bfloat16 in hardware."""
 
     kind: str
     name: str
@@ -36,12 +33,12 @@ class Device:
 
     @property
     def dtype(self) -> str:
-        """The number format that models are loaded to by default."""
+        """Default dtype of models on it."""
         return "bfloat16" if self.bf16 else "float32"
 
 
 @dataclass(frozen=True)
-class Disk:
+class _Disk:
     """A cache folder and the free bytes of its disk."""
 
     purpose: str
@@ -51,46 +48,46 @@ class Disk:
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything above of this machine; `load` is how many processes want a core now, None where nobody tells."""
+    """Devices, cores, disks and packages of a machine; `load` is the number of running processes, None if unknown."""
 
-    devices: tuple[Device, ...]
+    devices: tuple[_Device, ...]
     cores: int
     threads: int
     load: float | None
-    disks: tuple[Disk, ...]
+    disks: tuple[_Disk, ...]
     packages: dict[str, str | None]
 
 
 def this_machine() -> Machine:
-    """Look at the machine; takes no measurable time besides importing torch."""
+    """Return the facts about this machine."""
     return Machine(
         devices=(*_gpus(), _cpu()),
-        cores=usable_cores(),
+        cores=_usable_cores(),
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         disks=(
             _disk("embedded models and texts ($CROSSCAL_CACHE)", cache_dir()),
             _disk("models of the hub ($HF_HOME)", Path(constants.HF_HUB_CACHE)),
         ),
-        packages={name: installed(name) for name in (*_CORE, *(name for names in _EXTRAS.values() for name in names))},
+        packages={name: _installed(name) for name in (*_CORE, *(name for names in _EXTRAS.values() for name in names))},
     )
 
 
-def installed(package: str) -> str | None:
-    """The version of an installed package, or None."""
+def _installed(package: str) -> str | None:
+    """Version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
+def _usable_cores() -> int:
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def host_memory() -> tuple[int, int]:
-    """(free, total) bytes of main memory, as far as this process may use it; 0 where the system does not tell."""
+    """Return (free, total) bytes of main memory that this process may use; 0 where the system does not say."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -110,7 +107,6 @@ _CGROUPS = (
 
 
 def _number(path: str) -> int | None:
-    """The number in a file; None where there is no file or no number in it."""
     try:
         return int(Path(path).read_text())
     except (OSError, ValueError):
@@ -125,9 +121,9 @@ def _meminfo(entry: str) -> int | None:
         return None
 
 
-def _cpu() -> Device:
+def _cpu() -> _Device:
     free, total = host_memory()
-    return Device("cpu", _cpu_name(), free, total, fast_dtype("cpu") == torch.bfloat16)
+    return _Device("cpu", _cpu_name(), free, total, fast_dtype("cpu") == torch.bfloat16)
 
 
 def _cpu_name() -> str:
@@ -138,16 +134,18 @@ def _cpu_name() -> str:
         return "CPU"
 
 
-def _gpus() -> list[Device]:
-    found = []
+def _gpus() -> list[_Device]:
+    devices = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(index)
         kind = f"cuda:{index}"
-        found.append(Device(kind, torch.cuda.get_device_name(index), free, total, fast_dtype(kind) == torch.bfloat16))
-    return found
+        devices.append(
+            _Device(kind, torch.cuda.get_device_name(index), free, total, fast_dtype(kind) == torch.bfloat16)
+        )
+    return devices
 
 
-def _disk(purpose: str, path: Path) -> Disk:
+def _disk(purpose: str, path: Path) -> _Disk:
     """The disk on which a folder is or would be made."""
     existing = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
-    return Disk(purpose, path, shutil.disk_usage(existing).free)
+    return _Disk(purpose, path, shutil.disk_usage(existing).free)

@@ -1,7 +1,7 @@
-"""Short measurements of this machine at one model's own shapes: the parts of a compression, a second in all.
+"""Timings of this machine at the shapes of one model: the parts of a compression, in about a second.
 
-One decoder block is made from the config, its weights filled with a constant, and what a compression does with it is
-done for a few tokens: the block itself, the sums over its layers' inputs, and the solution of one small layer.
+One decoder block is made from the config, with constant weights. Timed are a forward pass of a few tokens, the sums
+over the inputs of its layers, and the solution of one small layer.
 """
 
 import copy
@@ -17,19 +17,19 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import InputStats, WeightGradient
 from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, Streams
-from crosscal.methods.registry import Evidence, find_method
+from crosscal.methods.registry import Evidence, Method
 from crosscal.models.folders import attention_of
 from crosscal.models.structure import decoder_blocks, linear_layers
 from crosscal.types import LowRank, NofM, SparseGrid, Target
 
-SIDE = 512  # of the layer that is solved
-ENOUGH = 0.2  # seconds of one measurement
-WORK = 3e11  # operations of the block's sample: about as long, on few cores
+_SIDE = 512  # of the layer that is solved
+_ENOUGH = 0.2  # seconds of one measurement
+_WORK = 3e11  # operations of the block's sample: about as long, on few cores
 
 
 @dataclass(frozen=True)
-class Group:
-    """Layers of a block that share an input: its width and the layers' outputs."""
+class _Group:
+    """Layers of a block that share an input of width `d_in`, with `d_outs` outputs."""
 
     d_in: int
     d_outs: tuple[int, ...]
@@ -41,14 +41,14 @@ class Group:
 
 
 @dataclass(frozen=True)
-class BlockShape:
+class _BlockShape:
     """The sizes of a model's blocks: the groups of the first one, and the parameters of all parts.
 
     `linear` counts the weights to be compressed in all blocks, `block` the parameters of the largest block and
     `elsewhere` those outside of the blocks.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[_Group, ...]
     blocks: int
     hidden: int
     linear: int
@@ -62,13 +62,13 @@ class BlockShape:
 
 
 @dataclass(frozen=True)
-class Sample:
+class _Sample:
     """Measured seconds: of a block for each token, of its sums for each token, and of a solution for each weight.
 
     `solve_flop` is what one operation of a float32 product takes, `svd_flop` one of a decomposition.
     """
 
-    shape: BlockShape
+    shape: _BlockShape
     forward: float
     sums: float
     solve_weight: float
@@ -76,43 +76,38 @@ class Sample:
     svd_flop: float
 
 
-def take_sample(
+def _take_sample(
     config: PreTrainedConfig,
-    method: str,
+    solver: Method,
     target: Target,
     device: torch.device,
     dtype: torch.dtype,
-    *,
     length: int,
     diagonal_only: bool,
-    trust_remote_code: bool = False,
-) -> Sample:
-    """Measure this machine with one block of a model of this config, windows of `length` tokens."""
+    trust: bool = False,
+) -> _Sample:
+    """Measure this machine with one block of a model of this config and windows of `length` tokens."""
     with torch.no_grad():
-        model = _one_block(config, device, dtype, trust_remote_code)
+        model = _one_block(config, device, dtype, trust)
         blocks = decoder_blocks(model)
-        groups = Streams(model, blocks, {}).groups(0, blocks[0])
-        shape = _shape(config, groups, trust_remote_code)
+        shape = _shape(config, Streams(model, blocks, {}).groups(0, blocks[0]), trust)
         most = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
-        tokens = int(max(256, min(most, WORK / (2 * shape.block))))
+        tokens = int(max(256, min(most, _WORK / (2 * shape.block))))
         window = min(length, tokens)
         ids = torch.ones(max(1, tokens // window), window, dtype=torch.int64)
         (batch,) = Streams(model, blocks, {"sample": ids}, micro_batch=len(ids)).batches
         forward = _seconds(device, lambda: batch.run(0, blocks[0])) / ids.numel()
         sums = _sums(shape, ids.numel(), device, dtype, diagonal_only) / ids.numel()
-        flop = _product(device)
-        solve = _solve(method, target, device, dtype)
-    is_low_rank = isinstance(target, LowRank)
-    each = max(0.0, solve - flop * solve_flops(method, SIDE, SIDE)) / SIDE**2
-    return Sample(shape, forward, sums, 0.0 if is_low_rank else each, flop, solve / SIDE**3 if is_low_rank else 0.0)
+        flop, solve = _product(device), _solve(solver, target, device, dtype)
+    if isinstance(target, LowRank):
+        return _Sample(shape, forward, sums, 0.0, flop, solve / _SIDE**3)
+    each = max(0.0, solve - flop * _solve_flops(solver, _SIDE, _SIDE)) / _SIDE**2
+    return _Sample(shape, forward, sums, each, flop, 0.0)
 
 
-def solve_flops(method: str, d_in: int, rows: int) -> float:
-    """Operations of the matrix products in a solution for `rows` outputs that share `d_in` inputs.
-
-    A second-order method factorizes (4/3 d^3) and sweeps (rows d^2); AWQ tries 20 scalings, each a product with G.
-    """
-    cubic, by_rows = find_method(method).cost
+def _solve_flops(solver: Method, d_in: int, rows: int) -> float:
+    """Operations of the matrix products in a solution for `rows` outputs that share `d_in` inputs."""
+    cubic, by_rows = solver.cost
     return cubic * d_in**3 + by_rows * rows * d_in**2
 
 
@@ -132,14 +127,14 @@ def _one_block(config: PreTrainedConfig, device: torch.device, dtype: torch.dtyp
     return model
 
 
-def _shape(config: PreTrainedConfig, groups: list, trust: bool) -> BlockShape:
+def _shape(config: PreTrainedConfig, groups: list, trust: bool) -> _BlockShape:
     """The sizes, counted on a model without memory."""
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=trust)
     blocks = decoder_blocks(whole)
     sizes = [sum(part.numel() for part in block.parameters()) for block in blocks]
-    return BlockShape(
-        groups=tuple(Group(group[0].weight.shape[1], tuple(len(layer.weight) for layer in group)) for group in groups),
+    return _BlockShape(
+        groups=tuple(_Group(group[0].weight.shape[1], tuple(len(layer.weight) for layer in group)) for group in groups),
         blocks=len(blocks),
         hidden=config.get_text_config().hidden_size,
         linear=sum(layer.weight.numel() for block in blocks for layer in linear_layers(block)),
@@ -148,7 +143,7 @@ def _shape(config: PreTrainedConfig, groups: list, trust: bool) -> BlockShape:
     )
 
 
-def _sums(shape: BlockShape, tokens: int, device: torch.device, dtype: torch.dtype, diagonal_only: bool) -> float:
+def _sums(shape: _BlockShape, tokens: int, device: torch.device, dtype: torch.dtype, diagonal_only: bool) -> float:
     """Seconds to add the inputs of one block to its sums."""
     scratch: dict[int, Tensor] = {}
     inputs = {group.d_in: torch.randn(tokens, group.d_in, device=device).to(dtype) for group in shape.groups}
@@ -165,11 +160,10 @@ def _product(device: torch.device) -> float:
     return _seconds(device, lambda: torch.mm(left, left, out=out)) / (2 * 1024**3)
 
 
-def _solve(method: str, target: Target, device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds to solve one layer of `SIDE` inputs and outputs."""
-    solver = find_method(method)
+def _solve(solver: Method, target: Target, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds to solve one layer of `_SIDE` inputs and outputs."""
     pattern = target.pattern if isinstance(target, SparseGrid) else target
-    side = SIDE - SIDE % pattern.m if isinstance(pattern, NofM) else SIDE
+    side = _SIDE - _SIDE % pattern.m if isinstance(pattern, NofM) else _SIDE
     inputs = torch.randn(2 * side, side, device=device)
     weight = torch.randn(side, side, device=device).to(dtype)
     slope = 1e-3 * torch.randn(side, side, device=device)
@@ -180,7 +174,7 @@ def _solve(method: str, target: Target, device: torch.device, dtype: torch.dtype
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of one call, averaged over `ENOUGH` of them after a first one.
+    """Seconds of one call, averaged over `_ENOUGH` of them after a first one.
 
     On a CPU these are CPU seconds shared among its threads, which other processes do not falsify much.
     """
@@ -190,7 +184,7 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     calls, begun = 0, time.perf_counter()
     with _synchronized(device):
         start = clock()
-    while calls == 0 or time.perf_counter() - begun < ENOUGH:
+    while calls == 0 or time.perf_counter() - begun < _ENOUGH:
         with _synchronized(device):
             work()
         calls += 1

@@ -67,7 +67,7 @@ def _exact_codes(weight: Float[Tensor, "d_out d_in"], grid: Grid, *, name: str =
     steps = _Steps(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     if failed := int((~steps.exact).sum()):
         raise InputError(
-            f"{failed} of {len(groups)} groups of {name} do not lie on {grid}; use storage='dense', or give the grid "
+            f"{failed} of {len(groups)} groups of {name} do not lie on {grid}; use dense storage, or give the grid "
             "that the weights were rounded to"
         )
     return _shifted(steps, grid, weight.shape)
@@ -77,13 +77,13 @@ def _check_shapes(grid: Grid, widths: Sequence[int]) -> None:
     """Raise `InputError` for a grid that the format cannot hold for these widths."""
     if grid.bits > _MOST_BITS:
         raise InputError(
-            f"compressed-tensors packs at most {_MOST_BITS} bits, not {grid.bits}; use storage='dense' or fewer bits"
+            f"compressed-tensors packs at most {_MOST_BITS} bits, not {grid.bits}; use dense storage or fewer bits"
         )
     for width in sorted(set(widths)):
         if isinstance(grid.group, PerGroup) and width % grid.group.size:
             raise InputError(
                 f"groups of {grid.group.size} do not divide a layer's {width} inputs, which compressed-tensors cannot "
-                "store; use storage='dense', rows, or a group that divides"
+                "store; use dense storage, rows, or a group that divides"
             )
 
 

@@ -52,10 +52,12 @@ def check_storage(storage: str, method: str, target: Target, widths: Sequence[in
     packing = _find_format(storage)
     grid = target.grid if isinstance(target, SparseGrid) else target
     if not isinstance(grid, Grid):
-        raise InputError(f"{target} does not round weights to a grid; use storage='dense', or a target such as Grid(4)")
+        raise InputError(
+            f"{target} does not round weights to a grid; use dense storage, or a target such as 4 bits g128"
+        )
     if storage not in find_method(method).packs:
         able = ", ".join(name for name, other in METHODS.items() if storage in other.packs)
-        raise InputError(f"{storage} cannot hold the weights of {method} exactly; use storage='dense', or {able}")
+        raise InputError(f"{storage} cannot hold the weights of {method} exactly; use dense storage, or {able}")
     packing.check(grid, widths)
     return grid
 
@@ -85,7 +87,7 @@ def _packable_layers(
         if not isinstance(layer.module, nn.Linear):
             raise InputError(
                 f"{name} is a {type(layer.module).__name__}, which keeps its weights transposed and which "
-                f"{storage} cannot store; use storage='dense'"
+                f"{storage} cannot store; use dense storage"
             )
     FORMATS[storage].check(grid, [layer.weight.shape[1] for layer in layers.values()])
     return layers

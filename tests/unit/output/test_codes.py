@@ -92,7 +92,7 @@ def test_one_bit():
 def test_weights_off_the_grid_are_refused(dtype):
     rounded = rtn(weights(dtype), Grid(4, PerGroup(64)))
     rounded[6, 70] *= 1.02
-    with pytest.raises(InputError, match=r"1 of 48 groups of q_proj do not lie on 4 bits g64; use storage='dense'"):
+    with pytest.raises(InputError, match=r"1 of 48 groups of q_proj do not lie on 4 bits g64; use dense storage"):
         _exact_codes(rounded, Grid(4, PerGroup(64)), name="q_proj")
 
 

@@ -98,7 +98,7 @@ def test_the_config_names_the_grid_and_what_stays_dense(tmp_path):
     ],
 )
 def test_what_cannot_be_stored_is_refused_by_name(method, target, widths, said):
-    with pytest.raises(InputError, match=f"{said}.*use storage='dense'"):
+    with pytest.raises(InputError, match=f"{said}.*use dense storage"):
         check_storage("compressed-tensors", method, target, widths)
     assert check_storage("compressed-tensors", "gptq", Grid(4, PerGroup(32)), [64, 96]) == Grid(4, PerGroup(32))
 
