@@ -102,13 +102,10 @@ def _canvas(rows: int, columns: int, width: float, height: float, **share) -> tu
     return canvas, list(grid.flat)
 
 
-def _grid(
-    frame: pd.DataFrame, columns: int, width: float, height: float, share: dict, title, letters: int = 13
-) -> tuple[Canvas, dict]:
+def _grid(frame: pd.DataFrame, columns: int, width: float, height: float, share: dict, title) -> tuple[Canvas, dict]:
     """The canvas, and (axes, its lines) by facet and panel; places without lines are left empty.
 
-    A `title` of None names facet and panel, one of "edges" facets in the first column and panels in the first row;
-    lines of it have so many `letters` an inch of the figure.
+    A `title` of None names facet and panel, one of "edges" facets in the first column and panels in the first row.
     """
     facets, panels = _values(frame, "facet"), _values(frame, "panel")
     columns = len(panels) if "facet" in frame else columns
@@ -123,8 +120,7 @@ def _grid(
         edges = f"{facet * (panel == panels[0])}\n{panel * (facet == facets[0])}".rstrip("\n")
         text = ", ".join(filter(None, (facet, panel))) if title is None else edges if title == "edges" else title
         wrapped = [
-            textwrap.fill(one, int(letters * width / columns))
-            for one in text.format(facet=facet, panel=panel).split("\n")
+            textwrap.fill(one, int(13 * width / columns)) for one in text.format(facet=facet, panel=panel).split("\n")
         ]
         axes.set_title(_plain("\n".join(wrapped)), loc="left", fontsize=9.5)
     for axes in cells:

@@ -73,7 +73,7 @@ def forest(
     bands = 1 if many else -(-len(_values(frame, "panel")) // columns)
     share = {"sharex": "row" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights * bands}}
     height = size[1] * sum(heights) * bands + (0.7 if many else bands * (1.0 - size[1]))
-    canvas, grid = _grid(frame, columns, size[0], height, share, "edges" if many else title, 8)
+    canvas, grid = _grid(frame, columns, size[0], height, share, "edges" if many else title)
     order = _in_order(_values(frame, series), looks)
     places = dict(zip(order, _apart(len(order), 0.72 if key else 0.0), strict=True))
     for (facet, panel), (axes, part) in grid.items():
@@ -109,7 +109,6 @@ def lines(
     looks: Mapping[str, MethodStyle] = STYLES,
     line: pd.Series | str | None = "",
     hollow: pd.Series | None = None,
-    bare: pd.Series | None = None,
     labels: pd.Series | None = None,
     path: bool = False,
     aside: float = 0.0,
@@ -121,10 +120,10 @@ def lines(
 
     `line` says for every point which line it is on ("" for none; dashed where its points are `hollow`); left out, each
     series is one. A line goes from left to right, or as a `path` in the frame's order. `labels` are texts beside
-    points, `bare` points have no marker, `aside` is how far series stand apart. Where `across` holds targets,
-    percentages are to scale and N:M patterns have columns of their own. `size` is that of a row of panels.
+    points, `aside` how far series stand apart. Where `across` holds targets, percentages are to scale and N:M patterns
+    have columns of their own. `size` is that of a row of panels.
     """
-    line, hollow, bare, labels = (_aligned(given) for given in (line, hollow, bare, labels))
+    line, hollow, labels = (_aligned(given) for given in (line, hollow, labels))
     frame = frame.reset_index(drop=True)
     if isinstance(line, str):
         line = frame[series] if series in frame else pd.Series("all", frame.index)
@@ -146,8 +145,7 @@ def lines(
         if line is not None:
             drawn = drawn.assign(_line=line.loc[part.index])
             _join(axes, drawn if path else drawn.sort_values("_x"), series, looks, hollow)
-        marked = drawn if bare is None else drawn[~bare.loc[drawn.index]]
-        _points(axes, marked, series, looks, hollow, {"lo": "_y"} | ({"x_lo": "_x"} if "x_lo" in part else {}))
+        _points(axes, drawn, series, looks, hollow, {"lo": "_y"} | ({"x_lo": "_x"} if "x_lo" in part else {}))
         if targets:
             _target_axis(axes, targets)
         if (number + 1) % columns == 0 or number == len(grid) - 1:

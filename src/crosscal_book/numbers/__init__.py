@@ -1,1 +1,1 @@
-"""Estimators that chapters keep for themselves: which runs they compare; rows, frames and lines of numbers."""
+"""Estimators that chapters keep for themselves: which runs they compare, and rows and frames of numbers. No words."""

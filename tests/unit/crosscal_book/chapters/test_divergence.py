@@ -11,20 +11,22 @@ from scipy.stats import spearmanr
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
 from crosscal.types import Row
-from crosscal_book.chapters.divergence import CHAPTER, _best_sentence, _where_sentence
+from crosscal_book import correlation
+from crosscal_book.chapters import divergence
 from crosscal_book.claims import FAILS, HOLDS, OPEN
-from crosscal_book.numbers import correlation, predictors
-from crosscal_book.numbers.correlation import HARSH, MILD, associate, centred, scopes, spearman, where
-from crosscal_book.numbers.predictors import (
+from crosscal_book.correlation import (
     FLIPS,
+    HARSH,
     LOSS,
+    MILD,
     PRUNING,
     QUANTIZATION,
     VARIABLES,
-    matched_runs,
-    reading_prompts,
-    run_label,
+    associate,
+    centred,
     sample,
+    scopes,
+    spearman,
     texts_of,
 )
 
@@ -35,22 +37,28 @@ SETTINGS = [
     *[(m, f"{b} bits g128") for m in ("rtn", "gptq", "awq") for b in (2, 3, 4, 8)],
 ]
 HARM = [0.05, 0.1, 0.25, 0.6, 1.2, 2.6, 1.8] * 3 + [3.0, 1.0, 0.3, 0.03] * 3
+FIGURES = divergence.CHAPTER.figures
+PAGES: dict[int, object] = {}
 
 
 def page_of(results: Results):
-    return CHAPTER.page(results)
+    """The chapter on some results; one page each, because its numbers are cached by page."""
+    return PAGES.setdefault(id(results), divergence.CHAPTER.page(results))
 
 
-def verdict_of(results: Results, claim: str):
-    return page_of(results).verdicts(claim)[0]
+def verdicts(results: Results):
+    return page_of(results).verdicts()
+
+
+def common(results: Results) -> Results:
+    return page_of(results).results
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_draws():
     """A fifth of the draws: enough for wide intervals, and quick."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (correlation, predictors):
-            patch.setattr(module, "DRAWS", 400)
+        patch.setattr(correlation, "DRAWS", 400)
         yield
 
 
@@ -126,54 +134,54 @@ def too_few(tmp_path_factory):
 
 
 def test_where_js_follows_the_harm_it_tells_more(good_js):
-    answers = {verdict.claim: verdict for verdict in page_of(good_js).verdicts()}
+    answers = {verdict.claim: verdict for verdict in verdicts(good_js)}
     for noun in ("accuracy is lost", "answers change", "which model loses more"):
         (found,) = [verdict for claim, verdict in answers.items() if noun in claim]
         assert found.answer == HOLDS, found
         assert "[" in found.effect
         assert "p <" in found.effect or "p =" in found.effect
-    assert (where(good_js).query("scope == 'all runs'")["gain"].map(lambda gain: gain.lo) > 0).all()
+    assert (divergence._where(page_of(good_js)).query("scope == 'all runs'")["lo"] > 0).all()
 
 
 def test_where_perplexity_follows_the_harm_the_claim_fails(good_perplexity):
-    assert verdict_of(good_perplexity, "tells-more-loss").answer == FAILS
-    assert verdict_of(good_perplexity, "tells-more-flips").answer == FAILS
-    assert where(good_perplexity)["gain"].map(lambda gain: gain.hi).min() < 0
+    assert [verdict.answer for verdict in verdicts(good_perplexity)[:2]] == [FAILS, FAILS]
+    assert divergence._where(page_of(good_perplexity))["hi"].min() < 0
     assert "Perplexity is ahead" in page_of(good_perplexity).figure("fig-loss-divergence").caption
 
 
 def test_groups_are_won_only_after_correction(good_js, good_perplexity, monkeypatch):
-    few = 2 * 2 / 401 * len(where(good_js))  # the least corrected p that so few draws can give
-    monkeypatch.setattr(correlation, "LEVEL", 1.01 * few)
+    few = 2 * 2 / 401 * len(divergence._where(page_of(good_js)))  # the least corrected p that so few draws can give
+    monkeypatch.setattr(divergence, "LEVEL", 1.01 * few)
     for results, word, winner in ((good_js, "ahead of", "JS"), (good_perplexity, "behind", "perplexity")):
-        frame = where(results)
+        page = page_of(results)
+        frame = divergence._where(page)
         assert (frame["p_holm"] >= frame["p"]).all()
-        assert f"JS is {word} perplexity in 0" not in _where_sentence(results)
-        assert page_of(results).table("where").body[0][4] == winner
+        assert f"JS is {word} perplexity in 0" not in divergence._where_sentence(page)
+        assert page.table("where").body[0][4] == winner
         with monkeypatch.context() as patch:
-            patch.setattr(correlation, "LEVEL", 1e-9)
-            assert f"JS is {word} perplexity in 0" in _where_sentence(results)
-            assert page_of(results).table("where").body[0][4] == "cannot be told"
+            patch.setattr(divergence, "LEVEL", 1e-9)
+            assert f"JS is {word} perplexity in 0" in divergence._where_sentence(page)
+            assert page.table("where").body[0][4] == "cannot be told"
 
 
 def test_where_both_are_as_noisy_it_cannot_be_told(both_noisy):
-    verdict = verdict_of(both_noisy, "tells-more-loss")
+    verdict = verdicts(both_noisy)[0]
     assert verdict.answer == OPEN, verdict
     assert "Neither is clearly ahead" in page_of(both_noisy).figure("fig-correlations").caption
 
 
 def test_equal_numbers_differ_by_exactly_nothing(good_js):
-    gain = {name: associate(good_js).estimates["gain", name, LOSS] for name in ("js", "kl")}
+    gain = {name: associate(common(good_js)).estimates["gain", name, LOSS] for name in ("js", "kl")}
     assert gain["js"] == gain["kl"]
-    assert associate(good_js).estimates["rho", "layers", LOSS].value > 0.95
+    assert associate(common(good_js)).estimates["rho", "layers", LOSS].value > 0.95
 
 
 def test_too_few_settings_claim_nothing(too_few):
+    assert [verdict.answer for verdict in verdicts(too_few)] == [OPEN] * 5
+    assert "no 6 compressed settings" in verdicts(too_few)[0].effect
+    assert "not run in float32" in verdicts(too_few)[4].effect
     page = page_of(too_few)
-    assert [verdict.answer for verdict in page.verdicts()] == [OPEN] * 5
-    assert "no 6 compressed settings" in page.verdicts()[0].effect
-    assert "not run in float32" in page.verdicts("above-the-floor")[0].effect
-    for name in CHAPTER.figures:
+    for name in FIGURES:
         ElementTree.fromstring(page.figure(name).svg)
     assert "cannot be told" in str(page.takeaways())
     assert [len(page.table(name).body) for name in ("correlations", "where", "runs")] == [0, 0, 4]
@@ -181,9 +189,9 @@ def test_too_few_settings_claim_nothing(too_few):
 
 def test_hopeless_tasks_are_left_out_and_named(good_js):
     assert "not above chance: hopeless" in str(page_of(good_js).takeaways())
-    loss = sample(good_js).of(LOSS)
+    loss = sample(common(good_js)).of(LOSS)
     changes = []
-    for run_id in sample(good_js).runs["run_id"]:
+    for run_id in sample(common(good_js)).runs["run_id"]:
         scores = [np.mean(good_js.items[i][t]["correct"]) for i in (good_js.dense_id, run_id) for t in ("easy", "hard")]
         changes.append((scores[0] + scores[1] - scores[2] - scores[3]) / 2)
     np.testing.assert_allclose(loss, changes, atol=1e-12)
@@ -192,8 +200,8 @@ def test_hopeless_tasks_are_left_out_and_named(good_js):
 def test_without_a_usable_task_nothing_is_claimed(good_js):
     rows = good_js.rows.assign(lo=good_js.rows["lo"].where(good_js.rows["metric"] != "accuracy", 0.0))
     hopeless = dataclasses.replace(good_js, rows=rows)
-    assert [verdict.answer for verdict in page_of(hopeless).verdicts()][:4] == [OPEN] * 4
-    assert verdict_of(hopeless, "above-the-floor").answer == HOLDS
+    assert [verdict.answer for verdict in verdicts(hopeless)][:4] == [OPEN] * 4
+    assert verdicts(hopeless)[4].answer == HOLDS
     assert "nothing to compare" in page_of(hopeless).figure("fig-loss-divergence").caption
     assert "no correlation is given" in page_of(hopeless).figure("fig-correlations").caption
 
@@ -207,7 +215,7 @@ def test_flips_count_both_ways(good_js):
         after = list(before)
         after[right], after[wrong] = 0, 1
         items[run_id][task] = {"id": list(range(100)), "correct": after}
-    found = sample(dataclasses.replace(good_js, items=items))
+    found = sample(dataclasses.replace(common(good_js), items=items))
     assert found.of(LOSS)[-1] == pytest.approx(0)
     assert found.of(FLIPS)[-1] == pytest.approx(0.02)
 
@@ -223,7 +231,7 @@ def test_flips_count_both_ways(good_js):
 )
 def test_the_noise_floor_is_compared_with_every_run(tmp_path, floor, answer, words):
     results = make(tmp_path / "quick", floor=floor)
-    verdict = verdict_of(results, "above-the-floor")
+    verdict = verdicts(results)[4]
     assert verdict.answer == answer
     assert words in verdict.effect
     figure = page_of(results).figure("fig-token-divergence")
@@ -231,8 +239,8 @@ def test_the_noise_floor_is_compared_with_every_run(tmp_path, floor, answer, wor
 
 
 def test_the_noise_floor_counts_as_no_run(good_js):
-    found = sample(good_js)
-    assert found.compressed.sum() == len(SETTINGS) == associate(good_js).n
+    found = sample(common(good_js))
+    assert found.compressed.sum() == len(SETTINGS) == associate(common(good_js)).n
     masks = scopes(found)
     assert not any(mask[~found.compressed].any() for mask in masks.values())
     assert masks[PRUNING].sum() + masks[QUANTIZATION].sum() == masks[MILD].sum() + masks[HARSH].sum() == len(SETTINGS)
@@ -241,27 +249,27 @@ def test_the_noise_floor_counts_as_no_run(good_js):
 def test_copies_of_a_setting_do_not_make_intervals_shorter(tmp_path, good_js):
     copied = make(tmp_path / "quick", perplexity=1.2, copies=4)
     for results in (good_js, copied):
-        assert associate(results).settings == len(SETTINGS)
-    one, four = (associate(r).estimates["rho", "js", LOSS] for r in (good_js, copied))
+        assert associate(common(results)).settings == len(SETTINGS)
+    one, four = (associate(common(r)).estimates["rho", "js", LOSS] for r in (good_js, copied))
     assert four.hi - four.lo > 0.6 * (one.hi - one.lo)
-    assert "draw 3" in run_label(
-        sample(copied).runs.query("calibration == 'c4' and seed == 3").iloc[0], sample(copied).runs
-    )
+    runs = sample(common(copied)).runs
+    assert "draw 3" in divergence._run_label(runs.query("calibration == 'c4' and seed == 3").iloc[0], runs)
 
 
 def test_a_number_that_some_runs_lack_is_judged_on_the_others(tmp_path):
-    results = make(tmp_path / "quick", layers=False)
+    results = common(make(tmp_path / "quick", layers=False))
     found = sample(results)
     has = found.compressed & np.isfinite(found.of("layers"))
     assert has.sum() == len(SETTINGS) - 4
-    expected = [spearmanr(found.of(name)[has], found.of(LOSS)[has]).statistic for name in ("layers", "perplexity")]
+    values = {name: np.round(found.of(name)[has], 10) for name in ("layers", "perplexity", LOSS)}  # equal losses tie
+    expected = [spearmanr(values[name], values[LOSS]).statistic for name in ("layers", "perplexity")]
     estimates = associate(results).estimates
     assert estimates["rho", "layers", LOSS].value == pytest.approx(expected[0])
     assert estimates["gain", "layers", LOSS].value == pytest.approx(expected[0] - expected[1])
 
 
 def test_divergences_are_means_over_running_text_or_prompts_and_perplexity_its_ratio(good_js):
-    found, results = sample(good_js), good_js
+    found, results = sample(common(good_js)), common(good_js)
     run_id = found.runs["run_id"].iloc[-1]
     for name, texts in (("js", ["pubmed", "news"]), ("js_prompts", ["task_prompts"])):
         mean = np.mean([results.items[run_id][text]["js_divergence"] for text in texts])
@@ -278,12 +286,12 @@ def test_rank_correlations_are_spearmans_with_ties():
 
 
 def test_partial_correlations_are_those_of_the_residuals_of_ranks(both_noisy):
-    found = sample(both_noisy)
+    found = sample(common(both_noisy))
     table = np.stack([found.of(name)[found.compressed] for name in ("js", LOSS, "perplexity")])
     ranks = np.array([[(row < x).sum() + ((row == x).sum() + 1) / 2 for x in row] for row in np.round(table, 10)])
     js, loss = (row - np.polyval(np.polyfit(ranks[2], row, 1), ranks[2]) for row in ranks[:2])
     expected = np.corrcoef(js, loss)[0, 1]
-    assert associate(both_noisy).estimates["partial", "js", LOSS].value == pytest.approx(expected)
+    assert associate(common(both_noisy)).estimates["partial", "js", LOSS].value == pytest.approx(expected)
 
 
 def test_a_moved_interval_holds_its_estimate_and_stays_a_correlation():
@@ -294,21 +302,21 @@ def test_a_moved_interval_holds_its_estimate_and_stays_a_correlation():
 
 
 def test_matched_runs_have_equal_perplexity_and_different_methods(good_js, monkeypatch):
-    runs = matched_runs(good_js)
+    runs = divergence._matched(page_of(good_js))
     assert len(runs) >= 2
     assert runs["method"].is_unique
     assert runs["ratio"].max() / runs["ratio"].min() <= 1.05**2
     assert runs["ratio"].min() > 1.1
-    monkeypatch.setattr(predictors, "KEPT", 3.0)
-    assert matched_runs(good_js)["ratio"].min() > 3.0
-    monkeypatch.setattr(predictors, "KEPT", float("inf"))
-    assert len(matched_runs(good_js)) >= len(runs)
+    for kept in (3.0, float("inf")):
+        monkeypatch.setattr(divergence, "KEPT", kept)
+        others = divergence._matched(divergence.CHAPTER.page(good_js))
+        assert others["ratio"].min() > 3.0 if kept == 3.0 else len(others) >= len(runs)
 
 
-@pytest.mark.parametrize("name", CHAPTER.figures)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_valid_repeatable_and_says_what_it_shows(good_js, name):
-    first = page_of(good_js).figure(name)
-    assert first == page_of(good_js).figure(name)
+    first, second = (page_of(good_js).figure(name) for _ in range(2))
+    assert (first.svg, first.csv) == (second.svg, second.csv)
     root = ElementTree.fromstring(first.svg)
     assert root.find("{http://www.w3.org/2000/svg}title").text == first.alt
     assert any(character.isdigit() for character in first.caption)
@@ -316,13 +324,13 @@ def test_a_figure_is_valid_repeatable_and_says_what_it_shows(good_js, name):
 
 
 def test_tables_have_equally_many_cells_and_an_interval_in_every_line(good_js):
-    page = page_of(good_js)
-    for name, length in (("correlations", 24), ("where", 8), ("runs", 34)):
-        lines = [line for line in str(page.table(name)).splitlines() if line.startswith("|")]
+    tables = {name: page_of(good_js).table(name) for name in ("correlations", "where", "runs")}
+    for table, length in zip(tables.values(), (24, 8, 34), strict=True):
+        lines = [line for line in str(table).splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1
         assert all("[" in line for line in lines[2:])
         assert len(lines) - 2 == length, len(lines)
-    body = page.table("runs").body
+    body = tables["runs"].body
     assert body[0][0] == "dense model in float32 (noise floor)"
     for cell in [cell for line in body for cell in line[1:]]:
         plain = re.sub(r"(?<=\d),(?=\d)", "", cell).replace("−", "-")
@@ -332,11 +340,11 @@ def test_tables_have_equally_many_cells_and_an_interval_in_every_line(good_js):
 
 def test_the_takeaway_has_every_verdict_with_its_figure(good_js):
     text = str(page_of(good_js).takeaways())
-    for verdict in page_of(good_js).verdicts():
+    for verdict in verdicts(good_js):
         assert f"{verdict.claim}: **{verdict.answer}**" in text
     for name in ("fig-correlations", "fig-loss-divergence", "fig-token-divergence"):
         assert f"(#{name})" in text
-    assert _best_sentence(good_js).count("against perplexity") == 2
+    assert divergence._best_sentence(page_of(good_js)).count("against perplexity") == 2
 
 
 def test_prompts_are_judged_on_the_runs_that_read_them(good_js):
@@ -345,8 +353,8 @@ def test_prompts_are_judged_on_the_runs_that_read_them(good_js):
     rows = good_js.rows
     kept = rows[~(rows["run_id"].isin(without) & (rows["eval_set"] == "task_prompts"))].reset_index(drop=True)
     fewer = Results(kept, good_js.items, good_js.provenance, good_js.configs)
-    found = verdict_of(fewer, "prompts-tell-more")
-    n = len(sample(good_js).runs) - len(without)
+    found = verdicts(fewer)[3]
+    n = len(sample(common(good_js)).runs) - len(without)
     assert "on the prompts" in found.effect
-    assert len(reading_prompts(fewer).run_ids) == n + 1
-    assert reading_prompts(good_js) is good_js
+    assert len(divergence._prompted(page_of(fewer)).run_ids) == n + 1
+    assert divergence._prompted(page_of(good_js)) is common(good_js)
