@@ -24,7 +24,7 @@ from crosscal import compress
 from crosscal.engine.gather import gather_statistics
 from crosscal.engine.streams import MicroBatch, Streams
 from crosscal.files import write_atomically
-from crosscal.models import decoder_blocks, linear_layers
+from crosscal.models import decoder_blocks, inventory, linear_layers
 from crosscal.paths import results_dir
 from crosscal.results.provenance import provenance
 
@@ -115,7 +115,7 @@ def measure(model: torch.nn.Module, width: int, tokens: int, methods: Sequence[s
     if key(head | {"part": "forward", "method": ""}) not in done:
         last = linear_layers(decoder_blocks(model)[-1])[-1].weight.numel()
         seen = sum(layer.weight.numel() for block in decoder_blocks(model) for layer in linear_layers(block)) - last
-        batches = Streams(model, decoder_blocks(model), {"random": windows}).batches
+        batches = Streams(model, inventory(model), {"random": windows}).batches
         found = repeated(device, lambda: None, lambda _: forward(model, batches))
         yield head | {"part": "forward", "method": "", "parameters": seen} | found
     for method in methods:

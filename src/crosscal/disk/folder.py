@@ -54,6 +54,9 @@ def compress_folder(
     overwrite: bool = False,
     accept_terms: bool = False,
     trust_remote_code: bool = False,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+    partial: bool = False,
     progress: bool = True,
     **options: object,
 ) -> CompressionReport:
@@ -92,7 +95,7 @@ def carry_out(request: Request) -> CompressionReport:
     except _WholeModelError as error:
         log.warning("%s is loaded into memory as a whole, because %s", request.model, error.reason)
     residence = _WholeFolder(request, stored, grid)
-    request.check(residence.blocks)
+    request.check(residence.inventory)
     return run(request, residence)
 
 
@@ -115,7 +118,7 @@ def _check_streams(request: Request) -> None:
 
 def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport:
     """Run the loop, or what is left of it, and put the folder in its place."""
-    request.check(residence.blocks)
+    request.check(residence.inventory)
     journal, files = residence.journal, residence._checkpoint.identity()
     if journal.files == files and journal.request.get("dtype", ["", ""])[1] == str(residence.dtype):
         residence.fingerprint = journal.request["model"]  # the files did not change, so the weights need not be read
@@ -153,6 +156,7 @@ def _identity(request: Request, residence: "_StreamedFolder") -> dict:
         "schedule": request.schedule,
         "measure_loss": request.measure_loss,
         "micro_batch": request.micro_batch,
+        "left_out": [list(request.skip), list(request.only)],
         "storage": request.storage,
         "device": where.type if where.type != "cuda" else torch.cuda.get_device_name(where),
         "versions": {"crosscal": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
@@ -172,6 +176,8 @@ class _StreamedFolder(StreamedModel):
             trust_remote_code=request.trust_remote_code,
             folder=folder,
             progress=request.progress,
+            skip=request.skip,
+            only=request.only,
         )
         self.journal = Journal(Place(request.output))
         self.writer = Writer(self.journal.work / MODEL, self._places, stored, request.storage, grid)
@@ -179,7 +185,7 @@ class _StreamedFolder(StreamedModel):
     def schedule(self, name: str, tokens: int) -> str:
         """Return the sublayer schedule in passes where there is too little memory for parked micro-batches."""
         # Parked before its widest layer a micro-batch holds that layer's input, the residual and attention's tensors.
-        widest = max(layer.weight.shape[1] for layer in self.inventory.layers[0])
+        widest = max((layer.weight.shape[1] for block in self.inventory.layers for layer in block), default=0)
         parked = tokens * (6 * self._width + 2 * widest) * self.dtype.itemsize
         scarce = name == "sublayer" and parked >= SHARE * free_bytes(self.device)
         return "sublayer in passes" if scarce else name
@@ -200,7 +206,7 @@ class _StreamedFolder(StreamedModel):
         """Write all that is not a block, and put the folder in its place."""
         self.writer.write_rest()
         self.writer.copy_descriptions(self.folder, code=self._request.trust_remote_code)
-        report = CompressionReport(self.layers)
+        report = CompressionReport(self.layers, inventory=self.inventory.told())
         self.writer.finish(self.name, self.fingerprint, report, self._request.told())
         self.journal.put_in_place()
 
@@ -214,7 +220,7 @@ class _StreamedFolder(StreamedModel):
 
     def _opened(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
         place = self.journal.states
-        self._states = _StoredStreams(self.model, self.blocks, sources, micro_batch, place, self.first)
+        self._states = _StoredStreams(self.model, self.inventory, sources, micro_batch, place, self.first)
         return self._states
 
 
@@ -235,11 +241,11 @@ class _WholeFolder(Residence):
             accept_terms=request.accept_terms,
             trust_remote_code=request.trust_remote_code,
         )
-        super().__init__(self._loaded.model)
+        super().__init__(self._loaded.model, skip=request.skip, only=request.only)
 
     def close(self) -> None:
         """Write the model: what did not change as it is in the checkpoint, tensors of another dtype included."""
-        request, report = self._request, CompressionReport(self.layers)
+        request, report = self._request, CompressionReport(self.layers, inventory=self.inventory.told())
         if self._folder is None:
             self.model.to(self._stored or self.model.dtype)
             more = {"overwrite": request.overwrite, "storage": request.storage, "grid": self._grid}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crosscal.engine.streams import PROBE_TOKENS, MicroBatch, Streams
 from crosscal.errors import InputError
+from crosscal.models import Inventory
 from crosscal.output.tensorfile import TensorFile
 
 _PROBE = "probe"
@@ -28,7 +29,7 @@ class _StoredStreams(Streams):
     def __init__(
         self,
         model: nn.Module,
-        blocks: nn.ModuleList,
+        parts: Inventory,
         sources: Mapping[str, Tensor],
         micro_batch: int | None,
         path: Callable[[int], Path],
@@ -36,7 +37,7 @@ class _StoredStreams(Streams):
     ):
         self._path, self.index, self._first, self._shared = path, first, first, _Shared()
         self.output: TensorFile | None = None
-        super().__init__(model, blocks, sources, micro_batch)
+        super().__init__(model, parts, sources, micro_batch)
         if first:
             self.probe.hidden = self.file.read(_PROBE).to(self.probe.hidden.device)
 

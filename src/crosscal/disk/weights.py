@@ -54,13 +54,15 @@ class StreamedModel(Residence):
         trust_remote_code: bool = False,
         folder: Path | None = None,
         progress: bool = True,
+        skip: Sequence[str] = (),
+        only: Sequence[str] = (),
     ):
         where = resolve_device(device)
         self.dtype = resolve_dtype(dtype, where)
         options = {"dtype": self.dtype, "accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
         self.name, self.folder, self.progress = str(name), folder or find_folder(name, **options), progress
         self._trusted = trust_remote_code
-        super().__init__(_skeleton(self.folder, self.name, self.dtype, trust_remote_code))
+        super().__init__(_skeleton(self.folder, self.name, self.dtype, trust_remote_code), skip=skip, only=only)
         self.device = where
         self._embedding = self.model.get_input_embeddings()
         if not isinstance(self._embedding, nn.Embedding):
@@ -110,7 +112,7 @@ class StreamedModel(Residence):
             return self._opened(sources, micro_batch)
 
     def _opened(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
-        return Streams(self.model, self.blocks, sources, micro_batch)
+        return Streams(self.model, self.inventory, sources, micro_batch)
 
     @contextmanager
     def surroundings(self, tokens: Tensor) -> Iterator[None]:

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crosscal.calibration.gram import InputSums, panels
-from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
-from crosscal.engine.gather import _all_finite, _check_inputs
+from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient
+from crosscal.engine.gather import _all_finite, _check_inputs, _mixed
 from crosscal.engine.reports import LayerReport
 from crosscal.engine.request import Request
 from crosscal.errors import InputError
@@ -23,6 +23,8 @@ from crosscal.models import LinearLayer
 from crosscal.types import Target
 
 _PANEL = 192
+EXPERT_TOKENS = 1.0  # times the number of its inputs: so many tokens an expert needs for statistics of its own
+Stats = Mapping[str, InputStats] | Mapping[str, DiagonalStats]
 Gradients = Mapping[nn.Module, WeightGradient]
 
 
@@ -34,7 +36,7 @@ def _settled(
     Whether one did is only asked when the block is done, so that a GPU never waits inside of it; failures are rare.
     """
     damps: dict[int, float] = {}
-    for _ in range(ATTEMPTS * len(groups)):
+    for _ in range(max(1, ATTEMPTS * len(groups))):
         work = _BlockWork(request, index, groups, damps, **more)
         run(work)
         reports, failed = work.settle()
@@ -70,6 +72,10 @@ class _BlockWork:
         self._old: dict[int, list[Tensor]] = {}
         self._facts: dict[int, dict] = {}
         self._diagonals: dict[int, dict[str, Tensor]] = {}
+        self._tokens: dict[int, dict[str, int]] = {}
+        self._fallbacks: dict[int, str] = {}
+        self._pools: dict[tuple[str, ...], dict] = {}
+        self._waiting: list[int] = []
 
     def _new_sums(self) -> InputSums:
         return InputSums(self.request.diagonal_only, self._scratch)
@@ -78,13 +84,64 @@ class _BlockWork:
         """Add a micro-batch of the group's shared input to its sums."""
         self._sums[group].add(source, inputs)
 
-    def solve(self, group: int, stats: Mapping[str, InputStats | DiagonalStats] | None = None) -> None:
-        """Compress the layers of a group, from given statistics or those gathered, and write them back."""
+    def solve(self, group: int, stats: Stats | None = None) -> None:
+        """Compress the layers of a group, from given statistics or those gathered, and write them back.
+
+        An expert that saw too few tokens waits for `solve_rest`.
+        """
+        self.solved.add(group)
+        if stats is None:
+            stats, self._sums[group] = self._sums[group].stats(), self._new_sums()  # the old ones are spent; free them
+        roles = self._roles(group)
+        if roles is not None:
+            pool = self._pools.setdefault(roles, {})
+            pool |= {name: pool[name] + part if name in pool else part for name, part in stats.items()}
+        self._tokens[group] = {name: part.n_tokens for name, part in stats.items()}
+        if self._suffices(group, stats):
+            self._solve(group, stats)
+        else:
+            self._waiting.append(group)
+
+    def solve_all(self) -> None:
+        """Compress every group."""
+        for group in range(len(self.groups)):
+            self.solve(group)
+        self.solve_rest()
+
+    def solve_rest(self) -> bool:
+        """Compress the groups that text hardly reached, or not at all; returns whether there were any.
+
+        They get the statistics of all experts of their layer, or, where no expert was reached, equal ones for all
+        inputs, with which methods prune by magnitude or round to nearest.
+        """
+        waiting = [group for group in range(len(self.groups)) if group not in self.solved] + self._waiting
+        for group in waiting:
+            pool = self._pools.get(self._roles(group), {})
+            self._fallbacks[group] = "experts of the layer" if _mixed(pool, self.request.mixing) else "weights alone"
+            self._solve(group, pool if _mixed(pool, self.request.mixing) else {})
+        self._waiting = []
+        return bool(waiting)
+
+    def _roles(self, group: int) -> tuple[str, ...] | None:
+        """Return what experts' layers have in common with those of other experts; None for layers of no expert."""
+        layers = self.groups[group]
+        return None if layers[0].expert is None else tuple(layer.role for layer in layers)
+
+    def _suffices(self, group: int, stats: Stats) -> bool:
+        """Return whether statistics are of enough tokens: of an expert's, as many as it has inputs."""
+        if self.request.solver.reads == "nothing":
+            return True
+        tokens = sum(part.n_tokens for name, part in stats.items() if self.request.mixing[name] > 0)
+        least = EXPERT_TOKENS * self.groups[group][0].weight.shape[1] if self._roles(group) is not None else 1
+        return tokens >= least
+
+    def _solve(self, group: int, stats: Stats) -> None:
         layers, request = self.groups[group], self.request
-        stats = self._sums[group].stats() if stats is None else stats
         old = [layer.weight.clone() for layer in layers]
         gradients = None if self.gradients is None else [self.gradients[layer.module] for layer in layers]
-        mixed = mix(stats, {name: request.mixing[name] for name in stats}) if stats else None
+        mixed = _mixed(stats, request.mixing)
+        if mixed is None and request.solver.reads != "nothing":
+            mixed = InputStats(torch.eye(old[0].shape[1], device=old[0].device), n_tokens=1)
         options = dict(request.options) | ({"damp": self.damp(group)} if request.solver.damped else {})
         new, facts = request.solver.solve(old, Evidence(mixed, gradients), self.target, **options)
         for layer, weight in zip(layers, new, strict=True):
@@ -97,13 +154,6 @@ class _BlockWork:
             facts["losses"] = {name: _layer_losses(old, written, part) for name, part in stats.items()}
         self._old[group], self._facts[group] = old, facts
         self._diagonals[group] = {name: part.diagonal.clone() for name, part in stats.items()}
-        self._sums[group] = self._new_sums()  # the old ones are spent; free them
-        self.solved.add(group)
-
-    def solve_all(self) -> None:
-        """Compress every group."""
-        for group in range(len(self.groups)):
-            self.solve(group)
 
     def damp(self, group: int) -> float:
         """Return the damping this group is solved with."""
@@ -145,6 +195,8 @@ class _BlockWork:
                     losses={source: error for source, (error, _) in lost.items()},
                     facts={name: value[n] if isinstance(value, list) else value for name, value in facts.items()},
                     statistics=dict(statistics),
+                    tokens=dict(self._tokens.get(group, {})),
+                    fallback=self._fallbacks.get(group, "") if self.request.solver.needs_text else "",
                 )
             )
         return reports

@@ -24,7 +24,7 @@ from crosscal.engine.schedules import _SCHEDULES
 from crosscal.engine.streams import Streams, Windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl, allocate, block_outliers
-from crosscal.models import LinearLayer, LoadedModel, inventory, linear_layers
+from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory
 from crosscal.types import SparseGrid, Target, Unstructured
 
 __all__ = ["CompressionReport", "LayerReport", "Residence", "compress", "final_states", "run"]
@@ -39,15 +39,15 @@ class Residence:
 
     first = 0
 
-    def __init__(self, model: nn.Module):
-        self.model, self.inventory = model, inventory(model)
+    def __init__(self, model: nn.Module, *, skip: Sequence[str] = (), only: Sequence[str] = ()):
+        self.model, self.inventory = model, inventory(model, skip=skip, only=only)
         self.blocks = self.inventory.blocks
         self.device: torch.device = next(model.parameters()).device
         self.layers: list[LayerReport] = []
 
     def streams(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
         """Return the windows of every source in front of block `first`."""
-        return Streams(self.model, self.blocks, sources, micro_batch)
+        return Streams(self.model, self.inventory, sources, micro_batch)
 
     def schedule(self, name: str, tokens: int) -> str:
         """Return the schedule of this name in the form that memory allows for so many tokens."""
@@ -89,6 +89,9 @@ def compress(
     damp: float = 0.01,
     measure_loss: bool = True,
     micro_batch: int | None = None,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+    partial: bool = False,
     progress: bool = True,
     **options: object,
 ) -> CompressionReport:
@@ -101,7 +104,9 @@ def compress(
     (see `crosscal.engine.schedules`). `allocation=Owl()` gives blocks different sparsities. `damp` is the damping of
     second-order methods, raised tenfold up to three times where a factorization fails. With `measure_loss` every
     layer's loss on every source is reported, by data-free methods too if they are given text (statistics that hold
-    only diagonals do not suffice). `micro_batch` windows run at a time. Further `options` go to the method:
+    only diagonals do not suffice). `micro_batch` windows run at a time. `skip` and `only` are names of
+    layers with `*`, such as "mlp.down_proj" or "0.*", that are left out or alone compressed; where less than 95 % of
+    the decoder's weights could be compressed otherwise, `partial` allows it. Further `options` go to the method:
     `act_order`, `block`, `strength`. `model` may also be what `load_model` returns.
 
     Raises `InputError`, with the model as it was, for an unknown method, schedule or option, a target the method
@@ -110,11 +115,12 @@ def compress(
     are not finite and a factorization that no damping saves.
     """
     request = Request(**locals())  # the arguments, by their names
-    residence = Residence(getattr(model, "model", model) if not isinstance(model, nn.Module) else model)
+    module = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
+    residence = Residence(module, skip=skip, only=only)
     if getattr(getattr(residence.model, "config", None), "quantization_config", None):
         raise InputError("the model is quantized already; give the dense model that it was made from")
-    request.check(residence.blocks)
-    _check_finite_weights([layer for block in residence.blocks for layer in linear_layers(block)])
+    request.check(residence.inventory)
+    _check_finite_weights([layer for block in residence.inventory.layers for layer in block])
     return run(request, residence)
 
 
@@ -122,8 +128,8 @@ def compress(
 def run(request: Request, residence: Residence) -> CompressionReport:
     """Compress the model of a residence, block by block, as a checked request asks; raises as `compress` does."""
     started = time.perf_counter()
-    with PeakMemory(residence.device) as memory:
-        gradients, targets = _gradients(request, residence.model), _targets(request, residence)
+    with PeakMemory(residence.device) as memory, experts_apart(residence.model):
+        gradients, targets = _gradients(request, residence), _targets(request, residence)
         text, blocks = request.text, residence.blocks
         runs = residence.first < len(blocks) and request.statistics is None and (text or request.solver.linked)
         streams = residence.streams(text, request.micro_batch) if runs else None
@@ -132,29 +138,33 @@ def run(request: Request, residence: Residence) -> CompressionReport:
         bar = {"initial": residence.first, "total": len(blocks), "unit": "block", "disable": not request.progress}
         for index in tqdm(order, title, **bar):
             block, last = residence.fill(index), index + 1 == len(blocks)
-            groups, known = _groups(request, streams, index, block)
+            groups, known = _groups(request, residence, streams, index)
 
             def solve(work: _BlockWork) -> None:
                 if known is None:  # noqa: B023
                     schedule(index, block, streams.batches, work, last)  # noqa: B023
                 for group, stats in enumerate(known or ()):  # noqa: B023
                     work.solve(group, stats)
+                work.solve_rest()
 
             reports = _settled(request, index, groups, solve, target=targets[index], gradients=gradients)
             if streams is not None and not last:
                 streams.advance()
             residence.done(index, reports)
         residence.close()
-    return CompressionReport(residence.layers, time.perf_counter() - started, memory.peak_bytes)
+    told = residence.inventory.told()
+    return CompressionReport(residence.layers, time.perf_counter() - started, memory.peak_bytes, told)
 
 
-def _groups(request: Request, streams: Streams | None, index: int, block: nn.Module) -> tuple[list, list | None]:
+def _groups(request: Request, residence: Residence, streams: Streams | None, index: int) -> tuple[list, list | None]:
     """Return a block's layers in groups that share an input, and each group's statistics unless text will tell them."""
+    layers = residence.inventory.layers[index]
     if request.statistics is not None:
-        by_name = {layer.name: layer for layer in linear_layers(block)}
-        stored = request.statistics.block(index, next(iter(by_name.values())).weight.device)
-        return [[by_name[name] for name in names] for names, _ in stored], [stats for _, stats in stored]
-    groups = [[layer] for layer in linear_layers(block)] if streams is None else streams.groups(index, block)
+        by_name = {layer.name: layer for layer in layers}
+        stored = request.statistics.block(index, residence.device)
+        chosen = [([by_name[name] for name in names if name in by_name], stats) for names, stats in stored]
+        return [group for group, _ in chosen if group], [stats for group, stats in chosen if group]
+    groups = [[layer] for layer in layers] if streams is None else streams.groups(index, residence.blocks[index])
     return groups, None if request.text else [{} for _ in groups]
 
 
@@ -168,7 +178,7 @@ def _check_finite_weights(layers: Sequence[LinearLayer]) -> None:
         )
 
 
-def _gradients(request: Request, model: nn.Module) -> Gradients | None:
+def _gradients(request: Request, residence: Residence) -> Gradients | None:
     """Return the mixed gradients of every layer on the dense model, or of the last source where that is the domain."""
     if not request.solver.gradients:
         return None
@@ -176,7 +186,8 @@ def _gradients(request: Request, model: nn.Module) -> Gradients | None:
     if request.solver.domain_last:
         domain = list(sources)[-1]
         sources, shares = {domain: sources[domain]}, {domain: 1.0}
-    gradients = gather_gradients(model, sources, term=request.solver.term, progress=request.progress)
+    options = {"term": request.solver.term, "parts": residence.inventory, "progress": request.progress}
+    gradients = gather_gradients(residence.model, sources, **options)
     return {module: mix_gradients(parts, shares) for module, parts in gradients.items()}
 
 
@@ -194,10 +205,11 @@ def _targets(request: Request, residence: Residence) -> list[Target]:
             raise InputError("allocation counts outliers on text; pass calibration text")
         statistics = gather_statistics(residence.model, request.sources, diagonal_only=True, **options)
     outliers, sizes = [], []
-    for index, block in enumerate(blocks):
-        by_name = {layer.name: layer.weight for layer in linear_layers(block)}
+    for index, layers in enumerate(residence.inventory.layers):
+        by_name = {layer.name: layer.weight for layer in layers}
         groups = statistics.groups(index, request.mixing)
-        weights, stats = zip(*[(by_name[name], part) for names, part in groups for name in names], strict=True)
+        pairs = [(by_name[name], part) for names, part in groups for name in names if name in by_name]
+        weights, stats = zip(*pairs, strict=True)
         outliers.append(block_outliers(weights, [part.mean_square for part in stats], allocation.outlier))
         sizes.append(sum(weight.numel() for weight in by_name.values()))
     sparsities = allocate(torch.stack(outliers).tolist(), sizes, pattern.sparsity, allocation)

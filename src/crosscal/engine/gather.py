@@ -7,6 +7,7 @@ are for methods that ask what a weight does for the loss, and not only for its l
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
 from crosscal.engine.streams import Streams, Windows, _run_and_add, _token_windows
 from crosscal.errors import InputError
-from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers
+from crosscal.models import Inventory, LinearLayer, LoadedModel, experts_apart, inventory
 
 CONTENTS = "statistics.json"
 Group = tuple[list[str], dict[str, InputStats] | dict[str, DiagonalStats]]
@@ -40,16 +41,17 @@ class ModelStatistics:
         return self._blocks[index] if self.folder is None else _read(self._file(index), device)
 
     def groups(self, index: int, shares: Mapping[str, float]) -> list[tuple[list[str], InputStats | DiagonalStats]]:
-        """Return the groups of one block with the statistics of the sources mixed."""
-        return [(names, mix(stats, {name: shares[name] for name in stats})) for names, stats in self.block(index)]
+        """Return the groups of one block that text reached, with the statistics of the sources mixed."""
+        mixed = [(names, _mixed(stats, shares)) for names, stats in self.block(index)]
+        return [(names, stats) for names, stats in mixed if stats is not None]
 
-    def check_fits(self, blocks: nn.ModuleList) -> None:
+    def check_fits(self, layers: Sequence[Sequence[LinearLayer]]) -> None:
         """Raise `InputError` unless these are statistics of a model with such blocks; reads the first and the last."""
         wrong = InputError("the statistics are those of another model; gather them with the model to be compressed")
-        if self.n_blocks != len(blocks):
+        if self.n_blocks != len(layers):
             raise wrong
-        for index in {0, len(blocks) - 1}:
-            widths = {layer.name: layer.weight.shape[1] for layer in linear_layers(blocks[index])}
+        for index in {0, len(layers) - 1}:
+            widths = {layer.name: layer.weight.shape[1] for layer in layers[index]}
             for names, stats in self.block(index):
                 if any(widths.get(name) != len(part.diagonal) for name in names for part in stats.values()):
                     raise wrong
@@ -102,12 +104,22 @@ def gather_statistics(
     sources = _token_windows(calibration)
     if not sources:
         raise InputError("statistics need text; pass calibration={'c4': load_text('c4', tokenizer)}")
-    blocks = decoder_blocks(model)
-    kept = ModelStatistics(list(sources), diagonal_only, len(blocks), _opened(folder))
-    streams, scratch = Streams(model, blocks, sources, micro_batch), {}
+    parts = inventory(model)
+    kept = ModelStatistics(list(sources), diagonal_only, len(parts.blocks), _opened(folder))
+    with experts_apart(model):
+        _gather(kept, Streams(model, parts, sources, micro_batch), progress)
+    if kept.folder is not None:
+        contents = {"sources": kept.sources, "diagonal_only": diagonal_only, "n_blocks": len(parts.blocks)}
+        (kept.folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
+    return kept
+
+
+def _gather(kept: ModelStatistics, streams: Streams, progress: bool) -> None:
+    """Add the statistics of every block."""
+    blocks, scratch = streams.blocks, {}
     for index, block in enumerate(tqdm(blocks, desc="statistics", unit="block", disable=not progress)):
         groups = streams.groups(index, block)
-        sums = [InputSums(diagonal_only, scratch) for _ in groups]
+        sums = [InputSums(kept.diagonal_only, scratch) for _ in groups]
         add = [part.add for part in sums]
         for batch, output in _run_and_add(index, block, streams.batches, groups, lambda n, *inputs: add[n](*inputs)):  # noqa: B023
             batch.keep(output)
@@ -116,10 +128,17 @@ def gather_statistics(
         for group, by_source in zip(groups, stats, strict=True):
             _check_inputs(f"{index}.{group[0].name}", _all_finite(by_source))
         kept.add(index, [([layer.name for layer in group], part) for group, part in zip(groups, stats, strict=True)])
-    if kept.folder is not None:
-        contents = {"sources": kept.sources, "diagonal_only": diagonal_only, "n_blocks": len(blocks)}
-        (kept.folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
-    return kept
+
+
+def _mixed(
+    stats: Mapping[str, InputStats] | Mapping[str, DiagonalStats], shares: Mapping[str, float]
+) -> InputStats | DiagonalStats | None:
+    """Return the mixed statistics of a layer, of those sources that reached it; None where none that counts did."""
+    present = {name: shares[name] for name in stats}
+    if len(present) < len(shares):  # an expert that some text never uses
+        total = sum(present.values())
+        present = {name: share / total for name, share in present.items()} if total else {}
+    return mix(stats, present) if present else None
 
 
 def _check_inputs(layer: str, finite: Mapping[str, float | Bool[Tensor, ""]]) -> None:
@@ -184,9 +203,10 @@ def gather_gradients(
     windows: Mapping[str, Int[Tensor, "n length"]],
     *,
     term: Callable[[Tensor, Tensor], Tensor] | None = None,
+    parts: Inventory | None = None,
     progress: bool = True,
 ) -> dict[nn.Module, dict[str, WeightGradient]]:
-    """Return `{module: {source: WeightGradient}}` for every linear layer inside the decoder blocks.
+    """Return `{module: {source: WeightGradient}}` for every layer of an inventory, by default of all.
 
     Gradients are those of the next-token loss. `windows` maps each text source to its token windows [n, length]; they
     run one at a time, so that squares, and `term(gradient, weight)` where it is given, are per window. The model keeps
@@ -202,30 +222,31 @@ def gather_gradients(
             raise InputError(
                 f"windows of source '{source}' are {tuple(tokens.shape)}; give at least one window of at least 2 tokens"
             )
-    layers = {  # one that blocks share comes once
-        layer.module: LinearLayer(f"{index}.{layer.name}", layer.module)
-        for index, block in enumerate(decoder_blocks(model))
-        for layer in linear_layers(block)
-    }
-    gradients: dict[nn.Module, dict[str, WeightGradient]] = {module: {} for module in layers}
+    layers = [
+        replace(layer, name=f"{index}.{layer.name}")
+        for index, block in enumerate((inventory(model) if parts is None else parts).layers)
+        for layer in block
+    ]
+    weights = list({id(layer.parameter): layer.parameter for layer in layers}.values())  # experts share some
+    gradients: dict[nn.Module, dict[str, WeightGradient]] = {layer.module: {} for layer in layers}
     # enable_grad alone does not lift a caller's inference mode.
-    with torch.inference_mode(False), torch.enable_grad(), _only_these_learn(model, list(layers)):
+    with torch.inference_mode(False), torch.enable_grad(), _only_these_learn(model, weights):
         for source, tokens in windows.items():
-            sums = _sum_over_windows(model, list(layers), source, tokens, term, progress)
-            for module, layer in layers.items():
-                gradients[module][source] = _average(layer, source, sums.pop(module), len(tokens))
+            sums = _sum_over_windows(model, weights, source, tokens, term, progress)
+            for layer in layers:
+                gradients[layer.module][source] = _average(layer, source, sums[id(layer.parameter)], len(tokens))
     return gradients
 
 
 @contextmanager
-def _only_these_learn(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let autograd see these modules' weights and no other parameter, and put flags and gradients back after."""
+def _only_these_learn(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let autograd see these weights and no other parameter, and put flags and gradients back after."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         for parameter, _, _ in before:
             parameter.requires_grad_(False).grad = None
-        for module in modules:
-            module.weight.requires_grad_(True)
+        for weight in weights:
+            weight.requires_grad_(True)
         yield
     finally:
         for parameter, flag, grad in before:
@@ -234,16 +255,16 @@ def _only_these_learn(model: nn.Module, modules: Sequence[nn.Module]) -> Iterato
 
 def _sum_over_windows(
     model: nn.Module,
-    modules: Sequence[nn.Module],
+    weights: Sequence[nn.Parameter],
     source: str,
     tokens: Tensor,
     term: Callable[[Tensor, Tensor], Tensor] | None,
     progress: bool,
-) -> dict[nn.Module, list[Tensor]]:
-    """Return sums over windows of each weight gradient's square, and of its term, in the layout the module stores."""
+) -> dict[int, list[Tensor]]:
+    """Return means over windows of each weight gradient's square, and of its term, by the weight's `id`."""
     n_sums = 1 if term is None else 2
-    sums = {module: [torch.zeros_like(module.weight, dtype=torch.float32) for _ in range(n_sums)] for module in modules}
-    handles = [module.weight.register_post_accumulate_grad_hook(_adder(term, *sums[module])) for module in modules]
+    sums = {id(weight): [torch.zeros_like(weight, dtype=torch.float32) for _ in range(n_sums)] for weight in weights}
+    handles = [weight.register_post_accumulate_grad_hook(_adder(term, *sums[id(weight)])) for weight in weights]
     device = model.get_input_embeddings().weight.device
     try:
         for window in tqdm(tokens, desc=f"gradients {source}", unit="window", leave=False, disable=not progress):
@@ -257,6 +278,8 @@ def _sum_over_windows(
     finally:
         for handle in handles:
             handle.remove()
+    for total in (total for parts in sums.values() for total in parts):
+        total.div_(len(tokens))
     return sums
 
 
@@ -277,14 +300,11 @@ def _next_token_loss(model: nn.Module, ids: Int[Tensor, "1 length"]) -> Float[Te
     return cross_entropy(logits[0, :-1].float(), ids[0, 1:])
 
 
-def _average(layer: LinearLayer, source: str, sums: list[Tensor], n_windows: int) -> WeightGradient:
-    """Turn sums into means, in place, seen as [d_out, d_in]."""
-    means = [total.div_(n_windows) for total in sums]
-    if not means[0].sum().isfinite():
+def _average(layer: LinearLayer, source: str, means: list[Tensor], n_windows: int) -> WeightGradient:
+    """Return a layer's part of the means over windows, [d_out, d_in]."""
+    seen = [layer.seen(mean).contiguous() for mean in means]
+    if not seen[0].sum().isfinite():
         raise InputError(
             f"the gradient of layer {layer.name} on source '{source}' is NaN or infinite; load the model in float32"
         )
-    stored, seen = layer.module.weight, layer.weight
-    if (stored.shape, stored.stride()) != (seen.shape, seen.stride()):  # a transposed weight
-        means = [mean.T.contiguous() for mean in means]
-    return WeightGradient(means[0], n_windows, *means[1:])
+    return WeightGradient(seen[0], n_windows, *seen[1:])

@@ -18,7 +18,9 @@ class LayerReport:
     `losses` gives for each text source tr(dW G dW^T) / n, the squared output error per token; `relative_error` is the
     mixed loss over the mixed output tr(W G W^T) / n, or None when losses were not measured. `facts` holds values the
     method returns: the damping that was needed, the rank, AWQ's exponent. `statistics` identifies the inputs: for each
-    source 16 hex digits of SHA-256 over the diagonal of the Gram matrix, empty where no text ran.
+    source 16 hex digits of SHA-256 over the diagonal of the Gram matrix, empty where no text ran. `tokens` counts each
+    source's tokens that reached the layer; `fallback` names what took the place of their statistics where these were of
+    too few tokens for an expert: "experts of the layer" or "weights alone".
     """
 
     name: str
@@ -27,6 +29,8 @@ class LayerReport:
     losses: dict[str, float] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
     statistics: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    fallback: str = ""
 
     @property
     def damp(self) -> float | None:
@@ -36,11 +40,15 @@ class LayerReport:
 
 @dataclass
 class CompressionReport:
-    """Layer reports in order, the seconds it took and the peak memory above the start, in bytes."""
+    """Layer reports in order, the seconds it took and the peak memory above the start, in bytes.
+
+    `inventory` tells in plain values which matrices were left out and why (`crosscal.models.Inventory.told`).
+    """
 
     layers: list[LayerReport] = field(default_factory=list)
     seconds: float = 0.0
     peak_bytes: int = 0
+    inventory: dict = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:

@@ -1,13 +1,13 @@
 """Everything asked of one compression: it goes whole from the caller to the loop."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from crosscal.calibration.statistics import check_weights
 from crosscal.engine.gather import ModelStatistics
@@ -15,10 +15,11 @@ from crosscal.engine.streams import Windows, _token_windows
 from crosscal.errors import InputError, suggest
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import Method, check_request, find_method
-from crosscal.models import linear_layers
+from crosscal.models import Inventory
 from crosscal.types import Target
 
 SCHEDULES = ("sublayer", "block", "parallel")
+LEAST_SHARE = 0.95  # of the decoder's weights: less is only compressed by a request for a part of the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class Request:
     measure_loss: bool = True
     micro_batch: int | None = None
     progress: bool = True
+    skip: Sequence[str] = ()
+    only: Sequence[str] = ()
+    partial: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
     output: str | Path | None = None
     device: str | None = None
@@ -102,9 +106,12 @@ class Request:
         """Whether the diagonals of the Gram matrices suffice."""
         return self.solver.reads == "diagonal" and not self.measure_loss
 
-    def check(self, blocks: nn.ModuleList) -> None:
+    def check(self, parts: Inventory) -> None:
         """Raise `InputError` for whatever can be judged before any work is done, as `compress` says."""
-        widths = [layer.weight.shape[1] for block in blocks for layer in linear_layers(block)]
+        asked = sum(part.n_weights for part in parts.left_out if part.reason == "asked to be left out")
+        if parts.n_compressed < LEAST_SHARE * (parts.n_weights - asked) and not self.partial:
+            raise InputError(f"only {parts.sentence()}; allow it with partial=True")
+        widths = [layer.weight.shape[1] for block in parts.layers for layer in block]
         check_request(self.solver, self.target, self.options, widths)
         if self.solver.needs_text and not self.shares:
             example = "calibration={'c4': load_text('c4', tokenizer)}"
@@ -112,18 +119,18 @@ class Request:
         if self.solver.gradients and not self.sources:
             raise InputError(f"{self.method} needs gradients, which statistics do not hold; pass calibration text")
         if self.statistics is not None:
-            self._check_statistics(blocks)
+            self._check_statistics(parts)
         names = list(self.sources) if self.statistics is None else self.statistics.sources
         if names:
             check_weights(names, self.shares)
         _ = self.mixing
 
-    def _check_statistics(self, blocks: nn.ModuleList) -> None:
+    def _check_statistics(self, parts: Inventory) -> None:
         if self.sources and not self.solver.gradients:
             raise InputError("both text and statistics were given; leave one of them out")
         if self.statistics.diagonal_only and self.solver.reads == "gram":
             raise InputError(f"{self.method} needs Gram matrices; gather statistics without diagonal_only")
-        self.statistics.check_fits(blocks)
+        self.statistics.check_fits(parts.layers)
 
     def texts(self) -> dict[str, str]:
         """Fingerprint of each source's text: that of `load_text`, or of bare windows 16 hex digits of SHA-256."""

@@ -16,6 +16,9 @@ sums and parks the micro-batch there; when all of them have arrived, the group i
 and the micro-batches resume into the compressed layer, up to the next one. One pass, and bit for bit the same numbers.
 All greenlets share this thread, so torch's thread-local modes hold, and switch only where a micro-batch parks.
 
+Of an expert that hardly any tokens reach, the statistics are those of all experts of its layer. These are known once
+the block is done, so that such experts are solved last and the block, if it has any, is run once more.
+
 A parked micro-batch holds its activations. Where memory is too small for those of all windows, `_sublayer_in_passes`
 runs each micro-batch from the start of the block for every group instead: more work for the same bits.
 """
@@ -66,7 +69,7 @@ def _sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work:
                 group = min(at for at, runner in zip(arrived, runners, strict=True) if not runner.dead)
                 work.solve(group)
                 if last and len(work.solved) == len(work.groups):
-                    return
+                    break
                 for n, runner in enumerate(runners):
                     if not runner.dead and arrived[n] == group:
                         arrived[n] = runner.switch()
@@ -74,6 +77,8 @@ def _sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work:
         for runner in runners:
             if runner:  # still parked
                 runner.throw(GreenletExit)
+    if work.solve_rest():
+        _run_all(index, block, batches, last)
 
 
 class _ReachedError(Exception):
@@ -101,6 +106,7 @@ def _sublayer_in_passes(
                     batch.run(index, block)
         if reached:
             work.solve(group)
+    work.solve_rest()
     _run_all(index, block, batches, last)
 
 

@@ -22,8 +22,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from crosscal.models.heads import check_length
-from crosscal.models.structure import LinearLayer, linear_layers
+from crosscal.models import Inventory, LinearLayer, check_length, forward_order
 
 # Tokens of a micro-batch: enough to keep the device busy, little enough to keep the activations small.
 CPU_TOKENS, CUDA_TOKENS = 4096, 16384
@@ -79,9 +78,9 @@ class Streams:
     """
 
     def __init__(
-        self, model: nn.Module, blocks: nn.ModuleList, sources: Mapping[str, Tensor], micro_batch: int | None = None
+        self, model: nn.Module, parts: Inventory, sources: Mapping[str, Tensor], micro_batch: int | None = None
     ):
-        self.model, self.blocks = model, blocks
+        self.model, self.parts, self.blocks = model, parts, parts.blocks
         self._tuples: list[bool] = []  # whether blocks return tuples, seen by letting the first one run
         device = model.get_input_embeddings().weight.device  # when streaming, other parameters are on `meta`
         self.probe = self._enter("probe", torch.arange(PROBE_TOKENS, device=device)[None])
@@ -93,8 +92,12 @@ class Streams:
         ]
 
     def groups(self, index: int, block: nn.Module) -> list[list[LinearLayer]]:
-        """Return the layers of a block that share an input, together; the probe is run for it."""
-        return _input_groups(linear_layers(block), lambda: self.probe.keep(self.probe.run(index, block)))
+        """Return the layers of a block in groups that share an input, in the order of the forward pass.
+
+        The probe is run for it; experts that it does not reach are grouped like others of their layer.
+        """
+        layers = self.parts.layers[index]
+        return forward_order(layers, _input_groups(layers, lambda: self.probe.keep(self.probe.run(index, block))))
 
     def advance(self) -> None:
         """Move on to the next block."""

@@ -19,7 +19,7 @@ from crosscal.calibration.statistics import InputStats, WeightGradient
 from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, Streams
 from crosscal.methods.registry import Evidence, Method
 from crosscal.models.folders import attention_of
-from crosscal.models.structure import decoder_blocks, linear_layers
+from crosscal.models.structure import decoder_blocks, inventory, linear_layers
 from crosscal.types import LowRank, NofM, SparseGrid, Target
 
 _SIDE = 512  # of the layer that is solved
@@ -90,12 +90,13 @@ def _take_sample(
     with torch.no_grad():
         model = _one_block(config, device, dtype, trust)
         blocks = decoder_blocks(model)
-        shape = _shape(config, Streams(model, blocks, {}).groups(0, blocks[0]), trust)
+        parts = inventory(model)
+        shape = _shape(config, Streams(model, parts, {}).groups(0, blocks[0]), trust)
         most = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
         tokens = int(max(256, min(most, _WORK / (2 * shape.block))))
         window = min(length, tokens)
         ids = torch.ones(max(1, tokens // window), window, dtype=torch.int64)
-        (batch,) = Streams(model, blocks, {"sample": ids}, micro_batch=len(ids)).batches
+        (batch,) = Streams(model, parts, {"sample": ids}, micro_batch=len(ids)).batches
         forward = _seconds(device, lambda: batch.run(0, blocks[0])) / ids.numel()
         sums = _sums(shape, ids.numel(), device, dtype, diagonal_only) / ids.numel()
         flop, solve = _product(device), _solve(solver, target, device, dtype)

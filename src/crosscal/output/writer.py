@@ -198,7 +198,11 @@ class Writer:
         if report is None:
             (self.folder / MASKS).unlink(missing_ok=True)
         else:
-            body |= {"sparsity": report.sparsity, "layers": [vars(layer) for layer in report.layers]}
+            body |= {
+                "inventory": report.inventory,
+                "sparsity": report.sparsity,
+                "layers": [vars(layer) for layer in report.layers],
+            }
         self._write_json(REPORT, body)
         (self.folder / CARD).write_text(_model_card(name, report, made), encoding="utf-8")
         for path in (self.folder, *self.folder.rglob("*")):

@@ -38,7 +38,7 @@ def sparsegpt(dense, output, **options):
 def blocks_done(monkeypatch):
     """The blocks that are compressed from here on."""
     done, original = [], driver._groups
-    monkeypatch.setattr(driver, "_groups", lambda *args: done.append(args[2]) or original(*args))
+    monkeypatch.setattr(driver, "_groups", lambda *args: done.append(args[3]) or original(*args))
     return done
 
 

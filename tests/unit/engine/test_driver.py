@@ -10,7 +10,7 @@ from crosscal.engine.driver import compress
 from crosscal.engine.streams import Streams
 from crosscal.errors import InputError
 from crosscal.methods import wanda
-from crosscal.models import decoder_blocks, linear_layers
+from crosscal.models import decoder_blocks, inventory, linear_layers
 from crosscal.types import Grid, NofM, Unstructured
 from tests.unit.families import FAMILIES, random_windows, tiny_model
 
@@ -36,7 +36,7 @@ def test_streams_carry_what_the_model_computes(family):
     model, tokens = tiny_model(family), random_windows(5)
     blocks = decoder_blocks(model)
     seen = inputs_of(model, tokens, blocks)
-    batches = Streams(model, blocks, {"text": tokens}, micro_batch=2).batches
+    batches = Streams(model, inventory(model), {"text": tokens}, micro_batch=2).batches
     for index, block in enumerate(blocks):
         torch.testing.assert_close(torch.cat([batch.hidden for batch in batches]), seen[block])
         for batch in batches:
