@@ -59,7 +59,7 @@ def output_error(weight, changed, gram):
 
 def gptq(weight, gram, grid, act_order=False, damp=0.01, block=128, ties=None):
     """Algorithm 1 of Frantar et al. 2023 without blocks, so that `block` changes nothing: errors flow at once."""
-    weight, hessian = _prepare(weight, gram, damp)
+    weight, hessian = _prepare(weight, gram, damp, drop_dead=False)
     d_in = weight.shape[1]
     order = list(range(d_in))
     if act_order:
@@ -80,7 +80,7 @@ def gptq(weight, gram, grid, act_order=False, damp=0.01, block=128, ties=None):
 
 def joint(weight, gram, pattern, grid, damp=0.01, block=128, ties=None):
     """SparseGPT (Frantar & Alistarh 2023, algorithm 1) whose surviving weights take a level of their group."""
-    weight, hessian = _prepare(weight, gram, damp)
+    weight, hessian = _prepare(weight, gram, damp, drop_dead=True)
     d_in = weight.shape[1]
     order, upper = list(range(d_in)), _factor(hessian)
     score = lambda left, right: weight[:, left:right] ** 2 / upper.diagonal()[left:right] ** 2  # noqa: E731
@@ -144,13 +144,13 @@ def _round_column(column, levels, ties, j):
     return torch.tensor(rounded, dtype=torch.double)
 
 
-def _prepare(weight, gram, damp):
-    """A copy of the weight without its dead inputs, and the damped Hessian."""
+def _prepare(weight, gram, damp, drop_dead):
+    """A copy of the weight, without its dead inputs where they are dropped, and the damped Hessian."""
     weight, hessian = weight.double().clone(), gram.double().clone()
     extra = damp * hessian.diagonal().mean()
     for j in range(len(hessian)):
         if gram[j, j] == 0:
-            weight[:, j] = 0.0
+            weight[:, j] *= not drop_dead
             hessian[j, j] = 1.0
         else:
             hessian[j, j] += extra

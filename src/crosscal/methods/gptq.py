@@ -29,9 +29,10 @@ def gptq(
 ) -> Float[Tensor, "d_out d_in"]:
     """Quantize to `grid`, each column's rounding error sent to the columns on its right.
 
-    H = G + damp * mean(diag G) * I, U the upper Cholesky factor of H^-1; dead inputs lose their weights. Levels per
-    row are fitted once, on the weights as given; levels of a group on the weights as they stand when the sweep
-    reaches it, all earlier errors applied, also where groups are smaller than `block` or do not divide it.
+    H = G + damp * mean(diag G) * I, U the upper Cholesky factor of H^-1. Levels per row are fitted once, on the weights
+    as given; levels of a group on the weights as they stand when the sweep reaches it, all earlier errors applied, also
+    where groups are smaller than `block` or do not divide it. Weights of dead inputs are rounded to nearest: the
+    authors' code sets them to 0, which costs nothing on this text and may cost much on another.
     `act_order` takes the columns by falling diag(G) and keeps the groups of the original order, with levels fitted
     on the weights as given ("static groups"). The last group of a row may be shorter.
     Equation eq-gptq of the book. Source: Frantar et al. 2023 (arXiv 2210.17323), algorithm 1.
@@ -76,7 +77,7 @@ def _ordered(stats: InputStats, order: Tensor | None) -> InputStats:
 
 def _quantize(weights, stats: InputStats, factor: _InverseFactor, grid: Grid, act_order: bool, block: int) -> list:
     d_in = weights[0].shape[1]
-    order = _order(stats, act_order)
+    order, factor = _order(stats, act_order), factor._replace(dead=torch.zeros_like(factor.dead))
     if order is None:
         edges = _block_edges(d_in, block, grid)
         return _sweep_stacked(weights, factor, edges, lambda _: _FittedLevels(grid, d_in, block))
