@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from crosscal.cli.files import _check_writable
 from crosscal.cli.request import _draw_calibration, _method_options, _permissions, _read_shares, _read_target
+from crosscal.cli.tables import _aligned
 from crosscal.disk import carry_out
 from crosscal.engine.reports import CompressionReport
 from crosscal.engine.request import Request
@@ -19,30 +20,35 @@ from crosscal.files import path_kind
 from crosscal.machine import estimate
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import check_request, find_method
-from crosscal.models import decoder_blocks, find_config, linear_layers, resolve_device
+from crosscal.models import find_config, inventory, resolve_device
 from crosscal.output.packing import check_storage
 from crosscal.output.writer import Place
 from crosscal.results.provenance import versions
 from crosscal.types import SparseGrid, Unstructured, storage_bits
 
-_CALIBRATION = "c4"
-"""The calibration text of methods that read text, when none is named."""
-_WORST = 3
-"""How many of the layers with the largest error are named."""
+_CALIBRATION = "c4"  # text of methods that read text, when none is named
+_WORST = 3  # layers with the largest error that are named
+_LEFT_OUT = ("reason", "matrices", "weights", "share", "names")
 
 
 def _run(options: argparse.Namespace) -> dict:
     """Check all that can be checked, then draw the text, compress and write."""
     request = _request(options)
     config = find_config(options.model, **_permissions(options))
-    bits = _bits_per_weight(request, config)
+    report, bits = _expected(request, config)
+    shares = dict(request.weights or {})
+    asked = {"model": options.model, "method": request.method, "target": str(request.target), "sources": shares}
+    asked |= {"windows": options.windows, "length": options.length} if shares else {"windows": 0, "length": 0}
+    told = {"output": options.output, "bits_per_weight": bits}
     if options.dry_run:
-        asked = {"dry_run": True, **_asked(request, options), "output": options.output, "bits_per_weight": bits}
-        return asked | {"estimate": _estimated(request, config, options)}
-    texts = _draw_calibration(options, request.weights or {})
+        estimated = {"estimate": _estimated(request, config, options)}
+        return asked | told | {"dry_run": True} | _shares(report) | estimated
+    texts = _draw_calibration(options, shares)
     request = replace(request, calibration=texts or None, progress=not options.quiet)
-    request = replace(request, made=_made(request, options))
-    return _asked(request, options) | _outcome(carry_out(request), request, bits)
+    again = {"seed": options.seed, "schedule": options.schedule, "allocation": options.allocation}
+    again |= {"texts": request.texts(), "versions": versions(), "config": options.reproducing}
+    report = carry_out(replace(request, made=asked | again))
+    return asked | told | {"texts": request.texts()} | _losses(report) | _shares(report)
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -63,6 +69,9 @@ def _request(options: argparse.Namespace) -> Request:
         schedule=options.schedule,
         allocation=allocation,
         damp=options.damp,
+        skip=tuple(options.skip or ()),
+        only=tuple(options.only or ()),
+        partial=options.partial,
         micro_batch=options.micro_batch,
         device=None if options.device == "auto" else options.device,
         dtype=None if options.dtype == "auto" else options.dtype,
@@ -95,34 +104,21 @@ def _check(request: Request, options: argparse.Namespace) -> None:
     resolve_device(options.device)
 
 
-def _bits_per_weight(request: Request, config: PreTrainedConfig) -> float:
-    """Return the stored bits of a weight, averaged over the layers of a model without weights.
+def _expected(request: Request, config: PreTrainedConfig) -> tuple[CompressionReport, float]:
+    """Return which layers of a model without weights would be compressed, and the stored bits of their weights.
 
-    Raises `InputError` for layers that cannot be compressed or stored as requested.
+    Raises `InputError` for layers that cannot be compressed or stored as requested, and where they are too few.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=request.trust_remote_code)
-    layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block)]
-    shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for layer in layers]
-    widths = [d_in for _, d_in in shapes]
-    check_request(request.solver, request.target, request.options, widths)
-    check_storage(request.storage, request.method, request.target, widths)
+    parts = inventory(model, skip=request.skip, only=request.only)
+    request.check_parts(parts)
+    shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for block in parts.layers for layer in block]
+    check_storage(request.storage, request.method, request.target, [d_in for _, d_in in shapes])
     dtype = request.dtype or str(config.dtype).removeprefix("torch.")
     dense_bits = 32 if dtype == "float32" else 16
     bits = sum(storage_bits(request.target, dense_bits, shape) * math.prod(shape) for shape in shapes)
-    return round(bits / sum(map(math.prod, shapes)), 4)
-
-
-def _asked(request: Request, options: argparse.Namespace) -> dict:
-    shares = dict(request.weights or {})
-    return {
-        "model": options.model,
-        "method": request.method,
-        "target": str(request.target),
-        "sources": shares,
-        "windows": options.windows if shares else 0,
-        "length": options.length if shares else 0,
-    }
+    return CompressionReport(inventory=parts.told()), round(bits / max(1, sum(map(math.prod, shapes))), 4)
 
 
 def _estimated(request: Request, config: PreTrainedConfig, options: argparse.Namespace) -> dict:
@@ -143,31 +139,27 @@ def _estimated(request: Request, config: PreTrainedConfig, options: argparse.Nam
     return estimated.to_json() | {"text": str(estimated)}
 
 
-def _made(request: Request, options: argparse.Namespace) -> dict:
-    """Everything that makes the same model again: the options, the text and the versions."""
-    return _asked(request, options) | {
-        "seed": options.seed,
-        "schedule": options.schedule,
-        "allocation": options.allocation,
-        "texts": request.texts(),
-        "versions": versions(),
-        "config": options.reproducing,
-    }
-
-
-def _outcome(report: CompressionReport, request: Request, bits: float) -> dict:
+def _losses(report: CompressionReport) -> dict:
     errors = {layer.name: layer.relative_error for layer in report.layers if layer.relative_error is not None}
     worst = sorted(errors.items(), key=lambda pair: -pair[1])[:_WORST]
     return {
-        "output": str(request.output),
         "seconds": round(report.seconds, 2),
         "peak_bytes": report.peak_bytes,
-        "layers": len(report.layers),
         "sparsity": report.sparsity,
-        "bits_per_weight": bits,
-        "texts": request.texts(),
         "layer_error": sum(errors.values()) / len(errors) if errors else None,
         "worst_layers": [{"name": name, "relative_error": error} for name, error in worst],
+    }
+
+
+def _shares(report: CompressionReport) -> dict:
+    """Which part of the decoder's weights is compressed, and what is left out and why."""
+    return {
+        "layers": report.inventory["layers"],
+        "weights": report.inventory["weights"],
+        "share": report.inventory["share"],
+        "fallbacks": report.fallbacks(),
+        "left_out": [dict(zip(_LEFT_OUT, row, strict=True)) for row in report.left_out()],
+        "told": [report.share_sentence(), report.fallback_sentence()],
     }
 
 
@@ -180,9 +172,14 @@ def _show(result: dict) -> str:
     )
     head = f"{result['model']}: {result['method']} to {result['target']}, {text}"
     if result.get("dry_run"):
-        return (
-            f"would compress {head}\nwould write    {result['output']}\nwould take     {result['estimate']['text']}\n"
-            "nothing was done: this was a dry run"
+        return "\n".join(
+            [
+                f"would compress {head}",
+                *_show_shares(result, "would change  "),
+                f"would write    {result['output']}",
+                f"would take     {result['estimate']['text']}",
+                "nothing was done: this was a dry run",
+            ]
         )
     lines = [
         f"compressed {head}",
@@ -190,6 +187,7 @@ def _show(result: dict) -> str:
         f"  {result['seconds']:.1f} s, peak memory {result['peak_bytes'] / 2**20:,.0f} MiB above the start",
         f"  {100 * result['sparsity']:.1f} % of the weights of {result['layers']} layers are zero; packed, a weight "
         f"takes {result['bits_per_weight']:.2f} bits",
+        *_show_shares(result, "  these are"),
     ]
     if result["worst_layers"]:
         worst = ", ".join(f"{layer['name']} {100 * layer['relative_error']:.2g} %" for layer in result["worst_layers"])
@@ -197,3 +195,17 @@ def _show(result: dict) -> str:
     return "\n".join(
         [*lines, f"measure the loss: crosscal evaluate --model {result['output']} --dense {result['model']}"]
     )
+
+
+def _show_shares(result: dict, start: str) -> list[str]:
+    """The share of the weights in these layers, what else was left out than embedding and head, and poor experts."""
+    rows, (share, few) = result["left_out"], result["told"]
+    reasons, lines = [row["reason"] for row in rows], [f"{start} {share}"]
+    if set(reasons) <= {"embedding", "head"}:
+        lines[0] += f"; dense: {', '.join(reasons)}"
+    else:
+        table = _aligned(_LEFT_OUT[:-1], [[row[key] for key in _LEFT_OUT[:-1]] for row in rows]).splitlines()
+        lines[0] += "; left out:"
+        named = zip(table, ["", *(row["names"] for row in rows)], strict=True)
+        lines += [f"    {line}  {name}".rstrip() for line, name in named]
+    return lines + ([f"  {few}"] if few else [])

@@ -129,6 +129,10 @@ def _compress(parser) -> None:
     _add(group, "--allocation", allocation, "uniform", choices=("uniform", "owl"))
     _add(group, "--damp", "damping of the Hessian in second-order methods", 0.01)
     _add(group, "--micro-batch", "windows in one forward pass (default: by size)", type=int)
+    skip = "names of layers to leave out, repeatable: mlp.down_proj, 0.*, *.experts.*"
+    _add(group, "--skip", skip, action="append", metavar="PATTERN")
+    _add(group, "--only", "names of layers to compress, and no others; repeatable", action="append", metavar="PATTERN")
+    _add(group, "--partial", "allow less than 95%% of the decoder's weights to be compressed", False)
     option = "option of the method, repeatable: act_order=true, block=64"
     _add(group, "--option", option, action="append", metavar="KEY=VALUE")
     storage = "dense weights, or packed quantized weights in the compressed-tensors format"

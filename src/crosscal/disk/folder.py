@@ -128,7 +128,7 @@ def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport
             journal.open(identity, files)
             if journal.in_place:
                 journal.close()
-                return CompressionReport(journal.layers)
+                return CompressionReport(journal.layers, inventory=residence.inventory.told())
             journal.place.check(request.overwrite)
             journal.place.check_room(ROOM * residence.bytes_needed(request), journal.bytes_held())
             residence.first, residence.layers = journal.done, list(journal.layers)

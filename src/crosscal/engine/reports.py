@@ -1,14 +1,19 @@
 """Results of a compression: one report for each layer, and the time and memory of the whole."""
 
 import ctypes
+import math
 import os
+import re
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+_NAMES = 2  # of a kind of matrix that was left out, at most
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,46 @@ class CompressionReport:
     def sparsity(self) -> float:
         """Mean sparsity over layers, unweighted."""
         return sum(layer.sparsity for layer in self.layers) / max(1, len(self.layers))
+
+    def fallbacks(self) -> dict[str, int]:
+        """Return how many matrices of experts saw too few tokens, by what took the place of their statistics."""
+        return dict(Counter(layer.fallback for layer in self.layers if layer.fallback))
+
+    def share_sentence(self) -> str:
+        """Return which share of the decoder's weights was compressed."""
+        weights, compressed = self.inventory["weights"], self.inventory["compressed"]
+        share = "all" if compressed == weights else _percent(compressed / max(1, weights))
+        return f"{share} of the decoder's {weights:,} weights"
+
+    def fallback_sentence(self) -> str:
+        """Return how many matrices of experts saw too few tokens and what served instead; empty where none did."""
+        parts = [f"{basis} ({count})" for basis, count in self.fallbacks().items()]
+        few = f"too few tokens reached {sum(self.fallbacks().values())} matrices of experts; used instead: "
+        return few + ", ".join(parts) if parts else ""
+
+    def left_out(self) -> list[tuple[str, ...]]:
+        """Return a table of what was left out: reason, matrices, weights, share of the decoder's weights, names.
+
+        Numbers in names are `*`. Embeddings, head and what is no part of the text decoder have no share.
+        """
+        rows, total = [], max(1, self.inventory["weights"])
+        counted_first = sorted(self.inventory["left_out"].items(), key=lambda item: not item[1]["counted"])
+        for reason, entry in counted_first:
+            names = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in entry["names"]))
+            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+            share = _percent(entry["weights"] / total) if entry["counted"] else "-"
+            numbers = (str(len(entry["names"])), f"{entry['weights']:,}", share)
+            rows.append((reason, *numbers, ", ".join(names[:_NAMES]) + more))
+        return rows
+
+
+def _percent(share: float) -> str:
+    """Return a share in per cent, rounded down, so that only a whole one is 100.
+
+    >>> _percent(1.0), _percent(0.99999), _percent(0.000012)
+    ('100.0 %', '99.9 %', '0.0012 %')
+    """
+    return f"{math.floor(1000 * share) / 10:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
 class PeakMemory:

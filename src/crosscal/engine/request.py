@@ -106,13 +106,17 @@ class Request:
         """Whether the diagonals of the Gram matrices suffice."""
         return self.solver.reads == "diagonal" and not self.measure_loss
 
-    def check(self, parts: Inventory) -> None:
-        """Raise `InputError` for whatever can be judged before any work is done, as `compress` says."""
+    def check_parts(self, parts: Inventory) -> None:
+        """Raise `InputError` for a model of which too little can be compressed, or not to this target."""
         asked = sum(part.n_weights for part in parts.left_out if part.reason == "asked to be left out")
         if parts.n_compressed < LEAST_SHARE * (parts.n_weights - asked) and not self.partial:
-            raise InputError(f"only {parts.sentence()}; allow it with partial=True")
+            raise InputError(f"only {parts.sentence()}; allow it with --partial (partial=True)")
         widths = [layer.weight.shape[1] for block in parts.layers for layer in block]
         check_request(self.solver, self.target, self.options, widths)
+
+    def check(self, parts: Inventory) -> None:
+        """Raise `InputError` for whatever can be judged before any work is done, as `compress` says."""
+        self.check_parts(parts)
         if self.solver.needs_text and not self.shares:
             example = "calibration={'c4': load_text('c4', tokenizer)}"
             raise InputError(f"{self.method} needs calibration text; pass {example}")

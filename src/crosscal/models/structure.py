@@ -2,9 +2,11 @@
 others are not.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -228,10 +230,25 @@ def inventory(model: nn.Module, *, skip: Sequence[str] = (), only: Sequence[str]
                 chosen.append(layer)
         layers.append(chosen)
     if unused:
-        example = next((f"{n}.{layer.name}" for n, block in enumerate(layers) for layer in block), "0.mlp.up_proj")
-        raise InputError(f"no layer matches '{sorted(unused)[0]}'; layers have names such as {example}")
+        pattern = min(unused)
+        known = list(dict.fromkeys(layer.role for block in blocks.values() for layer in linear_layers(block)))
+        raise InputError(f"no layer matches '{pattern}'; near names are {', '.join(_nearest(pattern, known)[:3])}")
     left += _others(model, paths, set(names.values()))
     return Inventory(decoder_blocks(model), paths, layers, left)
+
+
+def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
+    """Sort names by how near their parts come to those of a pattern.
+
+    >>> _nearest("0.mpl.*", ["self_attn.q_proj", "mlp.up_proj"])
+    ['mlp.up_proj', 'self_attn.q_proj']
+    """
+    parts = re.findall(r"[^\W\d]\w*", pattern)
+
+    def likeness(name: str) -> float:
+        return sum(max(SequenceMatcher(None, part, own).ratio() for own in name.split(".")) for part in parts)
+
+    return sorted(names, key=likeness, reverse=True)
 
 
 def _layer_reason(layer, block, path, number, sizes, skip, only, unused) -> str:

@@ -79,7 +79,7 @@ def _packable_layers(
     """
     if stacked := next((layer for block in blocks for layer in block if layer.stacked), None):
         raise InputError(
-            f"{stacked.name} is part of a stack of experts, which {storage} cannot store; use storage='dense'"
+            f"{stacked.name} is part of a stack of experts, which {storage} cannot store; use dense storage"
         )
     names = {module: name for name, module in model.named_modules()}
     layers = {names[layer.module]: layer for block in blocks for layer in block}

@@ -278,9 +278,18 @@ def _model_card(name: str, report: CompressionReport | None, made: Mapping[str, 
     if report is not None:
         errors = [layer.relative_error for layer in report.layers if layer.relative_error is not None]
         lines += [f"- layers: {len(report.layers)}, {100 * report.sparsity:.1f} % of their weights are zero"]
+        lines += [f"- compressed: {report.share_sentence()}"]
+        lines += [f"- {report.fallback_sentence()}"] if report.fallbacks() else []
         if errors:
             mean, worst = sum(errors) / len(errors), max(errors)
             lines += [f"- output error of the layers on the calibration text: mean {mean:.4g}, worst {worst:.4g}"]
+        if rows := report.left_out():
+            marks = [
+                "",
+                "| left out | matrices | weights | of the decoder's | names |",
+                "| :-- | --: | --: | --: | :-- |",
+            ]
+            lines += [*marks, *(f"| {' | '.join(row)} | `{names}` |" for *row, names in rows)]
     lines += ["", "Only linear layers inside the decoder blocks changed; embeddings and head are the base model's."]
     return "\n".join(lines) + "\n"
 

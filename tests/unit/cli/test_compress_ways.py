@@ -10,6 +10,7 @@ from crosscal.disk.journal import Journal
 from crosscal.models import load_model
 from crosscal.text import TextWindows
 from tests.unit.cli.conftest import write_text
+from tests.unit.families import save_tiny
 
 
 def folder_bytes(folder) -> dict[str, bytes]:
@@ -113,3 +114,56 @@ def test_overwriting_needs_permission_each_time(compress, room, capsys):
         assert compress(*line).status == 0
     assert main(["compress", "--config", "out", "--output", "out"]) == 1
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """A folder with a tiny mixture of experts."""
+    folder = tmp_path_factory.mktemp("models") / "experts"
+    save_tiny(folder, "qwen3_moe")
+    return folder
+
+
+def test_what_was_left_out_is_told_everywhere(compress, room, experts):
+    line = ["--model", experts, "--sparsity", 0.5, "--output", "out"]
+    found = compress(*line)
+    assert found.status == 0, found.err
+    told = ["99.4 % of the decoder's 98,816 weights", "router", "512  0.52 %  model.layers.*.mlp.gate"]
+    told += ["embedding", "too few tokens reached", "experts of the layer ("]
+    assert [part for part in told if part not in found.out] == []
+    card = (room / "out" / "README.md").read_text()
+    told = [told[0], "| router | 2 | 512 | 0.52 % | `model.layers.*.mlp.gate` |", *told[4:]]
+    assert [part for part in told if part not in card] == []
+    assert json.loads((room / "out" / "crosscal.json").read_text())["inventory"]["left_out"]["router"]["weights"] == 512
+    body = json.loads(compress(*line, "--overwrite", "--json").out)
+    assert (body["layers"], body["weights"], body["share"]) == (24, 98816, pytest.approx(0.9948, abs=1e-4))
+    assert [row["reason"] for row in body["left_out"]] == ["router", "embedding", "head"]
+
+
+def test_layers_are_skipped_or_alone_compressed(compress, crosscal, room):
+    line = ["--sparsity", 0.5, "--skip", "mlp.down_proj", "--skip", "*.v_proj", "--only", "1.*", "--output", "out"]
+    found = compress(*line, "--save-config", "c.toml", "--json")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["layers"] == 5
+    first, second = (load_model(room / "out", dtype="float32").model.model.layers[n].mlp for n in (0, 1))
+    assert [(m.weight == 0).any().item() for m in (first.up_proj, second.up_proj, second.down_proj)] == [0, 1, 0]
+    again = crosscal("compress", "--config", "c.toml", "--output", "again", "--dry-run")
+    assert "would change" in again.out
+    assert "asked to be left out" in again.out
+
+
+def test_a_pattern_that_matches_nothing_names_near_ones(compress, room):
+    for option in ("--skip", "--only"):
+        found = compress("--sparsity", 0.5, option, "mlp.dwn_proj", "--output", "out")
+        assert (found.status, found.out) == (1, "")
+        assert "no layer matches 'mlp.dwn_proj'; near names are mlp.down_proj" in found.err
+
+
+def test_a_small_share_needs_permission(compress, room, experts, monkeypatch):
+    monkeypatch.setattr("crosscal.engine.request.LEAST_SHARE", 0.999)
+    line = ["--model", experts, "--sparsity", 0.5, "--output", "out"]
+    found = compress(*line)
+    assert (found.status, found.out) == (1, "")
+    assert found.err.startswith("only 99.5 % of the text decoder's 98,816 weights are compressed; left out: ")
+    assert "allow it with --partial" in found.err
+    assert compress(*line, "--partial").status == 0
