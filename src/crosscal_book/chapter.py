@@ -1,6 +1,5 @@
 """A chapter: its claims, figures and tables by name, and the page that shows them for some results and settings."""
 
-import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,7 +21,6 @@ from crosscal_book.tables import Table
 from crosscal_book.words import listing
 
 MANY_COMMITS = 3  # more commits than these are counted, not listed
-USED = ("crosscal_book", "crosscal.results", "crosscal.stats")
 
 
 @dataclass(frozen=True)
@@ -216,22 +214,3 @@ def stamp(results: Results, planned: int | None = None) -> Stamp:
 def chapter_named(name: str) -> Chapter:
     """Return the chapter of a name in the plan."""
     return import_module(f"crosscal_book.chapters.{name}").CHAPTER
-
-
-def chapter_files(name: str) -> list[Path]:
-    """Return the files that decide what a chapter shows: its own and all they import of book, results and stats."""
-    root, found = Path(__file__).parents[1], set()
-    waiting = [f"crosscal_book.chapters.{name}"]
-    while waiting:
-        module = waiting.pop()
-        stem = root.joinpath(*module.split("."))
-        path = next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.exists()), None)
-        if path is None or path in found or not module.startswith(USED):
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-    return sorted(found)

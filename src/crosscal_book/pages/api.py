@@ -6,7 +6,6 @@ test suite's business, which runs every doctest.
 
 import ast
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import crosscal
@@ -18,88 +17,52 @@ PACKAGE = Path(crosscal.__file__).parent
 LONGEST = 100  # characters of a signature on one line
 
 
-@dataclass(frozen=True)
-class Part:
-    """A section of the reference: its title, a sentence, and (name to import from, file, names)."""
-
-    title: str
-    about: str
-    entries: tuple[tuple[str, str, tuple[str, ...]], ...]
-
-
-PARTS = (
-    Part(
-        "Models and texts",
+PARTS: dict[str, list[str]] = {
+    "Models and texts": [
         "What is compressed, and what it is calibrated and evaluated on.",
-        (
-            ("crosscal", "models/loading.py", ("load_model",)),
-            ("crosscal.models", "models/loading.py", ("find_folder", "load_tokenizer")),
-            ("crosscal", "text/windows.py", ("load_text",)),
-            ("crosscal.text", "text/windows.py", ("TextWindows",)),
-            ("crosscal.text", "text/written.py", ("write_text",)),
-            ("crosscal.text", "text/documents.py", ("documents",)),
-        ),
-    ),
-    Part(
-        "Compressing",
+        "crosscal models/loading.py load_model",
+        "crosscal.models models/loading.py find_folder load_tokenizer",
+        "crosscal text/windows.py load_text",
+        "crosscal.text text/windows.py TextWindows",
+        "crosscal.text text/written.py write_text",
+        "crosscal.text text/documents.py documents",
+    ],
+    "Compressing": [
         "One call for a model in memory, one for a folder that need not fit there, and what they tell.",
-        (
-            ("crosscal", "engine/driver.py", ("compress",)),
-            ("crosscal.disk", "disk/folder.py", ("compress_folder",)),
-            ("crosscal.engine.gather", "engine/gather.py", ("gather_statistics", "load_statistics")),
-            ("crosscal.engine.reports", "engine/reports.py", ("CompressionReport", "LayerReport")),
-            ("crosscal.output.export", "output/export.py", ("save_model",)),
-        ),
-    ),
-    Part(
-        "Targets",
+        "crosscal engine/driver.py compress",
+        "crosscal.disk disk/folder.py compress_folder",
+        "crosscal.engine.gather engine/gather.py gather_statistics load_statistics",
+        "crosscal.engine.reports engine/reports.py CompressionReport LayerReport",
+        "crosscal.output.export output/export.py save_model",
+    ],
+    "Targets": [
         "What a model can be compressed to; each is checked where it is made.",
-        (
-            (
-                "crosscal.types",
-                "types.py",
-                ("Unstructured", "NofM", "Grid", "PerRow", "PerGroup", "SparseGrid", "LowRank"),
-            ),
-            ("crosscal.types", "types.py", ("parse_target",)),
-            ("crosscal.types", "types.py", ("storage_bits",)),
-            ("crosscal.methods.allocation", "methods/allocation.py", ("Owl",)),
-        ),
-    ),
-    Part(
-        "Statistics",
+        "crosscal.types types.py Unstructured NofM Grid PerRow PerGroup SparseGrid LowRank parse_target storage_bits",
+        "crosscal.methods.allocation methods/allocation.py Owl",
+    ],
+    "Statistics": [
         "What a method knows of a text: sums that add and mix.",
-        (("crosscal.calibration", "calibration/statistics.py", ("InputStats", "DiagonalStats", "mix")),),
-    ),
-    Part(
-        "Methods",
+        "crosscal.calibration calibration/statistics.py InputStats DiagonalStats mix",
+    ],
+    "Methods": [
         "Pure functions from a weight and the statistics of its inputs to a new weight.",
-        (
-            ("crosscal.methods", "methods/magnitude.py", ("magnitude",)),
-            ("crosscal.methods", "methods/wanda.py", ("wanda",)),
-            ("crosscal.methods", "methods/sparsegpt.py", ("sparsegpt",)),
-            ("crosscal.methods", "methods/dpruner.py", ("dpruner",)),
-            ("crosscal.methods", "methods/rtn.py", ("rtn",)),
-            ("crosscal.methods", "methods/gptq.py", ("gptq",)),
-            ("crosscal.methods", "methods/awq.py", ("awq",)),
-            ("crosscal.methods", "methods/lowrank.py", ("svd", "joint_rank", "fwsvd", "asvd")),
-            ("crosscal.methods", "methods/registry.py", ("Method", "Evidence", "register_method")),
-            ("crosscal.methods", "methods/checks.py", ("check_method",)),
-            ("crosscal.methods.masks", "methods/masks.py", ("drop_mask",)),
-        ),
-    ),
-    Part(
-        "Measuring",
+        *(f"crosscal.methods methods/{name}.py {name}" for name in ("magnitude", "wanda", "sparsegpt", "dpruner")),
+        *(f"crosscal.methods methods/{name}.py {name}" for name in ("rtn", "gptq", "awq")),
+        "crosscal.methods methods/lowrank.py svd joint_rank fwsvd asvd",
+        "crosscal.methods methods/registry.py Method Evidence register_method",
+        "crosscal.methods methods/checks.py check_method",
+        "crosscal.methods.masks methods/masks.py drop_mask",
+    ],
+    "Measuring": [
         "Perplexity, divergence from the dense model, tasks and written answers.",
-        (
-            ("crosscal", "metrics/evaluate.py", ("evaluate",)),
-            ("crosscal.metrics.text_scores", "metrics/text_scores.py", ("dense_reference",)),
-            ("crosscal.metrics", "metrics/text_scores.py", ("perplexity", "token_nll")),
-            ("crosscal.metrics", "metrics/divergence.py", ("js_divergence", "kl_divergence", "top1_agreement")),
-            ("crosscal.metrics", "metrics/writing.py", ("score_answers",)),
-        ),
-    ),
-)
-
+        "crosscal metrics/evaluate.py evaluate",
+        "crosscal.metrics.text_scores metrics/text_scores.py dense_reference",
+        "crosscal.metrics metrics/text_scores.py perplexity token_nll",
+        "crosscal.metrics metrics/divergence.py js_divergence kl_divergence top1_agreement",
+        "crosscal.metrics metrics/writing.py score_answers",
+    ],
+}
+"""The sections of the reference: a sentence, then what to import from where, the file that defines it, and names."""
 
 TARGETS = {
     "Unstructured": "sparsity",
@@ -128,27 +91,24 @@ def methods_table() -> str:
 
 
 def reference() -> str:
-    """The reference as MyST Markdown; raises `InputError` for a name that its file does not define."""
-    return "\n".join(line for part in PARTS for line in _section(part))
-
-
-def _section(part: Part) -> list[str]:
-    lines = [f"## {part.title}", "", part.about, ""]
-    for home, file, names in part.entries:
-        for name in names:
-            lines += [f"(api-{name.lower()})=", f"### `{name}`", "", f"From `{home}`.", "", *_entry(file, name), ""]
-    return lines
+    """Return the reference as MyST Markdown; raises `InputError` for a name that its file does not define."""
+    lines = []
+    for title, (about, *entries) in PARTS.items():
+        lines += [f"## {title}", "", about, ""]
+        for home, file, *names in map(str.split, entries):
+            for name in names:
+                lines += [f"(api-{name.lower()})=", f"### `{name}`", "", f"From `{home}`.", "", *_entry(file, name), ""]
+    return "\n".join(lines)
 
 
 def _entry(file: str, name: str) -> list[str]:
     node = _definition(file, name)
-    lines = ["```python", *_signature(node), "```", ""]
-    lines += _docstring(ast.get_docstring(node) or "")
-    if isinstance(node, ast.ClassDef):
-        for method in node.body:
-            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_") and ast.get_docstring(method):
-                about = " ".join((ast.get_docstring(method) or "").split("\n\n")[0].split())
-                lines += ["", f"`.{method.name}{'' if _is_property(method) else '()'}`", f": {about}"]
+    lines = ["```python", *_signature(node), "```", "", *_docstring(ast.get_docstring(node) or "")]
+    for method in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+            about = (ast.get_docstring(method) or "").split("\n\n")[0].split()
+            call = "" if any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list) else "()"
+            lines += ["", f"`.{method.name}{call}`", f": {' '.join(about)}"] if about else []
     return lines
 
 
@@ -163,32 +123,25 @@ def _definition(file: str, name: str) -> ast.FunctionDef | ast.ClassDef:
 def _signature(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
     """How it is called, wrapped one argument a line where it is long."""
     if isinstance(node, ast.ClassDef):
-        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-        parts = [ast.unparse(field) for field in fields]
+        parts = [ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign)]
         returned = ""
     else:
         parts, returned = _arguments(node.args), f" -> {ast.unparse(node.returns)}" if node.returns else ""
     line = f"{node.name}({', '.join(parts)}){returned}"
-    if len(line) <= LONGEST:
-        return [line]
-    return [f"{node.name}(", *(f"    {part}," for part in parts), f"){returned}"]
+    return [line] if len(line) <= LONGEST else [f"{node.name}(", *(f"    {part}," for part in parts), f"){returned}"]
 
 
-def _arguments(found: ast.arguments) -> list[str]:
+def _arguments(given: ast.arguments) -> list[str]:
     """Each argument as it is written, with the bare star where keywords begin."""
-    plain = [*found.posonlyargs, *found.args]
-    first = len(plain) - len(found.defaults)
-    parts = [_argument(a, found.defaults[i - first] if i >= first else None) for i, a in enumerate(plain)]
-    if found.vararg:
-        parts.append(f"*{ast.unparse(found.vararg)}")
-    elif found.kwonlyargs:
-        parts.append("*")
-    parts += [_argument(a, default) for a, default in zip(found.kwonlyargs, found.kw_defaults, strict=True)]
-    return parts + ([f"**{ast.unparse(found.kwarg)}"] if found.kwarg else [])
-
-
-def _argument(argument: ast.arg, default: ast.expr | None) -> str:
-    return ast.unparse(argument) + (f" = {ast.unparse(default)}" if default is not None else "")
+    plain = [*given.posonlyargs, *given.args]
+    defaults = [*[None] * (len(plain) - len(given.defaults)), *given.defaults, *given.kw_defaults]
+    parts = [
+        ast.unparse(argument) + (f" = {ast.unparse(default)}" if default is not None else "")
+        for argument, default in zip([*plain, *given.kwonlyargs], defaults, strict=True)
+    ]
+    star = [f"*{ast.unparse(given.vararg)}"] if given.vararg else ["*"] if given.kwonlyargs else []
+    rest = [f"**{ast.unparse(given.kwarg)}"] if given.kwarg else []
+    return [*parts[: len(plain)], *star, *parts[len(plain) :], *rest]
 
 
 def _docstring(text: str) -> list[str]:
@@ -209,7 +162,3 @@ def _escaped(prose: str) -> str:
     parts[::2] = [re.sub(r"(?<!^)(?<!\n)([*$])", r"\\\1", part).replace("[^", r"\[^") for part in parts[::2]]
     parts[::2] = [re.sub(r"\b(eq-[a-z-]*[a-z])", r"{eq}`\1`", part) for part in parts[::2]]
     return "`".join(parts)
-
-
-def _is_property(node: ast.FunctionDef) -> bool:
-    return any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list)

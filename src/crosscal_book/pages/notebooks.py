@@ -14,8 +14,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import nbformat
@@ -34,26 +36,16 @@ SOCKET_FOLDER = 60
 """Longest temporary folder, in bytes: a socket's path may have 103 (macOS) and what is added takes 30."""
 
 
-def check_names(notebook: Path, parameters: Mapping[str, object]) -> None:
-    """Raise `InputError` for a parameter that the notebook's parameters cell does not set."""
-    known = list(_declared(notebook))
-    for name in parameters:
-        if name not in known:
-            near = suggest(name, known)
-            raise InputError(f"{notebook.name} has no parameter '{name}'{near}; it has: {', '.join(known)}")
-
-
 def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
     """Run a notebook with these parameters and write its cleaned copy to `output`, whole or not at all.
 
     Raises `InputError` with the notebook's own sentence when a cell fails.
     """
     clean = executed_copy(notebook, parameters, again=True)
-    values = {name: declared["default"] for name, declared in _declared(notebook).items()}
-    settings = {name: _literal(value) for name, value in values.items()} | dict(parameters)
-    record = {"parameters": settings, "run_ids": clean.metadata.pop("run_ids", [])}
-    folder = results_dir(str(settings.get("preset", "full")))
-    clean.metadata["crosscal"] = record | fingerprints(notebook, folder, record["run_ids"])
+    values = {name: _literal(declared["default"]) for name, declared in _declared(notebook).items()} | dict(parameters)
+    run_ids = clean.metadata.pop("run_ids", [])
+    hashes = fingerprints(notebook, results_dir(str(values.get("preset", "full"))), run_ids, values)
+    clean.metadata["crosscal"] = {"parameters": values, "run_ids": run_ids, **hashes}
     write_atomically(output, nbformat.writes(clean) + "\n")
 
 
@@ -63,7 +55,11 @@ def executed_copy(notebook: Path, parameters: Mapping[str, object], again: bool 
     Raises `InputError` with the notebook's own sentence when a cell fails. Kernels talk over files where a path is
     short enough, not over TCP ports, so that several can run side by side; their progress bars go to standard error.
     """
-    check_names(notebook, parameters)
+    known = list(_declared(notebook))
+    for name in parameters:
+        if name not in known:
+            near = suggest(name, known)
+            raise InputError(f"{notebook.name} has no parameter '{name}'{near}; it has: {', '.join(known)}")
     folder = _kernel_sockets()
     talk = {"transport": "ipc", "ip": f"{folder.name}/kernel"} if folder else {}
     try:
@@ -84,7 +80,7 @@ def executed_copy(notebook: Path, parameters: Mapping[str, object], again: bool 
         if folder:
             folder.cleanup()
     preset = parameters.get("preset", "quick")
-    return scrub(executed, f"papermill notebooks/{notebook.name} again.ipynb -p preset {preset}" if again else "")
+    return _clean(executed, f"papermill notebooks/{notebook.name} again.ipynb -p preset {preset}" if again else "")
 
 
 def _unformatted(path: Path) -> str:
@@ -106,7 +102,7 @@ def _kernel_sockets() -> "tempfile.TemporaryDirectory | None":
     return None
 
 
-def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
+def _clean(notebook: NotebookNode, command: str = "") -> NotebookNode:
     """The notebook without what differs between two runs or machines, its figures' words where the book finds them."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -121,7 +117,10 @@ def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
             cell.metadata["mystnb"] = {"code_prompt_show": GIVEN, "code_prompt_hide": GIVEN}
             cell.source = cell.source.rstrip()
         if cell.cell_type == "code":
-            cell.outputs = [_plain(out) for out in cell.outputs if out.get("name") != "stderr"]
+            roots = [f"{path}{os.sep}" for path in (checkout(), Path.cwd(), Path.home()) if path and path.parts[1:]]
+            cell.outputs = [
+                nbformat.from_dict(_without(roots, output)) for output in cell.outputs if output.get("name") != "stderr"
+            ]
             cells += _adopt_words(notebook, cell, command)
     notebook.cells = cells
     return notebook
@@ -130,58 +129,38 @@ def scrub(notebook: NotebookNode, command: str = "") -> NotebookNode:
 def _adopt_words(notebook: NotebookNode, cell: NotebookNode, command: str) -> list[NotebookNode]:
     """Copy a figure's caption and alternative text to the cell's options, and a page's run ids to the notebook.
 
-    Returns what goes below the cell.
+    Returns what goes below the cell: a figure's numbers, inside the link itself, and the command that makes it again.
     """
     below = []
     for output in cell.outputs:
-        words = output.get("metadata", {}).pop("crosscal", None)
-        if not words:
-            continue
+        words = output.get("metadata", {}).pop("crosscal", {})
         if "run_ids" in words:
             notebook.metadata["run_ids"] = list(words["run_ids"])
-        else:
-            figure = {"caption": words["caption"], "name": words["name"]}
+        elif words:
+            name, csv = words["name"], words.get("csv")
+            figure = {"caption": words["caption"], "name": name}
             cell.metadata["mystnb"] = {"image": {"alt": words["alt"]}, "figure": figure}
-            if words.get("csv"):
-                below.append(_below(words["name"], words["csv"], command, f"{cell['id']}-data"))
+            file = f'download="{name}.csv" href="data:text/csv;charset=utf-8,{quote(csv or "")}"'
+            again = f"; code: the cell above; again: <code>{escape(command)}</code>" if command else ""
+            html = f'<p class="figure-data"><a {file}>Numbers of this figure (CSV)</a>{again}</p>'
+            form = {"format": "text/html", "raw_mimetype": "text/html"}
+            below += [nbformat.v4.new_raw_cell(html, id=f"{cell['id']}-data", metadata=form)] if csv else []
     return below
 
 
-def _below(name: str, csv: str, command: str, cell_id: str) -> NotebookNode:
-    """A cell below a figure: its numbers, inside the link itself, its code, and the command that makes it again."""
-    link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8,{quote(csv)}">Numbers of this figure (CSV)</a>'
-    again = f"; code: the cell above; again: <code>{escape(command)}</code>" if command else ""
-    html = f'<p class="figure-data">{link}{again}</p>'
-    return nbformat.v4.new_raw_cell(html, id=cell_id, metadata={"format": "text/html", "raw_mimetype": "text/html"})
-
-
-def _plain(output: NotebookNode) -> NotebookNode:
-    """An output without absolute paths."""
-    roots = [str(path) for path in (checkout(), Path.cwd(), Path.home()) if path and len(path.parts) > 1]
-
-    def clean(value):
-        if isinstance(value, str):
-            for root in roots:
-                value = value.replace(root + os.sep, "")
-            return value
-        if isinstance(value, list):
-            return [clean(v) for v in value]
-        return {k: clean(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-    return nbformat.from_dict(clean(output))
-
-
-def _literal(text: str) -> object:
-    """The value that a parameter's text stands for; a text that is no literal stands for itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _without(roots: Sequence[str], value: Any) -> Any:
+    """A value of JSON, such as an output, without absolute paths."""
+    if isinstance(value, str):
+        return reduce(lambda text, root: text.replace(root, ""), roots, value)
+    if isinstance(value, list):
+        return [_without(roots, part) for part in value]
+    return {key: _without(roots, part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m crosscal_book.pages.notebooks", description=__doc__.split("\n")[0])
+    """Run the command line and return its exit status."""
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m crosscal_book.pages.notebooks", description=about)
     parser.add_argument("chapters", nargs="*", help="beginnings of names, such as 01; all when none is given")
     parser.add_argument("--preset", default="full")
     parser.add_argument("--into", type=Path, help="folder for the executed copies (book/chapters)")
@@ -197,7 +176,7 @@ def _execute_all(options: argparse.Namespace) -> None:
     if root is None:
         raise InputError("the notebooks are part of the source; run this in a git checkout of crosscal")
     into = options.into or root / "book" / "chapters"
-    for notebook in select(root / "notebooks", options.chapters):
+    for notebook in _select(root / "notebooks", options.chapters):
         sys.stderr.write(f"executing {notebook.name} with preset {options.preset}\n")
         given = _typed(notebook, dict(options.parameters))
         execute(notebook, into / notebook.name, {"preset": options.preset, **given})
@@ -209,7 +188,15 @@ def _typed(notebook: Path, given: Mapping[str, str]) -> dict[str, object]:
     return {name: value if name in texts else _literal(value) for name, value in given.items()}
 
 
-def select(folder: Path, beginnings: Sequence[str]) -> list[Path]:
+def _literal(text: str) -> object:
+    """The value that a parameter's text stands for; a text that is no literal stands for itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _select(folder: Path, beginnings: Sequence[str]) -> list[Path]:
     """The numbered notebooks of a folder whose names begin so; raises `InputError` when a beginning fits none."""
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     for beginning in beginnings:

@@ -1,15 +1,13 @@
 """What the two pages to explore hold: every row once, and ratios that agree with the stored losses."""
 
-import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
 
-from crosscal.results.compare import text_changes
 from crosscal.results.frame import Results, read_results
-from crosscal_book.pages.explore import every_row, explore_data, merged, run_facts, trade_offs
+from crosscal_book.pages.explore import _every_row, _run_facts, _trade_offs, explore_data
 from tests.unit.conftest import write_study
 
 
@@ -21,7 +19,7 @@ def study(tmp_path):
 
 
 def test_every_row_is_there_once_with_its_run(study):
-    found = every_row(study)
+    found = _every_row(study)
     assert len(found["rows"]) == len(study.rows)
     assert len(found["runs"]) == study.rows["run_id"].nunique()
     for number, name, metric, value, lo, hi, n in found["rows"]:
@@ -31,18 +29,11 @@ def test_every_row_is_there_once_with_its_run(study):
         assert n == row["n"]
 
 
-def test_runs_of_several_chapters_are_merged_once(study):
-    again = merged([study, study])
-    assert len(again.rows) == len(study.rows)
-    assert again.items.keys() == study.items.keys()
-
-
 def test_points_are_ratios_to_the_dense_model(study):
     rows = study.rows.assign(domain=np.where(study.rows["eval_set"] == "pubmed", "biomedical", study.rows["domain"]))
     results = Results(rows, study.items, study.provenance)
-    found = trade_offs(results)
-    changes = text_changes(results)
-    assert len(found["points"]) == changes["run_id"].nunique()
+    found = _trade_offs(results)
+    assert len(found["points"]) == len(results.run_ids) - 1
     for point in found["points"]:
         for text, (ratio, lo, hi) in point["texts"].items():
             dense = results.items[results.dense_id][text]["nll"]
@@ -58,20 +49,16 @@ def test_points_are_ratios_to_the_dense_model(study):
 def test_words_of_a_run():
     run = dict.fromkeys(("run_id", "model", "pattern", "schedule"), "x")
     run |= {"method": "wanda", "seed": 2, "n_windows": 16, "window": 512}
-    mixed = run_facts(run | {"calibration": "c4+pubmed", "mix_weight": 0.25}, {})
+    mixed = _run_facts(run | {"calibration": "c4+pubmed", "mix_weight": 0.25}, {})
     assert mixed == ["x", "Wanda", "x", "c4 + pubmed (0.25 on the last)", "16 × 512", "2", "x"]
-    assert run_facts(run | {"calibration": "", "mix_weight": 0.0}, {})[3:5] == ["", ""]
+    assert _run_facts(run | {"calibration": "", "mix_weight": 0.0}, {})[3:5] == ["", ""]
     told = {"x": {"allocation": "owl", "options": [["act_order", True], ["block", 64]]}}
-    assert run_facts(run | {"calibration": "", "mix_weight": 0.0}, told)[2] == "x, OWL, act_order, block 64"
+    assert _run_facts(run | {"calibration": "", "mix_weight": 0.0}, told)[2] == "x, OWL, act_order, block 64"
 
 
 def test_the_data_cannot_end_its_element(study):
-    @dataclasses.dataclass
-    class Chapter:
-        results: Results
-
     rows = study.rows.assign(calibration="</script><b>")
-    for text in explore_data([Chapter(Results(rows, study.items, study.provenance))]).values():
+    for text in explore_data(Results(rows, study.items, study.provenance)).values():
         inside = text.split(">", 1)[1].rsplit("</script>", 1)[0]
         assert "</" not in inside
         json.loads(inside)

@@ -4,7 +4,7 @@ from urllib.parse import unquote
 
 import nbformat
 
-from crosscal_book.pages.notebooks import scrub
+from crosscal_book.pages.notebooks import _clean
 from crosscal_book.style import STYLES, Figure
 
 
@@ -30,7 +30,7 @@ def _executed(figure: Figure):
 
 def test_numbers_stand_below_the_figure_with_the_command():
     figure = Figure("fig-x", "<svg/>", "c", "a", 'name,value\n"a, b",1\n')
-    shown, below = scrub(_executed(figure), "papermill a.ipynb b.ipynb").cells
+    shown, below = _clean(_executed(figure), "papermill a.ipynb b.ipynb").cells
     assert "crosscal" not in shown.outputs[0].metadata
     assert (below.cell_type, below.metadata["format"]) == ("raw", "text/html")
     assert "papermill a.ipynb b.ipynb" in below.source
@@ -38,7 +38,7 @@ def test_numbers_stand_below_the_figure_with_the_command():
 
 
 def test_a_figure_without_numbers_has_no_line_below():
-    assert len(scrub(_executed(Figure("fig-x", "<svg/>", "c", "a"))).cells) == 1
+    assert len(_clean(_executed(Figure("fig-x", "<svg/>", "c", "a"))).cells) == 1
 
 
 def _luminance(colour: str) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from crosscal.results.quantities import ACCURACY, PERPLEXITY
-from crosscal_book.chapter import Chapter, chapter_files
+from crosscal_book.chapter import Chapter
 from crosscal_book.claims import FAILS, HOLDS, OPEN, Rule, answer, corrected, every, judged, mean, most, some
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines, matrix, scatter
@@ -123,12 +123,6 @@ def test_two_claims_of_one_name_are_refused():
         chapter.claim("a", "A", lambda page: pd.DataFrame(), every("better"))
     with pytest.raises(ValueError, match="two claims"):
         chapter.claim("a", "A", lambda page: pd.DataFrame(), every("better"))
-
-
-def test_the_files_of_a_chapter_are_its_own_and_what_it_imports():
-    names = {path.stem for path in chapter_files("quantization")}
-    assert {"quantization", "claims", "marks", "words", "compare", "estimates", "store"} <= names
-    assert not {"costs", "scaling", "notebooks", "explore"} & names
 
 
 FRAME = pd.DataFrame(

@@ -4,7 +4,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from crosscal.errors import InputError
 from crosscal_book.pages import freshness, notebooks
-from crosscal_book.pages.notebooks import check_names, execute, executed_copy, main, scrub, select
+from crosscal_book.pages.notebooks import _clean, _select, execute, executed_copy, main
 
 BODY = """
 import os, sys
@@ -49,7 +49,6 @@ def test_an_unknown_parameter_stops_with_the_known_ones(notebook, tmp_path):
     with pytest.raises(InputError, match="no parameter 'sparsty'; did you mean 'sparsity'"):
         execute(notebook, tmp_path / "out.ipynb", {"sparsty": 0.6})
     assert not (tmp_path / "out.ipynb").exists()
-    check_names(notebook, {"sparsity": 1})
 
 
 def test_a_failed_run_says_why_and_leaves_the_earlier_file(notebook, tmp_path, monkeypatch):
@@ -96,13 +95,13 @@ def test_the_command_line_prints_one_sentence_and_fails(capsys):
 def test_select_takes_beginnings(tmp_path):
     for name in ("01_a.ipynb", "02_b.ipynb", "draft.ipynb"):
         (tmp_path / name).touch()
-    assert [p.name for p in select(tmp_path, [])] == ["01_a.ipynb", "02_b.ipynb"]
-    assert [p.name for p in select(tmp_path, ["02"])] == ["02_b.ipynb"]
+    assert [p.name for p in _select(tmp_path, [])] == ["01_a.ipynb", "02_b.ipynb"]
+    assert [p.name for p in _select(tmp_path, ["02"])] == ["02_b.ipynb"]
 
 
-def test_scrub_keeps_what_a_reader_sees():
+def test_cleaning_keeps_what_a_reader_sees():
     output = new_output("stream", name="stdout", text="seen")
-    clean = scrub(new_notebook(cells=[new_code_cell("1", outputs=[output])]))
+    clean = _clean(new_notebook(cells=[new_code_cell("1", outputs=[output])]))
     assert clean.cells[0].outputs[0].text == "seen"
     assert clean.cells[0].id == "cell-00"
 
