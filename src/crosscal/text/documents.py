@@ -1,14 +1,15 @@
 """Documents of a source in two parts that never share one: copies out, then split by a hash. Standard library only."""
 
 import hashlib
+import logging
 import os
 import re
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from crosscal.errors import InputError, suggest
 from crosscal.text.fields import _Document
@@ -26,8 +27,11 @@ OWN_SHARE = 0.8
 NGRAM = 20
 SHARED_NGRAMS = 30
 _NEARLY_ALL = 0.8
+_RECURS, _RECURS_LEAST = 32, 4  # a run in more documents than these (and a twentieth of all) recurs, as a footer does
 _EXACT_CHARACTERS = 12_000_000  # about 2 million words; of a longer text, every second, third, ... run is compared
 _SIGN = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # scripts without spaces
+
+log = logging.getLogger(__name__)
 
 _Parts = dict[str, tuple[_Document, ...]]
 
@@ -39,8 +43,8 @@ def documents(source: str, split: str = "calibration", *, field: str = "", chat:
     turns, of which the text is who said what. Without `field` the rule of `crosscal.text.fields` chooses.
 
     Equal documents count once, so the two parts never share one. In the embedded sources so do those that share more
-    than 30 runs of 20 words with earlier ones. Elsewhere those that share nearly all of their runs count once, and a
-    held-out document that shares more than 30 runs with calibration, or half of its own if it is short, is dropped.
+    than 30 runs of 20 words with earlier ones. Elsewhere near-copies go to one part together, and a calibration
+    document that shares more than 30 runs with a held-out one, or half of that one's, is dropped.
     The publisher's parts of known hub sets stay as they are.
     Raises `InputError` for an unknown source or split, or when the part is empty.
     """
@@ -118,15 +122,13 @@ def _part(name: str, split: str) -> tuple[_Document, ...]:
     """The documents of one part; raises `InputError` when there is none."""
     if split not in SPLITS:
         raise InputError(f"there is no split '{split}'{suggest(split, list(SPLITS))} (use calibration or held_out)")
-    parts, report = _parts(name, _changed_at(name))
-    if parts[split]:
-        return parts[split]
-    copies = report.dropped.get("near-duplicate", 0)
-    told = f", {copies} more are near-duplicates of other documents" if copies else ""
-    raise InputError(
-        f"no document of {name} falls into the {split} part ({len(parts['calibration'])} in calibration, "
-        f"{len(parts['held_out'])} held out{told}); give more and different ones (blank lines part them in a .txt file)"
-    )
+    parts, _ = _parts(name, _changed_at(name))
+    if not parts[split]:
+        raise InputError(
+            f"no document of {name} falls into the {split} part ({len(parts['calibration'])} in calibration, "
+            f"{len(parts['held_out'])} held out); give more and different ones (blank lines part them in a .txt file)"
+        )
+    return parts[split]
 
 
 @lru_cache(maxsize=16)
@@ -164,52 +166,117 @@ def _embedded(name: str) -> Source:
 def _split(
     members: Sequence[_Document], share: float, report: SourceReport, copies: Literal["none", "among", "across"]
 ) -> tuple[_Parts, SourceReport]:
-    """Both parts of a list of documents, and the report with what was dropped.
+    """Both parts of a list of documents, and the report with what was dropped. Of equal texts the first stays.
 
     A document with a fixed split stays there, any other goes to calibration if the hash of its key, read as a number
-    from 0 to 1, is below `share`: adding or removing other documents moves none. Of equal texts the first stays, and
-    of near-duplicates: `among` the documents without a fixed split, those that share more than 30 runs of 20 words with
-    earlier ones; `across`, those that share nearly all of their runs, and then every held-out document that shares
-    more than 30, or half of its own, with calibration ones.
+    from 0 to 1, is below `share`. With `copies` "among", a document without a fixed split that shares more than 30 runs
+    of 20 words with earlier ones is dropped; with "across", see `_apart`.
     """
-    parts: dict[str, list[_Document]] = {name: [] for name in SPLITS}
-    seen: dict[str, set[int]] = {name: set() for name in SPLITS}
     dropped = Counter({"empty": report.rows - report.documents})
-    every = 1 + sum(len(document.text) for document in members) // _EXACT_CHARACTERS
-    texts: set[str] = set()
+    kept: dict[str, _Document] = {}
+    seen: set[int] = set()
     for document in members:
         text = document.text.strip()
-        if not text or text in texts:
+        if not text or text in kept:
             dropped["equal" if text else "empty"] += 1
             continue
-        texts.add(text)
-        part = document.split or _part_of(document.key, share)
-        if copies == "across" or (copies == "among" and document.split is None):
-            own = _runs(text, every)
-            shared = len(own & seen["calibration"] | own & seen["held_out"])
-            if shared > SHARED_NGRAMS if copies == "among" else shared >= _NEARLY_ALL * len(own):
+        if copies == "among" and document.split is None:
+            own = word_ngrams(text)
+            if len(own & seen) > SHARED_NGRAMS:
                 dropped["near-duplicate"] += 1
                 continue
-            seen[part] |= own
-        parts[part].append(replace(document, text=text))
-    if copies == "across":
-        kept = _without_copies(parts["held_out"], seen["calibration"], every)
-        dropped["near-duplicate"] += len(parts["held_out"]) - len(kept)
-        parts["held_out"] = kept
-    counts = {name: len(part) for name, part in parts.items()}
-    report = replace(report, dropped=dict(+dropped), parts=counts)
-    return {name: tuple(part) for name, part in parts.items()}, report
-
-
-def _without_copies(held_out: list[_Document], seen: set[int], every: int) -> list[_Document]:
-    """The held-out documents that share little with the runs `seen` in calibration, and with one another."""
-    kept = []
-    for document in held_out:
-        own = _runs(document.text, every)
-        if len(own & seen) <= min(SHARED_NGRAMS / every, len(own) / 2):
-            kept.append(document)
             seen |= own
-    return kept
+        kept[text] = replace(document, text=text)
+    parted = _apart(list(kept.values()), share) if copies == "across" else None
+    sides = parted.sides if parted else [document.split or _side(document.key, share) for document in kept.values()]
+    parts = {name: tuple(d for d, side in zip(kept.values(), sides, strict=True) if side == name) for name in SPLITS}
+    dropped["near-duplicate"] += sides.count("")
+    if parted and parted.shared:
+        log.warning(
+            "%s: %d of %d held-out documents are near-copies of calibration ones, so held-out scores flatter; give "
+            "texts that differ more",
+            report.source,
+            parted.shared,
+            len(parts["held_out"]),
+        )
+    return parts, replace(
+        report,
+        dropped=dict(+dropped),
+        parts={name: len(part) for name, part in parts.items()},
+        together=parted.together if parted else 0,
+        shared=parted.shared if parted else 0,
+    )
+
+
+class _Parted(NamedTuple):
+    """The part of each document ("" for none), how many follow a near-copy, and how many held-out ones leak."""
+
+    sides: list[str]
+    together: int
+    shared: int
+
+
+def _apart(documents: list[_Document], share: float) -> _Parted:
+    """Part documents so that no text stands on both sides.
+
+    Documents that share at least 80 % of their runs of 20 words with one another are near-copies and go together, to
+    where the first of them falls. Then calibration documents go that share more than 30 runs, or half of its own, with
+    one held-out document. Runs that recur in many documents, as a footer does, tell of no copy. Where nothing
+    would be left of one part, the documents are so much alike that each goes where it falls, and that is said.
+    """
+    every = 1 + sum(len(document.text) for document in documents) // _EXACT_CHARACTERS
+    runs = [_runs(document.text, every) for document in documents]
+    homes = _first_copies(runs)
+    firsts = sorted(set(homes))
+    side_of = dict(zip(firsts, _sides([documents[home].key for home in firsts], share), strict=True))
+    sides = [document.split or side_of[home] for document, home in zip(documents, homes, strict=True)]
+    leaks, _ = _leaks(runs, homes, sides, every)
+    clean = ["" if side == "calibration" and home in leaks else side for side, home in zip(sides, homes, strict=True)]
+    if len(documents) < len(SPLITS) or set(SPLITS) <= set(clean):
+        return _Parted(clean, len(homes) - len(firsts), 0)
+    alone = _sides([document.key for document in documents], share)
+    sides = [document.split or side for document, side in zip(documents, alone, strict=True)]
+    return _Parted(sides, 0, _leaks(runs, homes, sides, every)[1])
+
+
+def _first_copies(runs: list[set[int]]) -> list[int]:
+    """The number of the first near-copy of each document, its own if there is none before it."""
+    homes = list(range(len(runs)))
+    holders: dict[int, list[int]] = defaultdict(list)
+    for number, own in enumerate(runs):
+        shared = Counter(other for run in own for other in holders[run])
+        near = {_home(homes, i) for i, n in shared.items() if n >= _NEARLY_ALL * max(len(own), len(runs[i]))}
+        for other in (*near, number):
+            homes[other] = min(near, default=number)
+        for run in own:
+            if len(holders[run]) < _RECURS:
+                holders[run].append(number)
+    return [_home(homes, number) for number in homes]
+
+
+def _home(homes: list[int], number: int) -> int:
+    while homes[number] != number:
+        number = homes[number]
+    return number
+
+
+def _leaks(runs: list[set[int]], homes: list[int], sides: list[str], every: int) -> tuple[set[int], int]:
+    """The first copies of calibration documents that share text with held-out ones, and how many these are."""
+    holders: dict[int, set[int]] = defaultdict(set)
+    for own, home in zip(runs, homes, strict=True):
+        for run in own:
+            holders[run].add(home)
+    most = min(_RECURS, _RECURS_LEAST + len(set(homes)) // 20)
+    calibration = {home for home, side in zip(homes, sides, strict=True) if side == "calibration"}
+    leaks, n_held_out = set(), 0
+    for own, side in zip(runs, sides, strict=True):
+        if side == "held_out":
+            rare = [holders[run] for run in own if len(holders[run]) <= most]
+            shared = Counter(home for having in rare for home in having & calibration)
+            found = {home for home, n in shared.items() if n > min(SHARED_NGRAMS / every, len(rare) / 2)}
+            leaks |= found
+            n_held_out += bool(found)
+    return leaks, n_held_out
 
 
 def _runs(text: str, every: int) -> set[int]:
@@ -217,6 +284,19 @@ def _runs(text: str, every: int) -> set[int]:
     return word_ngrams(text, NGRAM, every) or {zlib.crc32(" ".join(text.lower().split()).encode())}
 
 
-def _part_of(key: str, share: float) -> str:
-    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    return "calibration" if number < share else "held_out"
+def _number(key: str) -> float:
+    """A number from 0 to 1 that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def _side(key: str, share: float) -> str:
+    return "calibration" if _number(key) < share else "held_out"
+
+
+def _sides(keys: list[str], share: float) -> list[str]:
+    """The part of each key; of two keys or more, at least one is on either side."""
+    sides = [_side(key, share) for key in keys]
+    if len(keys) > 1 and len(set(sides)) == 1:
+        order = sorted(range(len(keys)), key=lambda i: _number(keys[i]))
+        sides[order[-1 if sides[0] == "calibration" else 0]] = next(name for name in SPLITS if name != sides[0])
+    return sides

@@ -38,8 +38,9 @@ _LINE_ENDS = str.maketrans({"\x85": "\n", "\u2028": "\n", "\u2029": "\n\n"})
 class SourceReport:
     """What was read of a source: `documents` of `rows` have text in the fields that `what` names.
 
-    `dropped` counts documents by reason, `parts` those that are left by part. `unknown` is the share of tokens that the
-    tokenizer does not know, None before there is one. `str` gives one line.
+    `dropped` counts documents by reason, `parts` those that are left by part. `together` counts near-copies that follow
+    the first of them into its part, `shared` held-out documents whose text is also in calibration, as all are alike.
+    `unknown` is the share of tokens that the tokenizer does not know, None before there is one. `str` gives one line.
 
     >>> parts = {"calibration": 30, "held_out": 8}
     >>> print(SourceReport("a.jsonl", "field 'body'", 42, 40, "UTF-8", {"equal": 2}, parts))
@@ -53,6 +54,8 @@ class SourceReport:
     encoding: str = ""
     dropped: dict[str, int] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
+    together: int = 0
+    shared: int = 0
     unknown: float | None = None
 
     def __str__(self) -> str:
@@ -61,6 +64,8 @@ class SourceReport:
             f"{self.documents:,} of {self.rows:,} documents: {', '.join(filter(None, (self.what, self.encoding)))}",
             f"dropped {dropped}" if dropped else "",
             f"{self.parts.get('calibration', 0):,} for calibration, {self.parts.get('held_out', 0):,} held out",
+            f"{self.together:,} near-copies in the part of their first" if self.together else "",
+            f"{self.shared:,} held-out documents are near-copies of calibration ones" if self.shared else "",
             f"{100 * self.unknown:.1f} % of the tokens unknown" if self.unknown is not None else "",
         ]
         return f"{self.source}: {'; '.join(filter(None, pieces))}"

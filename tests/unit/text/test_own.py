@@ -1,18 +1,22 @@
 """Text files of one's own: which field is read, what is refused, which copies go, and what is said of it."""
 
 import gzip
+import itertools
 import json
 import os
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crosscal.errors import InputError
-from crosscal.text import SPLITS, check_source, documents, with_field
-from crosscal.text.documents import NGRAM, SHARED_NGRAMS, word_ngrams
-from crosscal.text.fields import _whole_text
+from crosscal.text import SPLITS, SourceReport, check_source, documents, with_field
+from crosscal.text.documents import NGRAM, SHARED_NGRAMS, _split, word_ngrams
+from crosscal.text.fields import _Document, _whole_text
 
 WORDS = "river stone bread lamp copper willow harbour candle meadow thunder velvet anchor"
 N = 60
@@ -317,8 +321,10 @@ def test_no_held_out_document_is_a_copy(tmp_path, words, change):
         own = word_ngrams(text)
         assert len(own & seen) <= min(SHARED_NGRAMS, len(own) / 2)
         assert " ".join(text.lower().split()) not in calibration
-    dropped = check_source(source).dropped["near-duplicate"]
-    assert 5 < dropped <= N
+    report = check_source(source)
+    dropped = report.dropped.get("near-duplicate", 0)
+    assert (dropped, report.together) == ((dropped, 0) if change == "a quotation" else (0, N))
+    assert report.shared == 0
     assert len(held_out) + len(calibration) + dropped == len(rows)
 
 
@@ -326,15 +332,59 @@ def test_signs_without_spaces_are_compared(tmp_path):
     texts = ["".join(random.Random(i).choices("河流石头面包灯铜柳树港口蜡烛草地雷声", k=120)) for i in range(N)]
     rows = texts + [f"二〇三一年 {text}" for text in texts]
     source = lines(tmp_path / "a.jsonl", lambda i: {"text": rows[i]}, len(rows))
-    assert check_source(source).dropped["near-duplicate"] > 5
+    assert check_source(source).together == N
 
 
-def test_calibration_keeps_what_recurs(tmp_path):
-    footer = prose(999, 100)  # longer than what two documents may share
-    source = lines(tmp_path / "a.jsonl", lambda i: {"text": f"{prose(i)} {footer}"})
-    assert len(documents(source)) > 40
-    with pytest.raises(InputError, match=r"held out, \d+ more are near-duplicates of other documents"):
-        documents(source, "held_out")
+ALIKE = {
+    "a footer": lambda i: f"{prose(i)} {prose(999, 100)}",
+    "a long head": lambda i: f"{prose(999, 90)} {prose(i, 25)}",
+    "three words": lambda i: " ".join(random.Random(i).choices(["stone", "bread", "lamp"], k=60)),
+    "a form": lambda i: f"Order {i} of {prose(i, 4)} is late. " + "We are sorry and send it as soon as we can. " * 2,
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("n", [8, N])
+def test_texts_with_a_common_template_stay(tmp_path, kind, n):
+    report = check_source(lines(tmp_path / "a.jsonl", lambda i: {"text": ALIKE[kind](i)}, n))
+    assert sum(report.parts.values()) == n
+    assert min(report.parts.values()) > 0
+    assert (report.dropped, report.together, report.shared) == ({}, 0, 0)
+
+
+def test_many_copies_of_a_few_texts_go_together(tmp_path):
+    source = lines(tmp_path / "a.jsonl", lambda i: {"text": f"{prose(i % 6)}, number {i}."}, 120)
+    report = check_source(source)
+    assert (report.together, sum(report.parts.values())) == (114, 120)
+    assert {t[:99] for t in documents(source)}.isdisjoint(t[:99] for t in documents(source, "held_out"))
+    assert "114 near-copies in the part of their first" in str(report)
+
+
+def test_texts_that_are_all_alike_are_kept_and_told(tmp_path, caplog):
+    source = lines(tmp_path / "a.jsonl", lambda i: {"text": f"{prose(1, 200)} {i}"})
+    report = check_source(source)
+    assert sum(report.parts.values()) == N
+    assert report.shared == report.parts["held_out"] > 0
+    assert "held-out documents are near-copies of calibration ones" in str(report)
+    assert "give texts that differ more" in caplog.text
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(20, 90), st.integers(0, 9)), min_size=2, max_size=30),
+    st.sampled_from([2, 12]),
+)
+def test_parts_are_never_empty_and_never_leak_unsaid(drawn, vocabulary):
+    words = WORDS.split()[:vocabulary]
+    texts = [" ".join(random.Random(i).choices(words, k=n)) + f" {end}" for i, n, end in drawn]
+    members = [_Document(text, text) for text in texts]
+    parts, report = _split(members, 0.8, SourceReport("a", "", len(texts), len(texts)), "across")
+    distinct = len(set(texts))
+    assert sum(report.parts.values()) + report.dropped.get("near-duplicate", 0) == distinct
+    assert distinct < 2 or min(report.parts.values()) > 0
+    held_by = Counter(run for text in set(texts) for run in word_ngrams(text))
+    rare = {part: [{r for r in word_ngrams(d.text) if held_by[r] <= 4} for d in parts[part]] for part in parts}
+    for own, other in itertools.product(rare["held_out"] if not report.shared else (), rare["calibration"]):
+        assert len(own & other) <= SHARED_NGRAMS
 
 
 def test_long_texts_are_compared_in_part(monkeypatch, tmp_path):
@@ -371,4 +421,6 @@ def test_an_edited_file_is_read_again(tmp_path):
 def test_short_texts_are_told_apart(tmp_path):
     rows = ["x = a + b", "x = a - b", "🙂", "🙃", "!!", "??", "Yes", "yes "]
     source = lines(tmp_path / "a.jsonl", lambda i: {"text": rows[i]}, len(rows))
-    assert check_source(source).dropped == {"near-duplicate": 1}
+    report = check_source(source)
+    assert (report.dropped, report.together) == ({}, 1)
+    assert sum(report.parts.values()) == len(rows)
