@@ -258,10 +258,11 @@ class RunConfig:
     """Everything that decides the numbers of one run; its hash, with the fingerprints, is the run's id.
 
     `calibration` lists (source, weight) with weights that sum to 1, and is empty for data-free methods;
-    `n_windows` windows of `window` tokens are drawn from each source. `options` go to the method, `allocation` is
-    "uniform" or "owl". `texts` are the held-out sources, `eval_windows` windows of `eval_window` tokens each. At most
-    `task_items` items of each task are asked, and `answer_items` answers written to each instruction set of `answers`.
-    `dense` is the model that divergences are from, if it is not `model` before compression.
+    `n_windows` windows of `window` tokens are drawn from each source. `options` go to the method, but `skip`, `only`
+    and `partial` to `compress`; `allocation` is "uniform" or "owl". `texts` are the held-out sources, `eval_windows`
+    windows of `eval_window` tokens each. At most `task_items` items of each task are asked, and `answer_items` answers
+    written to each instruction set of `answers`. `dense` is the model that divergences are from, if it is not `model`
+    before compression.
     """
 
     model: str

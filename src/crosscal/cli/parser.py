@@ -88,6 +88,13 @@ def _add_text(group) -> None:
     _add(group, "--chat", "read your JSON files as chats, formatted with the model's chat template", False)
 
 
+def _add_parts(group) -> None:
+    skip = "names of layers to leave out, repeatable: mlp.down_proj, 0.*, *.experts.*"
+    _add(group, "--skip", skip, action="append", metavar="PATTERN")
+    _add(group, "--only", "names of layers to compress, and no others; repeatable", action="append", metavar="PATTERN")
+    _add(group, "--partial", "allow less than 95%% of the decoder's weights to be compressed", False)
+
+
 def _add_loading(parser, dtype: str) -> None:
     group = parser.add_argument_group("loading models")
     _add(group, "--device", "auto, cpu, cuda or cuda:N; auto is a GPU if there is one", "auto")
@@ -129,10 +136,7 @@ def _compress(parser) -> None:
     _add(group, "--allocation", allocation, "uniform", choices=("uniform", "owl"))
     _add(group, "--damp", "damping of the Hessian in second-order methods", 0.01)
     _add(group, "--micro-batch", "windows in one forward pass (default: by size)", type=int)
-    skip = "names of layers to leave out, repeatable: mlp.down_proj, 0.*, *.experts.*"
-    _add(group, "--skip", skip, action="append", metavar="PATTERN")
-    _add(group, "--only", "names of layers to compress, and no others; repeatable", action="append", metavar="PATTERN")
-    _add(group, "--partial", "allow less than 95%% of the decoder's weights to be compressed", False)
+    _add_parts(group)
     option = "option of the method, repeatable: act_order=true, block=64"
     _add(group, "--option", option, action="append", metavar="KEY=VALUE")
     storage = "dense weights, or packed quantized weights in the compressed-tensors format"
@@ -168,6 +172,7 @@ def _report(parser) -> None:
     _add(parser, "--general", "general text to mix with", "c4", metavar="TEXT")
     _add(parser, "--method", "wanda, sparsegpt, gptq, awq, ...", "sparsegpt")
     _add(parser, "--target", '50%%, 2:4, "4 bits g128" or "low rank 50%%"', "50%")
+    _add_parts(parser)
     _add(parser, "--weights", "mixture weights of the domain text to compare", "0,0.5,1", metavar="WEIGHT,...")
     tasks = 'tasks by name, files such as my_task.yaml, "" for none, or all for those of the preset'
     _add(parser, "--tasks", tasks, "all", metavar="TASK,...")

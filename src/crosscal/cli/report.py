@@ -2,13 +2,17 @@
 
 import argparse
 import shlex
+from dataclasses import replace
 from importlib.util import find_spec
 
+from crosscal.cli.compress import _expected
 from crosscal.cli.files import _note, _write_text_file, check_new
 from crosscal.cli.request import _check_text, _names_in, _with_fields
+from crosscal.engine.request import Request
 from crosscal.errors import InputError
-from crosscal.methods.registry import check_request, find_method
+from crosscal.methods.registry import check_request
 from crosscal.metrics.tasks import check_tasks
+from crosscal.models import find_config
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import ReportCardSettings
@@ -49,12 +53,18 @@ def _settings(options: argparse.Namespace) -> ReportCardSettings:
         domain=domain,
         mix_weights=options.weights,
         tasks=options.tasks,
+        skip=",".join(options.skip or ()),
+        only=",".join(options.only or ()),
+        partial=options.partial,
     )
     check_tasks([] if options.tasks == "all" else _names_in(options.tasks))
-    check_request(find_method(settings.method), parse_target(settings.target), {}, [])
+    request = Request(model=options.model, method=settings.method, target=parse_target(settings.target))
+    request = replace(request, accept_terms=options.accept_terms, **dict(settings.options))
+    check_request(request.solver, request.target, {}, [])
     for source in (settings.general, settings.domain):
         if line := _check_text(source):
             _note(options, f"read {line}")
+    _expected(request, find_config(settings.model, accept_terms=options.accept_terms))
     return settings
 
 
@@ -111,6 +121,8 @@ def _command(options: argparse.Namespace) -> str:
     words = ["crosscal", "report"]
     for name in ("model", "domain", "general", "method", "target", "weights", "tasks", "preset", "seed", "device"):
         words += [f"--{name}", str(getattr(options, name))]
+    words += [word for name in ("skip", "only") for one in getattr(options, name) or () for word in (f"--{name}", one)]
+    words += ["--partial"] if options.partial else []
     words += ["--field", options.field] if options.field else []
     words += ["--chat"] if options.chat else []
     words += ["--accept-terms"] if options.accept_terms else []

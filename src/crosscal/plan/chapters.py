@@ -227,7 +227,8 @@ def report_card(make: Maker) -> Iterator[RunConfig]:
     changes = settings.changes(make.preset.texts, make.preset.tasks)
     yield make.dense(**changes)
     for weight in settings.weights:
-        yield make(settings.method, target, mixed(settings.general, settings.domain, weight), **changes)
+        shares = mixed(settings.general, settings.domain, weight)
+        yield make(settings.method, target, shares, options=settings.options, **changes)
 
 
 def _percent(*values: int) -> Iterator[Unstructured]:

@@ -111,7 +111,10 @@ class QuantizationSettings(Settings):
 
 @dataclass(frozen=True)
 class ReportCardSettings(Settings):
-    """Chapter 8: a method, what to compress to, general and domain text, the domain's weights, and the tasks."""
+    """Chapter 8: a method, what to compress to, general and domain text, the domain's weights, and the tasks.
+
+    `skip` and `only` are names of layers with `*`, with commas between.
+    """
 
     method: str = "sparsegpt"
     target: str = "50%"
@@ -119,6 +122,9 @@ class ReportCardSettings(Settings):
     domain: str = "pubmed"
     mix_weights: str = "0,0.5,1"
     tasks: str = "all"
+    skip: str = ""
+    only: str = ""
+    partial: bool = False
 
     def check(self) -> None:
         """Raises `InputError` for an unclear target, weights outside 0..1 and equal texts."""
@@ -148,9 +154,20 @@ class ReportCardSettings(Settings):
         """
         from crosscal.metrics.tasks import TASKS
 
-        asked = tuple(tasks) if self.tasks == "all" else tuple(t.strip() for t in self.tasks.split(",") if t.strip())
+        asked = tuple(tasks) if self.tasks == "all" else _parts(self.tasks)
         kept = [text for text in texts if text != TASK_PROMPTS or not TASKS.keys().isdisjoint(asked)]
         return {"texts": tuple(dict.fromkeys([*kept, self.domain])), "tasks": asked}
+
+    @property
+    def options(self) -> tuple[tuple[str, object], ...]:
+        """Which layers are compressed, as options of a run; none where all are."""
+        asked = {"skip": _parts(self.skip), "only": _parts(self.only), "partial": self.partial}
+        return tuple((name, value) for name, value in asked.items() if value)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """The parts of a text with commas between."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _check_source(name: str, source: str) -> None:

@@ -28,7 +28,7 @@ from crosscal.methods.allocation import Owl
 from crosscal.metrics.evaluate import Evaluation, evaluate
 from crosscal.metrics.tasks import TASKS
 from crosscal.metrics.text_scores import DenseReference, dense_reference
-from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, linear_layers, load_model
+from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, inventory, linear_layers, load_model
 from crosscal.models.loading import find_folder, is_gguf
 from crosscal.paths import cache_dir
 from crosscal.results.provenance import provenance
@@ -42,6 +42,7 @@ from crosscal.types import RunConfig, storage_bits
 EVALUATION_SEED = 0  # held-out windows are the same for every run, whatever seed draws the calibration text
 LOSS_SOURCE, LOSS_WINDOWS = "c4", 4
 """Where methods that need no text have their layers' losses measured."""
+_PARTS = ("skip", "only", "partial")  # options that say which layers are compressed
 _COPIES = 2.25  # a model that is compressed in place, its dense weights beside it, and what runs through it
 
 
@@ -228,14 +229,15 @@ class Session:
             "weights": dict(config.calibration) or None,
             "schedule": config.schedule,
             "allocation": Owl() if config.allocation == "owl" else None,
+            **{name: value for name, value in config.options if name in _PARTS},
         }
 
     def _compress(self, config: RunConfig) -> CompressionReport:
-        return compress(self.loaded.model, **self._asked(config), **dict(config.options))
+        return compress(self.loaded.model, **self._asked(config), **_of_method(config))
 
     def _compress_folder(self, config: RunConfig, folder: Path) -> CompressionReport:
         """Compress block by block into a folder, or go on where an earlier call was interrupted."""
-        more = {"options": dict(config.options), "progress": self._progress, "output": folder}
+        more = {"options": _of_method(config), "progress": self._progress, "output": folder}
         return carry_out(Request(model=self.name, **self._asked(config), **more, **self._how))
 
     def _storage_bits(self, config: RunConfig) -> float:
@@ -245,21 +247,24 @@ class Session:
         dense_bits = 8 * next(self.loaded.model.parameters()).element_size()
         if config.method in (DENSE, GIVEN):
             return float(dense_bits)
-        shapes = [tuple(layer.weight.shape) for layer in self._layers]
+        asked = {name: value for name, value in config.options if name in ("skip", "only")}
+        layers = inventory(self.loaded.model, **asked).layers
+        shapes = [tuple(layer.weight.shape) for block in layers for layer in block]
         bits = [storage_bits(config.target, dense_bits, shape) * prod(shape) for shape in shapes]
         return sum(bits) / sum(prod(shape) for shape in shapes)
 
-    @property
-    def _layers(self) -> list[LinearLayer]:
-        return [layer for block in decoder_blocks(self.loaded.model) for layer in linear_layers(block)]
-
     @cached_property
     def _dense_weights(self) -> list[tuple[LinearLayer, torch.Tensor]]:
-        return [(layer, layer.weight.to("cpu", copy=True)) for layer in self._layers]
+        layers = [layer for block in decoder_blocks(self.loaded.model) for layer in linear_layers(block)]
+        return [(layer, layer.weight.to("cpu", copy=True)) for layer in layers]
 
     def _restore(self) -> None:
         for layer, weight in self._dense_weights:
             layer.write(weight)
+
+
+def _of_method(config: RunConfig) -> dict[str, object]:
+    return {name: value for name, value in config.options if name not in _PARTS}
 
 
 def _folder() -> Path:

@@ -7,6 +7,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from crosscal.errors import InputError
+from crosscal.plan.chapters import CHAPTERS
+from crosscal.plan.maker import Maker
+from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results import frame as rows
 from crosscal_book.chapters import report_card
 from crosscal_book.chapters.report_card import Choice
@@ -14,9 +17,10 @@ from crosscal_book.pages import notebooks
 
 
 @pytest.fixture
-def executed(monkeypatch):
+def executed(monkeypatch, room, tiny):
     """The parameters each execution got; the notebook itself is not run, what it would show is made up."""
     asked = []
+    (room / "my-model").symlink_to(tiny)
 
     def pretend(notebook, parameters):
         asked.append(parameters)
@@ -114,3 +118,17 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(crosscal, 
     monkeypatch.setattr("crosscal.cli.report.NEEDED", ("json", "no_such_package"))
     found = crosscal(*USUAL)
     assert "report needs the package no_such_package; run pip install 'crosscal[study,book]'" in found.err
+
+
+def test_layers_that_are_left_out_are_left_out_of_every_run(crosscal, executed, room):
+    line = [*USUAL, "--skip", "mlp.down_proj", "--skip", "0.*", "--partial"]
+    assert crosscal(*line).status == 0
+    assert {"skip": "mlp.down_proj,0.*", "only": "", "partial": True}.items() <= executed[0].items()
+    assert "--skip mlp.down_proj --skip &#x27;0.*&#x27; --partial" in (room / "card.html").read_text(encoding="utf-8")
+    settings = ReportCardSettings(model="my-model", skip="mlp.down_proj,0.*", partial=True)
+    dense, *others = CHAPTERS["report_card"].configs(Maker(settings))
+    assert dense.options == ()
+    assert {config.options for config in others} == {(("skip", ("mlp.down_proj", "0.*")), ("partial", True))}
+    found = crosscal(*USUAL, "--only", "mlp.dwn_proj", "--overwrite")
+    assert (found.status, len(executed)) == (1, 1)
+    assert "near names are mlp.down_proj" in found.err
