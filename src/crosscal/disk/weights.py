@@ -106,7 +106,7 @@ class StreamedModel(Residence):
 
     def streams(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
         """Return the windows of every source in front of block `first`."""
-        tokens = torch.cat([torch.arange(PROBE_TOKENS), *(part.flatten() for part in sources.values())])
+        tokens = torch.cat([torch.arange(PROBE_TOKENS), *(part[part >= 0] for part in sources.values())])
         with self.surroundings(tokens):
             self.fill(0)  # which shows in what form blocks return their output
             return self._opened(sources, micro_batch)

@@ -21,7 +21,7 @@ from crosscal.engine.gather import ModelStatistics, gather_gradients, gather_sta
 from crosscal.engine.reports import CompressionReport, LayerReport, PeakMemory
 from crosscal.engine.request import Request
 from crosscal.engine.schedules import _SCHEDULES
-from crosscal.engine.streams import Streams, Windows, _token_windows
+from crosscal.engine.streams import Streams, Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl, allocate, block_outliers
 from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory
@@ -98,8 +98,8 @@ def compress(
     """Compress a causal language model in place and return a report on every layer.
 
     `target` is an `Unstructured`, `NofM`, `Grid`, `SparseGrid` or `LowRank`. `calibration` maps each text source to its
-    token windows (or to what `load_text` returns) and `weights` gives each source's share (equal shares when left
-    out): the statistics of the sources are combined by `mix`. `statistics` of the dense model, from
+    token windows (or to what `load_text` or a tokenizer returns) and `weights` gives each source's share (equal shares
+    when left out): the statistics of the sources are combined by `mix`. `statistics` of the dense model, from
     `gather_statistics`, take the place of both text and schedule. `schedule` is "sublayer", "block" or "parallel"
     (see `crosscal.engine.schedules`). `allocation=Owl()` gives blocks different sparsities. `damp` is the damping of
     second-order methods, raised tenfold up to three times where a factorization fails. With `measure_loss` every
@@ -128,6 +128,7 @@ def compress(
 def run(request: Request, residence: Residence) -> CompressionReport:
     """Compress the model of a residence, block by block, as a checked request asks; raises as `compress` does."""
     started = time.perf_counter()
+    _check_windows(residence.model, request.calibration or {})
     with PeakMemory(residence.device) as memory, experts_apart(residence.model):
         gradients, targets = _gradients(request, residence), _targets(request, residence)
         text, blocks = request.text, residence.blocks

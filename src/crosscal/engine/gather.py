@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
-from crosscal.engine.streams import Streams, Windows, _run_and_add, _token_windows
+from crosscal.engine.streams import Streams, Windows, _check_windows, _run_and_add, _token_windows
 from crosscal.errors import InputError
 from crosscal.models import Inventory, LinearLayer, LoadedModel, experts_apart, inventory
 
@@ -102,6 +102,7 @@ def gather_statistics(
     """
     model = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
     sources = _token_windows(calibration)
+    _check_windows(model, calibration)
     if not sources:
         raise InputError("statistics need text; pass calibration={'c4': load_text('c4', tokenizer)}")
     parts = inventory(model)
@@ -267,7 +268,8 @@ def _sum_over_windows(
     handles = [weight.register_post_accumulate_grad_hook(_adder(term, *sums[id(weight)])) for weight in weights]
     device = model.get_input_embeddings().weight.device
     try:
-        for window in tqdm(tokens, desc=f"gradients {source}", unit="window", leave=False, disable=not progress):
+        rows = [row[row >= 0] for row in tokens]
+        for window in tqdm(rows, desc=f"gradients {source}", unit="window", leave=False, disable=not progress):
             # A copy, because tokens made in inference mode cannot be kept for the backward pass.
             loss = _next_token_loss(model, window[None].to(device, copy=True))
             if not loss.isfinite():

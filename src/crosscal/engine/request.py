@@ -138,7 +138,8 @@ class Request:
 
     def texts(self) -> dict[str, str]:
         """Fingerprint of each source's text: that of `load_text`, or of bare windows 16 hex digits of SHA-256."""
-        return {name: _fingerprint(text) for name, text in (self.calibration or {}).items()}
+        texts = (self.calibration or {}).items()
+        return {name: getattr(text, "fingerprint", None) or _fingerprint(self.sources[name]) for name, text in texts}
 
     def told(self) -> dict:
         """Return how the model is made in plain values, for report and card; `made` adds to it."""
@@ -147,6 +148,5 @@ class Request:
         return told | {"texts": self.texts()} | dict(self.made or {})
 
 
-def _fingerprint(text: object) -> str:
-    known = getattr(text, "fingerprint", None)
-    return known or hashlib.sha256(text.contiguous().numpy().astype("<i8").tobytes()).hexdigest()[:16]
+def _fingerprint(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.contiguous().numpy().astype("<i8").tobytes()).hexdigest()[:16]

@@ -16,12 +16,14 @@ projection) is obtained in the same way: it runs once more with stubs, of which 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
+from crosscal.errors import InputError
 from crosscal.models import Inventory, LinearLayer, check_length, forward_order
 
 # Tokens of a micro-batch: enough to keep the device busy, little enough to keep the activations small.
@@ -36,13 +38,53 @@ class _HasTokens(Protocol):
     tokens: Int[Tensor, "n_windows length"]
 
 
-Windows = Int[Tensor, "n_windows length"] | _HasTokens
-"""Token windows of one text source, bare or as `load_text` returns them."""
+Windows = Int[Tensor, "n_windows length"] | _HasTokens | Mapping[str, Any]
+"""Token windows of one text source: bare, as `load_text` returns them, or what a tokenizer returns, with its mask."""
+
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+def _rows(source: str, text: object) -> Tensor:
+    """Return token windows [n_windows, length], int64; -1 follows the tokens of rows that a mask makes shorter."""
+    tokens = text if isinstance(text, Tensor) else getattr(text, "tokens", None)
+    if isinstance(text, Mapping) and "input_ids" in text:
+        rows = [torch.as_tensor(row) for row in text["input_ids"]]
+        masks = [torch.as_tensor(row).bool() for row in text.get("attention_mask", map(torch.ones_like, rows))]
+        rows = [row[mask] if row.ndim else row for row, mask in zip(rows, masks, strict=True)]
+        whole = rows and all(row.ndim == 1 and len(row) for row in rows)
+        tokens = pad_sequence(rows, batch_first=True, padding_value=-1) if whole else None
+    kind = f"of type {type(text).__name__}"
+    if isinstance(tokens, Tensor):
+        kind = f"{tokens.dtype} of shape {tuple(tokens.shape)}"
+        if tokens.ndim == 2 and tokens.numel() and tokens.dtype in _WHOLE:
+            if isinstance(text, Mapping) or tokens.min() >= 0:
+                return tokens.long()
+            kind = "partly negative"
+    raise InputError(
+        f"the windows of '{source}' are {kind}; give token ids as a tensor [n_windows, length], or what a tokenizer "
+        "returns for several texts"
+    )
+
+
+def _check_windows(model: nn.Module, texts: Mapping[str, Windows]) -> None:
+    """Raise `InputError` for windows that are none, tokens the model has not, and padding that no mask tells of."""
+    size, pad = len(model.get_input_embeddings().weight), getattr(getattr(model, "config", None), "pad_token_id", None)
+    for source, tokens in _token_windows(texts).items():
+        if tokens.max() >= size:
+            raise InputError(
+                f"token {int(tokens.max())} of '{source}' is outside the model's vocabulary of {size}; "
+                "use the tokenizer that belongs to the model"
+            )
+        ends = torch.stack([tokens[:, :2], tokens[:, -2:]])  # a pad token may also be the one that ends documents
+        bare = isinstance(texts[source], Tensor) and pad is not None and tokens.shape[1] > 2
+        if bare and (ends == pad).all(2).any():
+            raise InputError(f"the windows of '{source}' are padded; give what the tokenizer returns, with its mask")
 
 
 def _token_windows(texts: Mapping[str, Windows] | None) -> dict[str, Tensor]:
     """Return the token windows of each source, [n_windows, length]."""
-    return {name: text.tokens if isinstance(text, _HasTokens) else text for name, text in (texts or {}).items()}
+    return {name: _rows(name, text) for name, text in (texts or {}).items()}
 
 
 @dataclass
@@ -166,8 +208,10 @@ def _split(
     """Yield the windows of every source, cut into micro-batches."""
     enough = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
     for source, tokens in sources.items():
-        for part in tokens.split(micro_batch or max(1, enough // tokens.shape[1])):
-            yield source, part
+        lengths = (tokens >= 0).sum(1)
+        for length in lengths.unique().tolist():
+            for part in tokens[lengths == length, :length].split(micro_batch or max(1, enough // length)):
+                yield source, part
 
 
 @contextmanager
