@@ -28,6 +28,8 @@ MOVED = {
     "crosscal.report.notebooks": "crosscal_book.pages.notebooks",
     "crosscal.report.pages": "crosscal_book.pages.generated",
     "crosscal.report.rows": "crosscal.results.frame",
+    "crosscal.report.studies": "crosscal_book.chapters",
+    "crosscal_book.chapters.report_card_show": "crosscal_book.earlier",
     "crosscal.reports": "crosscal.engine.reports",
     "crosscal.storage": "crosscal.types",
     "crosscal.streaming": "crosscal.disk",
