@@ -257,14 +257,19 @@ def verdicts_of(claim: Claim, rows: pd.DataFrame, page) -> list[Verdict]:
 def said(template: str | Callable, claim: Claim, rows: pd.DataFrame, page) -> str:
     """Return an effect in a claim's own words: a function of page and rows, or a text with fields.
 
-    Fields are the columns of the row that supports the claim least, its `estimate` or `change` with its unit, its `p`
-    and how it `tested`;
+    Fields are the columns of the row that supports the claim least (of `some`, which one proves, most), its `estimate`
+    or `change` with its unit, its `p` and how it `tested`;
     `count`, `shown` and `refuted` rows, names of those `showing` and `refuting`; the `default` effect
     and a `plain` list without tests.
     """
     if callable(template):
         return template(page, rows)
-    least = rows.loc[rows["support"].idxmin()]
+    proven = rows[rows["shows"]] if rows["shows"].any() else rows
+    least = (
+        proven.loc[proven["support"].idxmax()]
+        if claim.rule.quantifier == "some"
+        else rows.loc[rows["support"].idxmin()]
+    )
     fields = {"count": len(rows), "shown": int(rows["shows"].sum()), "refuted": int(rows["refutes"].sum())}
     fields |= {"refuting": "; ".join(rows.loc[rows["refutes"], "name"]) or "none", "default": _effect(claim, rows)}
     fields["plain"] = listing([f"{line['name']} {_estimate(claim, line)}" for _, line in rows.iterrows()])

@@ -270,8 +270,11 @@ def _about(frame: pd.DataFrame, axes: Mapping[str, Axes_]) -> dict[str, str]:
     """What the drawn columns mean, from their axes; where panels differ, for each panel."""
     about = {}
     for column, axis in axes.items():
-        one = isinstance(axis, Axis)
-        about[column] = axis.label if one else "; ".join(f"{own.label} (panel {panel})" for panel, own in axis.items())
+        labels = {
+            panel: own.label for panel, own in ({"": axis} if isinstance(axis, Axis) else axis).items() if own.label
+        }
+        many = len(set(labels.values())) > 1
+        about[column] = "; ".join(dict.fromkeys(f"{v} (panel {k})" if many else v for k, v in labels.items()))
     return {column: " ".join(text.split()) for column, text in about.items() if text}
 
 

@@ -1,6 +1,6 @@
 """Tables for people: Markdown, with an interval beside every number."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -31,6 +31,21 @@ class Table:
         cells = columns.values()
         body = [[c(line) if callable(c) else c.format(**line) for c in cells] for line in records]
         return cls(list(columns), body, note, text_columns)
+
+    @classmethod
+    def of_cells(
+        cls, cells: Iterable[tuple[str, str, str]], corner: str = "", note: str = "", text_columns: int = 1
+    ) -> "Table":
+        """Return a table of (line, column, text) cells, both in order of appearance; `corner` heads the lines' names.
+
+        >>> table = Table.of_cells([("a", "x", "1"), ("b", "x", "2"), ("b", "y", "3")])
+        >>> table.head, table.body
+        (['', 'x', 'y'], [['a', '1', ''], ['b', '2', '3']])
+        """
+        texts = {(line, column): text for line, column, text in cells}
+        lines, columns = (list(dict.fromkeys(names)) for names in zip(*texts, strict=True)) if texts else ([], [])
+        body = [[line, *[texts.get((line, column), "") for column in columns]] for line in lines]
+        return cls([corner, *columns], body, note, text_columns)
 
     def __str__(self) -> str:
         rule = [":--" if column < self.text_columns else "--:" for column in range(len(self.head))]

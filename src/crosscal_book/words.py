@@ -43,16 +43,16 @@ def point_change(change: float) -> str:
     return f"{points(change)} points"
 
 
-def interval(value: float, lo: float, hi: float, write: Callable[[float], str] = times) -> str:
-    """Return a value with its interval.
+def interval(value: float, lo: float, hi: float, write: Callable[[float], str] = times, unit: str = "") -> str:
+    """Return a value with its unit and interval.
 
-    >>> interval(1.0, 0.9, 1.1)
-    '1.00× [0.90×, 1.10×]'
+    >>> interval(1.0, 0.9, 1.1), interval(-0.03, -0.04, 0.01, points, " points")
+    ('1.00× [0.90×, 1.10×]', '−3.0 points [−4.0, +1.0]')
     """
-    return Estimate(value, lo, hi, 0).text(write)
+    return Estimate(value, lo, hi, 0).text(write).replace(" [", f"{unit} [", 1)
 
 
-def cell(line: Mapping, name: str = "value", write: Callable[[float], str] = times) -> str:
+def cell(line: Mapping, name: str = "value", write: Callable[[float], str] = times, unit: str = "") -> str:
     """Return a value of a line with its interval, from the columns `name`, `name_lo` and `name_hi`; "" without one.
 
     The interval of `value` is in `lo` and `hi`.
@@ -61,7 +61,7 @@ def cell(line: Mapping, name: str = "value", write: Callable[[float], str] = tim
     ('2.00× [1.00×, 3.00×]', '')
     """
     lo, hi = ("lo", "hi") if name == "value" else (f"{name}_lo", f"{name}_hi")
-    return "" if math.isnan(line[name]) else interval(line[name], line[lo], line[hi], write)
+    return "" if math.isnan(line[name]) else interval(line[name], line[lo], line[hi], write, unit)
 
 
 def run_name(run: Mapping) -> str:
