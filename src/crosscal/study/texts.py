@@ -16,7 +16,7 @@ from crosscal.models import LoadedModel
 from crosscal.plan.presets import TASK_PROMPTS
 from crosscal.study.identity import RANDOM
 from crosscal.text import SELF, SOURCES, TextWindows, load_text, write_text
-from crosscal.text.windows import draw_packed
+from crosscal.text.windows import _draw_packed
 
 
 class StudyTexts:
@@ -78,7 +78,7 @@ def task_prompts(tokenizer, tasks: Sequence[str], n_items: int, n_windows: int, 
         raise InputError("the text 'task_prompts' is made of embedded tasks, and the study asks none; leave it out")
     shares = [n_windows // len(texts) + (number < n_windows % len(texts)) for number in range(len(texts))]
     parts = [
-        draw_packed(f"{TASK_PROMPTS} {name}", texts[name], tokenizer, share, length, seed=0)
+        _draw_packed(f"{TASK_PROMPTS} {name}", texts[name], tokenizer, share, length, seed=0)
         for name, share in zip(texts, shares, strict=True)
         if share
     ]

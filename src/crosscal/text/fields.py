@@ -3,7 +3,8 @@
 The text of a row is, in this order,
 
 1. the field that was asked for: `a.b` looks into nested objects, and lists are joined by blank lines;
-2. with `chat`, the turns in `messages`, in `conversations`, or in the only other field that holds turns;
+2. with `chat`, the turns in `messages`, in `conversations`, in a prompt and its completion, or in the only other field
+   that holds turns;
 3. the field `text`;
 4. an instruction and its answer, or a prompt and its completion, joined;
 5. the field that holds the most text. Ids, addresses, origins and dates never count, nor do values without words.
@@ -12,9 +13,11 @@ From 2 on, a field counts only if half of the rows or more have it. Rows of turn
 and rows without any such field, are refused by a sentence that names their fields.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -25,7 +28,8 @@ _Split = Literal["calibration", "held_out"]
 _HEADS = ("instruction", "prompt", "question", "query", "inputs", "input")
 _CONTEXTS = ("input", "context")
 _ANSWERS = ("output", "completion", "response", "answer", "targets", "target", "chosen")
-_CHATS = ("messages", "conversations")
+_NAMED = ("text", *_HEADS, *_CONTEXTS, *_ANSWERS)
+_CHATS = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "chosen"))
 _SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "observation": "tool"}
 _SAMPLE = 2_000  # rows that decide
 _DEPTH = 6  # nested objects and lists that are looked into
@@ -38,6 +42,7 @@ _ORIGIN = re.compile(
     r"|(?<=[a-z])(?:I[dD]|U[rR][lLiI])$",
     re.IGNORECASE,
 )
+_TURNS = re.compile(r"\s*\[\s*\{")  # turns that a table holds as a string
 _ADDRESS = re.compile(r"\s*\w[\w+.-]*://\S*\s*")
 _WORDS = re.compile(r"[^\W\d_]\W*\s\W*\w|[^\W\d_a-zA-Z]{4}")  # two words, or a script that needs no spaces
 _NO_TEXT = re.compile("[\ud800-\udfff\0]")
@@ -96,24 +101,38 @@ def _reading_of(rows: Sequence[object], where: str, field: str = "", chat: bool 
 
     Raises `InputError` when no field, or not the one asked for, holds text.
     """
+    if field and not chat and any(_text_at(row, field) for row in rows):
+        return _plain([field])
     if field:
-        return _asked(rows, where, field, chat)
+        if not any(_turns(_value_at(row, field)) for row in rows):
+            raise InputError(f"{where} has no {'chat' if chat else 'text'} in a field '{field}' {_choice(rows)}")
+        if not chat:
+            raise InputError(f"field '{field}' of {where} holds chats; give --chat too (in Python chat=True)")
+        return _chat([field])
     rows = rows[:: len(rows) // _SAMPLE + 1]
-    turns = [name for name, count in _count(rows, _turn_fields).items() if 2 * count >= len(rows)]
+    counts = Counter(name for row in rows for name in _turn_fields(row))
+    turns = [name for name, count in counts.items() if 2 * count >= len(rows)]
     if chat:
-        return _chat(rows, where, turns)
+        usual = [[f for name in names for f in turns if f.rpartition(".")[2] == name] for names in _CHATS]
+        fields = next((f for f, names in zip(usual, _CHATS, strict=True) if len(f) == len(names)), turns)
+        if not fields or (fields is turns and len(turns) > 1):
+            several = f"has several chats, {_quoted(turns)}" if turns else "holds no chats, lists of turns with roles"
+            raise InputError(f"{where} {several}; name the field with --field NAME {_choice(rows)}")
+        return _chat(fields)
     if 2 * sum(isinstance(row, str) for row in rows) >= len(rows):
         return _plain([])
     sizes = _sizes(rows)
-    if "text" in sizes:
-        return _plain(["text"])
+    called = {name.lower(): name for name in reversed(sizes)}
+    if "text" in called:
+        return _plain([called["text"]])
     if turns:
         raise InputError(
             f"{where} holds chats ({_quoted(turns)}) and no plain text; give --chat (in Python chat=True) to read them "
             "with the model's chat template, or name another field with --field NAME"
         )
-    joined = _joined_fields(rows, sizes)
-    best = max((name for name in sizes if _is_content(name)), key=lambda name: sizes[name], default="")
+    content = [name for name in sizes if not _ORIGIN.search(name.rpartition(".")[2])]
+    best = max(content, key=lambda name: sizes[name], default="")
+    joined = _joined_fields(rows, called)
     if joined and sum(sizes.get(name, 0) for name in joined) >= sizes.get(best, 0):
         return _plain(joined)
     if not best:
@@ -121,23 +140,12 @@ def _reading_of(rows: Sequence[object], where: str, field: str = "", chat: bool 
     return _plain([best])
 
 
-def _asked(rows: Sequence[object], where: str, field: str, chat: bool) -> _Reading:
-    """The reading of a field by its name."""
-    if not chat and any(_text_at(row, field) for row in rows):
-        return _plain([field])
-    if not any(_turns(_value_at(row, field)) for row in rows):
-        raise InputError(f"{where} has no {'chat' if chat else 'text'} in a field '{field}' {_choice(rows)}")
-    if not chat:
-        raise InputError(f"field '{field}' of {where} holds chats; give --chat too (in Python chat=True)")
-    return _chat(rows, where, [field])
-
-
 def _plain(names: Sequence[str]) -> _Reading:
     """Fields joined, an instruction under headings and anything else by blank lines; without names, rows are texts."""
 
     def document(row: object) -> _Document | None:
         parts = [row] if isinstance(row, str) else [_text_at(row, name).strip() for name in names]
-        if len(parts) > 1 and names[0] == "instruction" and any(parts):
+        if len(parts) > 1 and names[0].lower() == "instruction" and any(parts):
             parts = [_instruction_text(parts[0], parts[1] if len(parts) == 3 else "", parts[-1])]
         text = _whole_text("\n\n".join(part for part in parts if part)).strip()
         return _Document(text, text) if text else None
@@ -145,19 +153,13 @@ def _plain(names: Sequence[str]) -> _Reading:
     return _Reading(f"{'fields' if len(names) > 1 else 'field'} {_quoted(names)}" if names else "strings", document)
 
 
-def _chat(rows: Sequence[object], where: str, fields: Sequence[str]) -> _Reading:
-    """The reading of turns: in one of the usual fields, or in the only one there is."""
-    usual = [name for name in (*_CHATS, *fields[: len(fields) == 1]) if name in fields]
-    if not usual:
-        several = f"has several chats, {_quoted(fields)}" if fields else "holds no chats, lists of turns with roles"
-        raise InputError(f"{where} {several}; name the field with --field NAME {_choice(rows)}")
-
+def _chat(fields: Sequence[str]) -> _Reading:
     def document(row: object) -> _Document | None:
-        turns = _turns(_value_at(row, usual[0]))
+        turns = [turn for field in fields for turn in _turns(_value_at(row, field))]
         said = "\n\n".join(f"{turn['role']}: {turn['content'].strip()}" for turn in turns if turn["content"].strip())
         return _Document(said, said, None, tuple(turns)) if said else None
 
-    return _Reading(f"chats in {_quoted(usual[:1])}", document)
+    return _Reading(f"chats in {_quoted(fields)}", document)
 
 
 def _value_at(value: object, path: str) -> object:
@@ -182,6 +184,9 @@ def _turns(value: object) -> list[dict]:
 
     Content in parts keeps its text.
     """
+    if isinstance(value, str) and _TURNS.match(value):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
     turns = []
     for turn in value if isinstance(value, list) else ():
         role = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
@@ -195,23 +200,25 @@ def _turns(value: object) -> list[dict]:
     return turns
 
 
-def _turn_fields(row: object) -> Iterator[str]:
-    """Names of the fields of a row that hold turns; the empty name for a row that is a list of turns."""
-    return (name for name, value in (row if isinstance(row, dict) else {"": row}).items() if _turns(value))
+def _turn_fields(row: object, path: str = "", depth: int = _DEPTH) -> Iterator[str]:
+    """Dotted paths of what holds turns in a row; the empty path for a row that is a list of turns."""
+    if _turns(row):
+        yield path
+    elif depth and isinstance(row, dict):
+        for name, part in row.items():
+            yield from _turn_fields(part, f"{path}.{name}" if path else name, depth - 1)
 
 
 def _sizes(rows: Sequence[object]) -> dict[str, int]:
     """Characters of text by field, for the fields that hold text in half of the rows or more."""
     sizes: Counter[str] = Counter()
-    counts = _count(rows, lambda row: {name for name, text in _leaves(row) if _has_words(name, text)})
+    counts: Counter[str] = Counter()
     for row in rows:
-        for name, text in _leaves(row):
+        leaves = list(_leaves(row))
+        counts.update({name for name, text in leaves if _has_words(name, text)})
+        for name, text in leaves:
             sizes[name] += len(text)
     return {name: size for name, size in sizes.items() if 2 * counts[name] >= len(rows)}
-
-
-def _count(rows: Sequence[object], names: Callable[[object], Iterable[str]]) -> Counter[str]:
-    return Counter(name for row in rows for name in names(row))
 
 
 def _leaves(value: object, path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, str]]:
@@ -228,19 +235,12 @@ def _leaves(value: object, path: str = "", depth: int = _DEPTH) -> Iterator[tupl
 
 def _has_words(name: str, text: str) -> bool:
     """Whether a value may be a text: anything in a field that is named as one, elsewhere only words."""
-    if name in ("text", *_HEADS, *_CONTEXTS, *_ANSWERS):
-        return bool(text.strip())
-    return bool(_WORDS.search(text)) and not _ADDRESS.fullmatch(text)
+    return bool(text.strip() if name.lower() in _NAMED else _WORDS.search(text) and not _ADDRESS.fullmatch(text))
 
 
-def _is_content(name: str) -> bool:
-    return not _ORIGIN.search(name.rpartition(".")[2])
-
-
-def _joined_fields(rows: Sequence[object], sizes: dict[str, int]) -> list[str]:
+def _joined_fields(rows: Sequence[object], called: dict[str, str]) -> list[str]:
     """The fields of an instruction, of what it is given in some of the rows, and of its answer."""
-    head = next((name for name in _HEADS if name in sizes), None)
-    answer = next((name for name in _ANSWERS if name in sizes), None)
+    head, answer = (next((called[name] for name in names if name in called), None) for names in (_HEADS, _ANSWERS))
     if head is None or answer is None:
         return []
     context = [name for name in _CONTEXTS if name != head and any(_text_at(row, name) for row in rows)][:1]

@@ -162,6 +162,8 @@ def _decoded(path: Path) -> tuple[str, str]:
 def _bytes_of(path: Path) -> bytes:
     """What a file holds, unpacked; raises `InputError` for whatever is no readable file with a known ending."""
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give one file: its texts as JSON lines, or parted by blank lines")
         path.stat()
         if _ending(path.name) not in (*_PLAIN, *_JSON):
             raise InputError(
@@ -181,13 +183,10 @@ def _bytes_of(path: Path) -> bytes:
         raise InputError(f"cannot read {_short(str(path))} ({reason}); give the path of a file you may read") from None
 
 
-def read_json_lines(path: Path) -> Iterator[dict]:
+def _read_json_lines(path: Path) -> Iterator[dict]:
     """Yield one object a line, from a plain or gzip-compressed file."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield json.loads(line)
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        yield from (json.loads(line) for line in file if line.strip())
 
 
 def _json_rows(text: str, path: Path) -> list:
@@ -207,10 +206,9 @@ def _json_rows(text: str, path: Path) -> list:
 
 def _json_lines(text: str, path: Path) -> Iterator[object]:
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
         try:
-            yield json.loads(line)
+            if line.strip():
+                yield json.loads(line)
         except RecursionError:
             raise InputError(f"line {number} of {path} is nested too deeply; write one flat object a line") from None
         except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crosscal.assets import asset_file
 from crosscal.text.fields import _Document, _instruction_text
-from crosscal.text.own import read_json_lines
+from crosscal.text.own import _read_json_lines
 
 _Reader = Callable[[Iterable], Iterator[str | _Document]]
 
@@ -74,7 +74,7 @@ def _source(name: str, **entry) -> Callable[[_Reader], _Reader]:
 def _rows(path: Path) -> Iterable:
     """Objects of JSON lines or of a JSON list, or the lines of a text."""
     if path.suffix in (".jsonl", ".gz"):
-        return read_json_lines(path)
+        return _read_json_lines(path)
     text = path.read_text(encoding="utf-8")
     return json.loads(text) if path.suffix == ".json" else text.splitlines()
 
@@ -196,14 +196,14 @@ def _dialogues(rows: Iterable[dict]) -> Iterator[str]:
 )
 def _pubmed(rows: Iterable[dict]) -> Iterator[_Document]:
     for number, row in enumerate(rows):
-        text = clean_abstract(row["passage"])
+        text = _clean_abstract(row["passage"])
         yield _Document(text, text, "calibration" if number in _PUBMED_CALIBRATION_ROWS else "held_out")
 
 
-def clean_abstract(passage: str) -> str:
+def _clean_abstract(passage: str) -> str:
     """Return a PubMedQA passage without the labels of its sections.
 
-    >>> clean_abstract("Context (1): We asked.\\nContext (2): We found.")
+    >>> _clean_abstract("Context (1): We asked.\\nContext (2): We found.")
     'We asked.\\nWe found.'
     """
     return re.sub(r"^Context \(\d+\):[ \t]*", "", passage, flags=re.MULTILINE)
@@ -248,14 +248,14 @@ def _bioasq(rows: Iterable[dict]) -> Iterator[str]:
 def _legal(rows: Iterable[dict]) -> Iterator[_Document]:
     for number, row in enumerate(rows):
         if number not in LEGAL_SHARED_ROWS:
-            text = clean_legal(row["document"])
+            text = _clean_legal(row["document"])
             yield _Document(text, text, "calibration" if number in LEGAL_CALIBRATION_ROWS else "held_out")
 
 
-def clean_legal(text: str) -> str:
+def _clean_legal(text: str) -> str:
     """Return a case document without its link tags; the linked words stay.
 
-    >>> clean_legal('See <a href="x">the docket</a>.')
+    >>> _clean_legal('See <a href="x">the docket</a>.')
     'See the docket.'
     """
     return re.sub(r"</?a\b[^>]*>", "", text)

