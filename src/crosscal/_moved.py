@@ -20,6 +20,7 @@ MOVED = {
     "crosscal.gather": "crosscal.engine.gather",
     "crosscal.memory": "crosscal.engine.reports",
     "crosscal.methods.joint_rank": "crosscal.methods.lowrank",
+    "crosscal.metrics.answers": "crosscal.metrics.writing",
     "crosscal.metrics.likelihood": "crosscal.metrics.text_scores",
     "crosscal.packing": "crosscal.output.packing",
     "crosscal.report": "crosscal_book",
@@ -39,6 +40,7 @@ MOVED = {
     "crosscal.study.presets": "crosscal.plan.presets",
     "crosscal.study.store": "crosscal.results.store",
     "crosscal.targets": "crosscal.types",
+    "crosscal.text.sampling": "crosscal.text.written",
 }
 
 

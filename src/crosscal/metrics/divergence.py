@@ -120,9 +120,6 @@ def _first_argmax(values: Float[Tensor, "n vocab"], chunk: int = 256) -> Int[Ten
     """The first place of each row's greatest value, in two steps: the chunk first, then inside of it.
 
     Looking for a maximum alone takes a fifth of the time of looking for its place.
-
-    >>> _first_argmax(torch.tensor([[0.0, 2.0, 2.0, 1.0]]), chunk=2).tolist()
-    [1]
     """
     size = math.gcd(values.shape[1], chunk)
     if size < 2:

@@ -108,11 +108,7 @@ def _squad() -> tuple[Instruction, ...]:
 
 
 def _passage_and_question(query: str) -> tuple[str, str]:
-    """Both parts of a prepared document, without the title, which is no text to answer from.
-
-    >>> _passage_and_question("Title: Fog\\nBackground: Fog came in.\\nQuestion: What came in?\\nAnswer:")
-    ('Fog came in.', 'What came in?')
-    """
+    """Both parts of a prepared document, without the title, which is no text to answer from."""
     match = re.fullmatch(r"Title: .*?\nBackground: (.*)\nQuestion: (.*)\nAnswer:", query, re.DOTALL)
     assert match, query
     return match[1].strip(), match[2].strip()
@@ -123,33 +119,18 @@ def _place(text: str) -> str:
 
 
 def _fits(instruction: str, reference: str) -> bool:
-    """Whether both are short enough to be asked and compared, and neither is empty.
-
-    >>> _fits("Name a colour.", "Red."), _fits("Name a colour.", " ")
-    (True, False)
-    """
+    """Whether both are short enough to be asked and compared, and neither is empty."""
     asked, wanted = len(instruction.split()), len(reference.split())
     return 1 <= asked <= _MAX_INSTRUCTION_WORDS and 1 <= wanted <= _MAX_REFERENCE_WORDS
 
 
 def _alpaca_pair(row: dict) -> tuple[str, str]:
-    """Instruction and output of a row.
-
-    >>> _alpaca_pair({"instruction": "Add.", "input": "1 and 2", "output": "3"})
-    ('Add.\\n\\n1 and 2', '3')
-    """
+    """Instruction and output of a row."""
     return _joined(row["instruction"], row["input"]), row["output"].strip()
 
 
 def _dialogue_pair(row: dict) -> tuple[str, str] | None:
-    """What the user asked and the chosen answer, or None if there was a turn before.
-
-    >>> turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
-    >>> _dialogue_pair({"conversations": turns[:1], "chosen": turns[1]})
-    ('Hello', 'Hi')
-    >>> _dialogue_pair({"conversations": [*turns, turns[0]], "chosen": turns[1]}) is None
-    True
-    """
+    """What the user asked and the chosen answer, or None if there was a turn before."""
     turns = row["conversations"]
     if [turn["from"] for turn in turns if turn["from"] != "system"] != ["human"]:
         return None

@@ -4,9 +4,13 @@ Source: the measurement of Khanal & Capone 2024 (arXiv 2409.11233), who compare 
 references on instructions of the set it was calibrated on and of one it was not.
 """
 
+import re
+import string
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,16 +19,17 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from crosscal.engine.driver import Residence
 from crosscal.errors import InputError, whole_number
-from crosscal.metrics.answers import _SCORES
 from crosscal.metrics.instructions import Instruction, instructions_version, load_instructions
 from crosscal.metrics.text_scores import _check_finite
 from crosscal.models import LoadedModel
-from crosscal.text.sampling import _without_own_settings
 from crosscal.text.windows import _start_tokens, _token_ids
+from crosscal.text.written import _without_own_settings
 
 _BATCH = {"cuda": 64, "cpu": 16}
 _HEADING = "\n###"  # the frame's; the next one ends an answer
 _LAST_TOKENS = 8  # a heading is noticed with its last token, so it lies within the last few
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,6 @@ def _write_answers(
     settings that came with the model, such as a repetition penalty, do not apply. Prompts of similar length are read
     together, `batch_size` at a time (64 on CUDA devices, else 16). It changes no answer but by rounding: where two
     tokens are about equally likely, more often so in bfloat16.
-
-    Raises `InputError` for a model without tokenizer, sizes that make no sense, an instruction that does not fit
-    into the model together with its answer, and outputs that are not finite.
     """
     if isinstance(loaded, Residence):
         raise InputError(
@@ -167,21 +169,13 @@ def _answer_text(tokenizer, tokens: list[int], stops: Iterable[int]) -> str:
 
 
 def _until_stop(tokens: list[int], stops: Iterable[int]) -> list[int]:
-    """The tokens before the first stop.
-
-    >>> _until_stop([5, 6, 2, 2], [2])
-    [5, 6]
-    """
+    """The tokens before the first stop."""
     ends = [tokens.index(stop) for stop in stops if stop in tokens]
     return tokens[: min(ends)] if ends else tokens
 
 
 def _cut_at_stop(text: str, stops: Sequence[str]) -> str:
-    """The text before the earliest stop sequence.
-
-    >>> _cut_at_stop("4. Next question", ["Question", "."])
-    '4'
-    """
+    """The text before the earliest stop sequence."""
     ends = [at for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
 
@@ -233,3 +227,50 @@ class _Finite(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         _check_finite(scores.amax(dim=-1))
         return scores
+
+
+def _normalize(text: str) -> list[str]:
+    """The words of a text in lower case, without ASCII punctuation and English articles.
+
+    Source: the evaluation of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1).
+    """
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def _exact_match(answer: str, reference: str) -> float:
+    """1 where both have the same normalized words in the same order, else 0."""
+    return float(_normalize(answer) == _normalize(reference))
+
+
+def _token_f1(answer: str, reference: str) -> float:
+    """The harmonic mean of precision and recall of normalized words, each counted as often as both texts have it.
+
+    Where a text has no words left, 1 if neither has any and else 0. Source: Rajpurkar et al. 2016 (arXiv 1606.05250,
+    section 6.1).
+    """
+    given, wanted = _normalize(answer), _normalize(reference)
+    if not given or not wanted:
+        return float(given == wanted)
+    shared = (Counter(given) & Counter(wanted)).total()
+    return 2 * shared / (len(given) + len(wanted))
+
+
+def _rouge1(answer: str, reference: str) -> float:
+    """ROUGE-1 as F-measure: words (a-z, 0-9) shared by both texts, articles included, without stemming.
+
+    Source: Lin 2004 (ROUGE: a package for automatic evaluation of summaries, section 2), precision and recall alike.
+    """
+    return float(_rouge().score(reference, answer)["rouge1"].fmeasure)
+
+
+@lru_cache(maxsize=1)
+def _rouge():
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise InputError(f"ROUGE needs the package '{error.name}'; run pip install 'crosscal[study]'") from error
+    return RougeScorer(["rouge1"], use_stemmer=False)
+
+
+_SCORES = {"exact_match": _exact_match, "f1": _token_f1, "rouge1": _rouge1}
+"""Every score of an answer against a reference, by the name it has in results."""

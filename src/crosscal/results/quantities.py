@@ -1,7 +1,7 @@
 """Every quantity that rows hold, registered once: label, unit, direction, scale, and how it follows from items.
 
 To add one, compute its items (per token in `crosscal.metrics.text_scores`, per task item in `crosscal.metrics.tasks`,
-per answer in `crosscal.metrics.answers`) and register it here; rows, tables, comparisons and pages follow.
+per answer in `crosscal.metrics.writing`) and register it here; rows, tables, comparisons and pages follow.
 """
 
 import math

@@ -69,38 +69,20 @@ class _Reading(NamedTuple):
 
 
 def _whole_text(text: str) -> str:
-    """Return a text that every tokenizer takes: halves of surrogate pairs and zero bytes become U+FFFD.
-
-    >>> _whole_text("cut \\ud83d"), _whole_text("\\ud83d\\ude00")
-    ('cut �', '😀')
-    """
+    """Return a text that every tokenizer takes: halves of surrogate pairs and zero bytes become U+FFFD."""
     if not _NO_TEXT.search(text):
         return text
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _instruction_text(instruction: str, given: str, output: str) -> str:
-    """Return an instruction, its optional input and its answer as one plain text, the same for every tokenizer.
-
-    >>> print(_instruction_text("Add.", "1 and 2", "3"))
-    ### Instruction:
-    Add.
-    <BLANKLINE>
-    ### Input:
-    1 and 2
-    <BLANKLINE>
-    ### Response:
-    3
-    """
+    """Return an instruction, its optional input and its answer as one plain text, the same for every tokenizer."""
     parts = [("Instruction", instruction), ("Input", given), ("Response", output)]
     return "\n\n".join(f"### {title}:\n{text.strip()}" for title, text in parts if text.strip())
 
 
 def _reading_of(rows: Sequence[object], where: str, field: str = "", chat: bool = False) -> _Reading:
-    """Decide how rows are read, by the rule above; a row that is a string is its own text.
-
-    Raises `InputError` when no field, or not the one asked for, holds text.
-    """
+    """Decide how rows are read, by the rule above; a row that is a string is its own text."""
     if field and not chat and any(_text_at(row, field) for row in rows):
         return _plain([field])
     if field:

@@ -92,20 +92,13 @@ def _is_known(source: str) -> bool:
 
 
 def _drawn_within(source: str) -> bool:
-    """Whether windows of this source are by custom cut inside long documents: the large web sets.
-
-    >>> _drawn_within("hub:allenai/c4"), _drawn_within("hub:FiscalNote/billsum"), _drawn_within("c4")
-    (True, False, False)
-    """
+    """Whether windows of this source are by custom cut inside long documents: the large web sets."""
     known = _KNOWN.get(source.removeprefix("hub:"))
     return source.startswith("hub:") and known is not None and known.large
 
 
 def _read_hub(source: str) -> tuple[list[_Document], SourceReport]:
-    """The documents of a hub source, with the publisher's parts where there are any, and what was read.
-
-    Raises `InputError` when it cannot be had, with what to do.
-    """
+    """The documents of a hub source, with the publisher's parts where there are any, and what was read."""
     dataset, config, field = _parse(source)
     known = _KNOWN.get(dataset) if not config and not field else None
     with _explained(source, dataset):
@@ -116,11 +109,7 @@ def _read_hub(source: str) -> tuple[list[_Document], SourceReport]:
 
 
 def _parse(source: str) -> tuple[str, str, str]:
-    """(dataset id, config, field) of `hub:<id>[:config][#field]`.
-
-    >>> _parse("hub:Salesforce/wikitext:wikitext-103-raw-v1#text")
-    ('Salesforce/wikitext', 'wikitext-103-raw-v1', 'text')
-    """
+    """(dataset id, config, field) of `hub:<id>[:config][#field]`."""
     name, _, field = source.removeprefix("hub:").partition("#")
     dataset, _, config = name.partition(":")
     if not dataset or dataset.count("/") > 1 or dataset != dataset.strip():

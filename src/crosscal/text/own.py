@@ -72,11 +72,7 @@ class SourceReport:
 
 
 def _is_path(source: str) -> bool:
-    """Whether a name is meant as a file: it has a separator or one of the endings that are read, or is one.
-
-    >>> _is_path("notes.jsonl#body"), _is_path("pubmed")
-    (True, False)
-    """
+    """Whether a name is meant as a file: it has a separator or one of the endings that are read, or is one."""
     ending = _ending(_file_of(source)[0].name)
     return ending in (*_PLAIN, *_JSON) or "/" in source or os.sep in source or _is_file(source)
 
@@ -88,11 +84,7 @@ def _is_json(source: str) -> bool:
 
 
 def _file_of(source: str) -> tuple[Path, str, bool]:
-    """The file that a name means, the field ("" for none) and whether it is read as a chat.
-
-    >>> _file_of("notes.jsonl#chat:turns")[1:]
-    ('turns', True)
-    """
+    """The file that a name means, the field ("" for none) and whether it is read as a chat."""
     name, mark, rest = source.rpartition("#")
     if not mark or _is_file(source):
         name, rest = source, ""
@@ -114,10 +106,7 @@ def _short(source: str) -> str:
 
 
 def _read_own(source: str) -> tuple[list[_Document], SourceReport]:
-    """The documents of a file, in order, and what was read.
-
-    Raises `InputError` for a file that is missing, unreadable, of another kind, in another encoding or without text.
-    """
+    """The documents of a file, in order, and what was read."""
     path, name, chat = _file_of(source)
     text, encoding = _decoded(path)
     if _ending(path.name) in _PLAIN:

@@ -201,11 +201,7 @@ def _pubmed(rows: Iterable[dict]) -> Iterator[_Document]:
 
 
 def _clean_abstract(passage: str) -> str:
-    """Return a PubMedQA passage without the labels of its sections.
-
-    >>> _clean_abstract("Context (1): We asked.\\nContext (2): We found.")
-    'We asked.\\nWe found.'
-    """
+    """Return a PubMedQA passage without the labels of its sections."""
     return re.sub(r"^Context \(\d+\):[ \t]*", "", passage, flags=re.MULTILINE)
 
 
@@ -253,11 +249,7 @@ def _legal(rows: Iterable[dict]) -> Iterator[_Document]:
 
 
 def _clean_legal(text: str) -> str:
-    """Return a case document without its link tags; the linked words stay.
-
-    >>> _clean_legal('See <a href="x">the docket</a>.')
-    'See the docket.'
-    """
+    """Return a case document without its link tags; the linked words stay."""
     return re.sub(r"</?a\b[^>]*>", "", text)
 
 

@@ -7,8 +7,9 @@ prefixes, and the windows it finds least likely itself are dropped (Ji et al. 20
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -17,16 +18,36 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 
 from crosscal.errors import InputError, whole_number
 from crosscal.files import write_atomically
 from crosscal.paths import cache_dir
 from crosscal.text.documents import SELF
-from crosscal.text.sampling import _own_nll, _sample, _Sampling
 from crosscal.text.windows import TextWindows, _check_request, _start_tokens, _token_ids, _tokenized
 
 _VERSION = 1  # raise when the same settings would give other windows
+_POSITIONS = 256  # positions whose logits exist at one time: 50 MB of float32 for a vocabulary of 49,152
 _BATCH = 16  # part of what decides a draw, so no parameter
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How windows are drawn: their `length` in tokens, and the tokens among which the next one is drawn."""
+
+    length: int
+    top_p: float = 0.95
+    top_k: int = 50
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if not isinstance(self.top_p, (int, float)) or not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p!r}; give a number above 0 and at most 1")
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k!r}; give a whole number of tokens, 0 for no limit")
+        if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature!r}; give a number above 0")
 
 
 def write_text(
@@ -166,3 +187,92 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return load_file(path)
     except (OSError, SafetensorError):
         return None
+
+
+def _sample(
+    model,
+    prompt: Int[Tensor, "batch prompt"],
+    sampling: _Sampling,
+    seed: int,
+    forbidden: list[int],
+    progress: Callable[[int], object] = lambda tokens: None,
+) -> Int[Tensor, "batch length"]:
+    """Continue each prompt to `sampling.length` tokens, none of them `forbidden`.
+
+    Settings that came with the model, such as a repetition penalty, do not apply: text is drawn from the model's own
+    distribution. `progress` is called with the number of tokens added. The random state is left as it was.
+    """
+    config = GenerationConfig(
+        do_sample=True,
+        top_p=float(sampling.top_p),
+        top_k=sampling.top_k,
+        temperature=float(sampling.temperature),
+        max_new_tokens=sampling.length - prompt.shape[1],
+        suppress_tokens=forbidden or None,
+        use_cache=True,
+    )
+    with _seeded(seed, prompt.device), _without_own_settings(model):
+        return model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), generation_config=config, streamer=_Counter(progress)
+        )
+
+
+@torch.inference_mode()
+def _own_nll(model, tokens: Int[Tensor, "batch length"], n_given: int) -> Float[Tensor, " batch"]:
+    """Mean negative log-likelihood, in nats, of each window's tokens after the first `n_given`, given all before them.
+
+    Windows are read one by one and in pieces, so that few logits exist at a time.
+    """
+    means = []
+    for window in tokens:
+        cache, losses = None, []
+        for inputs, targets in zip(window[:-1].split(_POSITIONS), window[1:].split(_POSITIONS), strict=True):
+            out = model(input_ids=inputs[None], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            losses.append(torch.nn.functional.cross_entropy(out.logits[0].float(), targets, reduction="none"))
+        means.append(torch.cat(losses)[n_given - 1 :].mean())
+    nll = torch.stack(means)
+    if not nll.isfinite().all():
+        raise InputError("the model's outputs are NaN or infinite on its own text; load it in float32")
+    return nll
+
+
+class _Counter(BaseStreamer):
+    """Tells how many tokens `generate` has added."""
+
+    def __init__(self, progress: Callable[[int], object]):
+        self.progress = progress
+
+    def put(self, value: Tensor) -> None:
+        self.progress(value.numel())
+
+    def end(self) -> None:
+        pass
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers on the CPU and `device` start from `seed`, and go on afterwards as if nothing had been drawn.
+
+    `torch.manual_seed` would reach every device there is, those that are not saved here too.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type != "cpu":
+            torch.manual_seed(seed)  # the one way to reach any other kind of device, whose state is then not restored
+        yield
+
+
+@contextmanager
+def _without_own_settings(model) -> Iterator[None]:
+    """`generate` fills in whatever it is not told from the settings that came with the model; here from none."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from crosscal.errors import InputError
-from crosscal.metrics import answers
-from crosscal.metrics.answers import _SCORES, _exact_match, _normalize, _rouge1, _token_f1
+from crosscal.metrics import writing
+from crosscal.metrics.writing import _SCORES, _exact_match, _normalize, _rouge1, _token_f1
 
 ALL = list(_SCORES.values())
 
@@ -54,6 +54,6 @@ def test_texts_without_words_match_each_other():
 
 def test_rouge_without_its_package_gets_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
-    answers._rouge.cache_clear()
+    writing._rouge.cache_clear()
     with pytest.raises(InputError, match="pip install 'crosscal"):
         _rouge1("a", "b")

@@ -49,6 +49,7 @@ FIELDS = {
     "ids with words": (lambda i: {"docId": prose(i, 99), "summary": prose(i)}, "field 'summary'"),
     "addresses": (lambda i: {"page": f"https://a.org/{'x' * 900}{i}", "body": prose(i)}, "field 'body'"),
     "origins": (lambda i: {"source": prose(i, 99), "created_at": "May 3 noon " * 99, "b": prose(i)}, "field 'b'"),
+    "capitals": (lambda i: {"Title": prose(i, 99), "Text": prose(i)}, "field 'Text'"),
     "the longest": (lambda i: {"headline": prose(i, 9), "article": prose(i), "n": i}, "field 'article'"),
     "nested": (lambda i: {"meta": {"lang": "en us"}, "data": {"body": prose(i)}}, "field 'data.body'"),
     "paragraphs": (lambda i: {"text": [prose(i), "end"]}, "field 'text'"),
@@ -155,6 +156,9 @@ CHATS = {
     },
     "another name": lambda i: {"log": turns(i), "tags": [{"a": 1}]},
     "bare turns": turns,
+    "nested": lambda i: {"id": i, "request": {"body": {"messages": turns(i)}}},
+    "as a string": lambda i: {"id": i, "messages": json.dumps(turns(i))},
+    "prompt and completion": lambda i: {"completion": turns(i)[1:], "prompt": turns(i)[:1]},
     "tools": lambda i: {"messages": [*turns(i), {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}]},
 }
 
@@ -267,7 +271,7 @@ def test_names_that_name_nothing(source, sentence):
 def test_a_folder_is_no_text(tmp_path):
     (tmp_path / "a.txt").mkdir()
     for path in (tmp_path, tmp_path / "a.txt"):
-        with pytest.raises(InputError, match=r"is not a .txt|Is a directory"):
+        with pytest.raises(InputError, match=r"is a folder; give one file"):
             documents(str(path))
 
 

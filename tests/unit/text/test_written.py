@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from crosscal.errors import InputError
-from crosscal.text import domain_of, sampling, write_text, written
-from crosscal.text.sampling import _own_nll, _sample, _Sampling
+from crosscal.text import domain_of, write_text, written
+from crosscal.text.written import _own_nll, _sample, _Sampling
 from tests.unit.families import FAMILIES, tiny_model, tiny_tokenizer
 from tests.unit.text.conftest import byte_tokenizer
 
@@ -202,7 +202,7 @@ def test_how_many_are_drawn(loaded, monkeypatch, n, drop, drawn):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("positions", [5, 256])
 def test_own_nll_is_the_loss_of_one_pass(family, positions, monkeypatch):
-    monkeypatch.setattr(sampling, "_POSITIONS", positions)
+    monkeypatch.setattr(written, "_POSITIONS", positions)
     loaded = loaded_as(family)
     tokens = _sample(loaded.model, torch.tensor([[5, 6], [7, 8], [9, 10]]), _Sampling(24), 0, [0, 1, 2])
     for given in (1, 2, 23):

@@ -145,7 +145,7 @@ class InMemoryLM(TemplateLM):
         """The greedy continuation of `context`, without what follows the first stop sequence of `options["until"]`.
 
         At most `options["max_gen_toks"]` tokens (256 by default); a context too long for the model loses its first
-        tokens. Raises `InputError` when the task asks for sampling.
+        tokens.
         """
         if options.get("do_sample") and options.get("temperature", 1.0) > 0:
             raise InputError("this task asks for sampled answers, and only greedy ones are supported; choose another")
@@ -253,8 +253,7 @@ def _padded(rows: list[tuple[int, ...]], device: torch.device | str) -> Tensor:
 def _token_logprobs(model, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Per hidden state, one token's log-probability in float32, and whether it is more likely than every other token.
 
-    Tokens that are equally likely are all none: greedy decoding would give only one of them. Raises `InputError` where
-    outputs are not finite.
+    Tokens that are equally likely are all none: greedy decoding would give only one of them.
     """
     n_vocab = model.get_output_embeddings().weight.shape[0]
     step = max(1, _LOGITS_AT_ONCE // n_vocab)

@@ -51,11 +51,6 @@ def _fit(context: list[int], target: list[int], max_length: int) -> Iterator[tup
 
     The context loses tokens from the left but keeps one. A target too long even then is cut into pieces, each of which
     the next has as context.
-
-    >>> list(_fit([1, 2, 3, 4], [5, 6], max_length=3))
-    [((3, 4), (5, 6))]
-    >>> list(_fit([1], [2, 3, 4], max_length=2))
-    [((1,), (2, 3)), ((2, 3), (4,))]
     """
     before = tuple(context)
     for start in range(0, len(target), max_length):
@@ -65,11 +60,7 @@ def _fit(context: list[int], target: list[int], max_length: int) -> Iterator[tup
 
 
 def _group_rows(requests: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[_Row]]:
-    """Rows by context, in the order of first appearance; requests that need the same input share a row.
-
-    >>> [[row.suffix for row in group] for group in _group_rows([((1, 2), (3,)), ((1, 2), (4,)), ((1, 2), (3, 5))])]
-    [[(), (3,)]]
-    """
+    """Rows by context, in the order of first appearance; requests that need the same input share a row."""
     contexts: dict[tuple, dict[tuple, list]] = {}
     for index, (context, target) in enumerate(requests):
         contexts.setdefault(context, {}).setdefault(target[:-1], []).append((index, target))

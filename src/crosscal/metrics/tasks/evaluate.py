@@ -145,10 +145,7 @@ def _option_items(samples: list[dict], metric: str, task) -> dict[str, list]:
 
 
 def _harness_items(name: str, samples: list[dict], task) -> tuple[str, dict[str, list]]:
-    """`(metric, outcomes)` of one of the harness's own tasks: its accuracy, else its first metric that is a number.
-
-    Raises `InputError` when no metric of the task gives one number per item.
-    """
+    """`(metric, outcomes)` of one of the harness's own tasks: its accuracy, else its first metric that is a number."""
     numbers = [m for m in samples[0]["metrics"] if isinstance(samples[0][m], int | float)]
     if not numbers:
         raise InputError(
@@ -183,21 +180,13 @@ def _logprobs(sample: dict) -> list[float]:
 
 
 def _margin(scores: Sequence[float], gold: int) -> float:
-    """The right option's score less the best other one's; alone, its score.
-
-    >>> _margin([-1.0, -3.0, -2.0], 2)
-    -1.0
-    """
+    """The right option's score less the best other one's; alone, its score."""
     others = [score for i, score in enumerate(scores) if i != gold]
     return round(scores[gold] - max(others) if others else scores[gold], _DECIMALS)
 
 
 def _harness_domain(name: str) -> str:
-    """The domain of one of the harness's own tasks, from the parts of its name; "own" for one's own.
-
-    >>> _harness_domain("mmlu_professional_law"), _harness_domain("medmcqa"), _harness_domain("hellaswag")
-    ('legal', 'biomedical', 'general')
-    """
+    """The domain of one of the harness's own tasks, from the parts of its name; "own" for one's own."""
     if _is_own(name):
         return "own"
     parts = name.lower().removeprefix("harness:").replace("-", "_").split("_")

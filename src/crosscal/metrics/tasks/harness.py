@@ -19,10 +19,7 @@ _OWN_PREFIX = "harness:"
 
 
 def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
-    """The harness's task objects by the name to report; a group of the harness gives several for its name.
-
-    Raises `InputError` for an unknown name, a task of one's own that cannot be read, and data that cannot be had.
-    """
+    """The harness's task objects by the name to report; a group of the harness gives several for its name."""
     from lm_eval.tasks import TaskManager
 
     own = {name: _read_own(name) for name in names if _is_own(name)}

