@@ -10,7 +10,6 @@ import pytest
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
-from crosscal.stats import Estimate
 from crosscal.types import Row
 from crosscal_book.chapters.report_card import (
     CHAPTER,
@@ -18,13 +17,13 @@ from crosscal_book.chapters.report_card import (
     MUCH,
     SOME,
     UNCLEAR,
-    Measure,
     _balanced,
     _losses,
     _runs,
+    _setting,
     _task_groups,
     _texts,
-    _weight_name,
+    _word,
     recommend,
 )
 from crosscal_book.claims import FAILS, HOLDS, OPEN
@@ -91,22 +90,23 @@ def results(tmp_path_factory) -> Results:
 
 def test_runs_are_found_by_weight_and_texts_by_kind(results):
     assert _runs(CHAPTER.page(results, SETTINGS)) == {0.0: "run-0.0", 0.5: "run-0.5", 1.0: "run-1.0"}
-    assert _texts(CHAPTER.page(results, SETTINGS)) == (("pubmed",), ("wikipedia", "news"))
+    assert _texts(CHAPTER.page(results, SETTINGS)) == {"pubmed": ["pubmed"], "general text": ["wikipedia", "news"]}
     assert _task_groups(CHAPTER.page(results, SETTINGS)) == {
-        "all tasks": ("sciq", "bioasq"),
-        "biomedical tasks": ("bioasq",),
+        "all tasks (2)": ["sciq", "bioasq"],
+        "biomedical tasks (1)": ["bioasq"],
     }
 
 
 def test_losses_are_those_that_were_put_in(results):
-    found = {m.name: m for m in _losses(CHAPTER.page(results, SETTINGS), "run-0.5")}
+    losses = _losses(CHAPTER.page(results, SETTINGS))
+    found = losses[losses["weight"] == 0.5].set_index("measure").to_dict("index")
     domain = found["perplexity, pubmed"]
-    assert domain.estimate.value == pytest.approx(math.exp(0.35), rel=0.01)
-    assert domain.word == SOME
-    assert found["perplexity, general text"].estimate.value == pytest.approx(math.exp(0.32), rel=0.01)
-    assert found["JS divergence, pubmed"].estimate.value == pytest.approx(0.35 / 4)
-    assert found["answers flipped"].estimate.value == pytest.approx(0.1, abs=0.01)
-    assert found["accuracy, all tasks (2)"].estimate.value == pytest.approx(-0.1, abs=0.01)
+    assert domain["value"] == pytest.approx(math.exp(0.35), rel=0.01)
+    assert domain["word"] == SOME
+    assert found["perplexity, general text"]["value"] == pytest.approx(math.exp(0.32), rel=0.01)
+    assert found["JS divergence, pubmed"]["value"] == pytest.approx(0.35 / 4)
+    assert found["answers flipped"]["value"] == pytest.approx(0.1, abs=0.01)
+    assert found["accuracy, all tasks (2)"]["value"] == pytest.approx(-0.1, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_losses_are_those_that_were_put_in(results):
     ],
 )  # fmt: skip
 def test_a_word_says_what_the_interval_says(kind, lo, hi, word):
-    assert Measure("x", kind, Estimate((lo + hi) / 2, lo, hi, 10)).word == word
+    assert _word(kind, lo, hi) == word
 
 
 def test_domain_and_general_text_count_half_each(results):
@@ -212,12 +212,12 @@ def test_special_cases_say_what_they_are(tmp_path):
 def test_a_domain_among_general_texts_is_no_general_text(tmp_path):
     runs, settings, texts, tasks = CASES["general domain"]
     page = CHAPTER.page(study(tmp_path, runs, settings, texts, tasks), settings)
-    assert _texts(page) == (("news",), ("wikipedia",))
+    assert _texts(page) == {"news": ["news"], "general text": ["wikipedia"]}
 
 
 def test_task_prompts_are_no_text_of_their_own(tmp_path):
     texts = {"pubmed": "biomedical", "legal": "legal", "task_prompts": "tasks"}
-    assert _texts(CHAPTER.page(study(tmp_path, RUNS, texts=texts), SETTINGS))[1] == ("legal",)
+    assert _texts(CHAPTER.page(study(tmp_path, RUNS, texts=texts), SETTINGS))["general text"] == ["legal"]
 
 
 def test_other_runs_of_a_folder_are_left_alone(results):
@@ -227,7 +227,7 @@ def test_other_runs_of_a_folder_are_left_alone(results):
     assert "No run" in str(page.table("card"))
     assert page.verdicts()[0].answer == OPEN
     assert "nothing to show" in page.figure("fig-report-card").caption
-    assert _weight_name(None, SETTINGS) == "no text"
+    assert _setting(None, SETTINGS) == "no text"
 
 
 def test_the_figure_is_repeatable_and_says_what_it_shows(results):
