@@ -20,7 +20,6 @@ __all__ = [
     "asset_file",
     "clear",
     "fetch",
-    "fetch_whole",
     "is_fetched",
     "model_gguf",
     "verify",
@@ -49,7 +48,7 @@ def fetch(name: str, *, accept_terms: bool = False) -> Path:
     return folder
 
 
-def fetch_whole(name: str, *, accept_terms: bool = False) -> str:
+def _fetch_whole(name: str, *, accept_terms: bool = False) -> str:
     """Fetch an archive, check every file's SHA-256, and return what was done.
 
     "verified", "fetched and verified", or that a damaged file had the archive fetched again. Raises `InputError` as

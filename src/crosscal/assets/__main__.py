@@ -2,7 +2,7 @@
 
 import sys
 
-from crosscal.assets import ARCHIVES, fetch_whole
+from crosscal.assets import ARCHIVES, _fetch_whole
 from crosscal.errors import exit_status
 
 
@@ -10,7 +10,7 @@ def _fetch_all() -> None:
     """Fetch what is missing, check the SHA-256 of every unpacked file, mend what is damaged."""
     for name, archive in ARCHIVES.items():
         if not archive.terms:
-            sys.stdout.write(f"{name}: {fetch_whole(name)}\n")
+            sys.stdout.write(f"{name}: {_fetch_whole(name)}\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 import shutil
 
-from crosscal.assets import ARCHIVES, clear, fetch_whole, is_fetched, verify
+from crosscal.assets import ARCHIVES, _fetch_whole, clear, is_fetched, verify
 from crosscal.cli.tables import _aligned
 from crosscal.errors import InputError, suggest
 from crosscal.paths import cache_dir
@@ -59,7 +59,7 @@ def _fetch(options: argparse.Namespace) -> dict:
     names = options.names or [n for n, archive in ARCHIVES.items() if options.accept_terms or not archive.terms]
     if options.dry_run:
         return {"states": {name: "in the cache" if is_fetched(name) else "would be fetched" for name in names}}
-    return {"states": {name: fetch_whole(name, accept_terms=options.accept_terms) for name in names}}
+    return {"states": {name: _fetch_whole(name, accept_terms=options.accept_terms) for name in names}}
 
 
 def _verify(options: argparse.Namespace) -> dict:

@@ -8,7 +8,8 @@ from crosscal.cli.files import _note
 from crosscal.errors import InputError
 from crosscal.models import load_model, load_tokenizer
 from crosscal.plan.parameters import parse_shares
-from crosscal.text import SELF, SOURCES, check_source, load_text, with_field, write_text
+from crosscal.text import SELF, SOURCES, check_source, load_text, write_text
+from crosscal.text.documents import _with_field
 from crosscal.text.windows import TextWindows
 from crosscal.types import (
     Grid,
@@ -121,7 +122,7 @@ def _with_fields(names: list[str], options: argparse.Namespace) -> list[str]:
     """Sources with the field that `--field` and `--chat` ask for in their names, where a source has fields."""
     if not (options.field or options.chat):
         return names
-    full = [with_field(name, options.field or "", options.chat) for name in names]
+    full = [_with_field(name, options.field or "", options.chat) for name in names]
     if full == names:
         option = "--chat" if options.chat else "--field"
         raise InputError(f"{option} is for .jsonl and .json files and sets of the hub, and none is named; leave it out")

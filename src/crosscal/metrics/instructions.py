@@ -23,7 +23,7 @@ _SQUAD_REQUEST = "Answer with a few words from the text."
 
 
 @dataclass(frozen=True)
-class Instruction:
+class _Instruction:
     """Hold what a model is asked, and an answer to compare with; `id` is the source and the row of its file.
 
     `others` are further answers that are as right; an answer's score is the best over all `references`.
@@ -36,74 +36,55 @@ class Instruction:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Return every right answer, `reference` first.
-
-        >>> Instruction("own-0", "Who came?", "Ada", ("Ada Lovelace",)).references
-        ('Ada', 'Ada Lovelace')
-        """
+        """Every right answer, `reference` first."""
         return (self.reference, *self.others)
 
 
-def load_instructions(name: str, n_items: int) -> list[Instruction]:
-    """Return at most `n_items` instructions of a set, the same random ones for every model.
-
-    Two sets are the held-out part of the text source of that name (`crosscal.text.documents`), so none of their items
-    is in any embedded calibration text:
-
-    * "alpaca": an instruction, then its input if it has one; the reference is its output;
-    * "dialogues": a system message if there is one, then the user's only turn; the reference is the chosen answer.
-
-    The third comes from no text source, and its items share no run of 12 words with the calibration part of any:
-
-    * "squad": a passage of Wikipedia, a question and a request for a few words of the text; the references are what
-      several people marked as the answer. One question a passage. Source: SQuAD 1.1, a sample of its development part
-      (Rajpurkar et al. 2016, arXiv 1606.05250; CC BY-SA 4.0).
+def _load_instructions(name: str, n_items: int) -> list[_Instruction]:
+    """At most `n_items` instructions of a set (`score_answers` describes them), the same random ones for every model.
 
     Instructions have at most 120 words and references 1 to 60. The order is fixed, so the first items of a larger
-    request are those of a smaller one. Raises `InputError` for an unknown set or `n_items` below 1.
+    request are those of a smaller one. The items of "squad" share no run of 12 words with any calibration text.
     """
     return list(_items(_check_name(name))[: whole_number("n_items", n_items, least=1)])
 
 
-def instructions_version(name: str) -> str:
-    """Return what identifies the numbers of a set: a version and a digest of all items in their order.
-
-    The first `n_items` follow from it; no model is needed. Raises `InputError` for an unknown set.
-    """
+def _instructions_version(name: str) -> str:
+    """What identifies the numbers of a set: a version and a digest of all items in their order."""
     lines = "\n".join(json.dumps([item.id, item.instruction, *item.references]) for item in _items(_check_name(name)))
     return f"{_VERSION}.{hashlib.sha256(lines.encode()).hexdigest()[:12]}"
 
 
 @lru_cache(maxsize=4)
-def _items(name: str) -> tuple[Instruction, ...]:
+def _items(name: str) -> tuple[_Instruction, ...]:
     """Every item of a set, ordered by a seeded hash of its document: adding or removing others moves none."""
     return _SETS[name]()
 
 
-def _held_out(name: str, pair_of: Callable[[dict], tuple[str, str] | None]) -> tuple[Instruction, ...]:
+def _held_out(name: str, pair_of: Callable[[dict], tuple[str, str] | None]) -> tuple[_Instruction, ...]:
     """The items of a text source whose documents are held out."""
     source = SOURCES[name]
     rows = json.loads(asset_file(source.archive, source.member).read_text(encoding="utf-8"))
     held_out = set(documents(name, "held_out"))
-    by_text: dict[str, Instruction] = {}
+    by_text: dict[str, _Instruction] = {}
     # The reader yields one document a row, so that its text, by which the parts are told apart, is made in one place.
     for number, (row, document) in enumerate(zip(rows, source.read(), strict=True)):
         text = document.text.strip()
         pair = pair_of(row)
         if text in held_out and pair is not None and _fits(*pair):
-            by_text[text] = Instruction(f"{name}-{number}", *pair)
+            by_text[text] = _Instruction(f"{name}-{number}", *pair)
     return tuple(by_text[text] for text in sorted(by_text, key=_place))
 
 
-def _squad() -> tuple[Instruction, ...]:
+def _squad() -> tuple[_Instruction, ...]:
     """One question a passage, the first in the order of the set, so that no two items share their text."""
-    by_passage: dict[str, Instruction] = {}
+    by_passage: dict[str, _Instruction] = {}
     for number, document in sorted(_task_documents("squad/bpb_5shot"), key=lambda row: _place(row[1]["query"])):
         passage, question = _passage_and_question(document["query"])
         asked = _joined(passage, question, _SQUAD_REQUEST)
         answers = tuple(dict.fromkeys(answer.strip() for answer in document["answers_text"]))
         if all(_fits(asked, answer) for answer in answers):
-            by_passage.setdefault(passage, Instruction(f"squad-{number}", asked, answers[0], answers[1:]))
+            by_passage.setdefault(passage, _Instruction(f"squad-{number}", asked, answers[0], answers[1:]))
     return tuple(by_passage.values())
 
 
@@ -141,7 +122,7 @@ def _joined(*parts: str) -> str:
     return "\n\n".join(part.strip() for part in parts if part.strip())
 
 
-_SETS: dict[str, Callable[[], tuple[Instruction, ...]]] = {
+_SETS: dict[str, Callable[[], tuple[_Instruction, ...]]] = {
     "alpaca": partial(_held_out, "alpaca", _alpaca_pair),
     "dialogues": partial(_held_out, "dialogues", _dialogue_pair),
     "squad": _squad,

@@ -74,7 +74,7 @@ def token_nll(
     """
     if tokens.ndim != 2 or tokens.shape[1] < 2:
         raise InputError(f"windows are [n_windows, length >= 2], these are {tuple(tokens.shape)}; give longer windows")
-    return score_text(model, tokens, micro_batch=micro_batch).per_token["nll"]
+    return _score_text(model, tokens, micro_batch=micro_batch).per_token["nll"]
 
 
 def dense_reference(
@@ -97,7 +97,7 @@ def dense_reference(
     return DenseReference(hidden, lambda states, memory=None: head_logits(head, states.to(device), memory))
 
 
-def score_text(
+def _score_text(
     model,
     tokens: Int[Tensor, "n_windows length"],
     dense_hidden: Float[Tensor, "n_windows length hidden"] | None = None,

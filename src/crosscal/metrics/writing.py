@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from crosscal.engine.driver import Residence
 from crosscal.errors import InputError, whole_number
-from crosscal.metrics.instructions import Instruction, instructions_version, load_instructions
+from crosscal.metrics.instructions import _Instruction, _instructions_version, _load_instructions
 from crosscal.metrics.text_scores import _check_finite
 from crosscal.models import LoadedModel
 from crosscal.text.windows import _start_tokens, _token_ids
@@ -56,14 +56,18 @@ def score_answers(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> GenerationResult:
-    """Let a model answer at most `n_items` items of an instruction set (see `load_instructions`) and score each answer.
+    """Let a model answer at most `n_items` items of an instruction set and score each answer.
 
-    Where an item has several references, each score is the best over them, as in the evaluation of SQuAD (Rajpurkar et
-    al. 2016, arXiv 1606.05250, section 6.1). Raises `InputError` for an unknown set, a model
-    without tokenizer, sizes that make no sense, an instruction that does not fit into the model together with its
-    answer, and outputs that are not finite.
+    No embedded calibration text holds an item. "alpaca" and "dialogues" are the held-out part of the text source of
+    that name: an instruction with its input, or a user's only turn; the reference is its output, or the chosen answer.
+    "squad" is a passage of Wikipedia, a question and a request for a few words of the text; the references are what
+    several people marked. Source: SQuAD 1.1, a sample of its development part (Rajpurkar et al. 2016, arXiv
+    1606.05250; CC BY-SA 4.0). Each score is the best over an item's references, as in its section 6.1.
+
+    Raises `InputError` for an unknown set, a model without tokenizer, sizes that make no sense, an instruction that
+    does not fit into the model together with its answer, and outputs that are not finite.
     """
-    asked = load_instructions(name, n_items)
+    asked = _load_instructions(name, n_items)
     answers = _write_answers(loaded, asked, max_new_tokens, batch_size, progress)
     pairs = [(answer, item.references) for answer, item in zip(answers, asked, strict=True)]
     scores = {
@@ -72,23 +76,22 @@ def score_answers(
     }
     values = {metric: sum(of_items) / len(of_items) for metric, of_items in scores.items()}
     items = {"id": [item.id for item in asked], **scores}
-    return GenerationResult(name, len(asked), values, items, instructions_version(name))
+    return GenerationResult(name, len(asked), values, items, _instructions_version(name))
 
 
 def _write_answers(
     loaded: LoadedModel | Residence,
-    instructions: Sequence[Instruction],
+    instructions: Sequence[_Instruction],
     max_new_tokens: int = 80,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> list[str]:
-    """Return the model's greedy answer to each instruction, in their order.
+    """The model's greedy answer to each instruction, in their order.
 
     A prompt is the instruction in the tokenizer's chat template, or under a heading where it has none. An answer ends
     at an end-of-text token, at what ends a turn of the chat, at a further heading, or after `max_new_tokens` tokens;
-    settings that came with the model, such as a repetition penalty, do not apply. Prompts of similar length are read
-    together, `batch_size` at a time (64 on CUDA devices, else 16). It changes no answer but by rounding: where two
-    tokens are about equally likely, more often so in bfloat16.
+    settings that came with the model, such as a repetition penalty, do not apply. `batch_size` prompts of similar
+    length (64 on CUDA devices, else 16) are read together; it changes an answer by rounding alone.
     """
     if isinstance(loaded, Residence):
         raise InputError(
@@ -117,7 +120,7 @@ def _write_answers(
     return [answers[i] for i in range(len(prompts))]
 
 
-def _check_room(model, instructions: Sequence[Instruction], prompts: list[list[int]], n_new: int) -> None:
+def _check_room(model, instructions: Sequence[_Instruction], prompts: list[list[int]], n_new: int) -> None:
     """Raise `InputError` for a prompt that is too long: cut off, it would no longer ask the same."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for item, prompt in zip(instructions, prompts, strict=True):

@@ -129,9 +129,9 @@ def _task_version(name: str) -> str | None:
 
 
 def _answers_version(name: str) -> str:
-    from crosscal.metrics.instructions import instructions_version
+    from crosscal.metrics.instructions import _instructions_version
 
-    return instructions_version(name)
+    return _instructions_version(name)
 
 
 def _method_version(name: str) -> int:

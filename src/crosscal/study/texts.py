@@ -89,9 +89,10 @@ def task_prompts(tokenizer, tasks: Sequence[str], n_items: int, n_windows: int, 
 
 def prompt_texts(tasks: Sequence[str], n_items: int) -> dict[str, list[str]]:
     """By embedded task, the first `n_items` questions, each followed by its right answer."""
-    from crosscal.metrics.tasks import TASKS, build_items
+    from crosscal.metrics.tasks import TASKS
+    from crosscal.metrics.tasks.files import _build_items
 
-    return {name: [_with_answer(item) for item in build_items(name)[:n_items]] for name in tasks if name in TASKS}
+    return {name: [_with_answer(item) for item in _build_items(name)[:n_items]] for name in tasks if name in TASKS}
 
 
 def _with_answer(item: dict) -> str:

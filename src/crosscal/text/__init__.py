@@ -6,24 +6,22 @@
 
 from importlib import import_module
 
-from crosscal.text.documents import SELF, SPLITS, check_source, documents, domain_of, with_field
+from crosscal.text.documents import SELF, SPLITS, check_source, documents, domain_of
 from crosscal.text.hub import HUB_ROLES
 from crosscal.text.own import SourceReport
-from crosscal.text.sources import SOURCES, Source
+from crosscal.text.sources import SOURCES
 
 __all__ = [
     "HUB_ROLES",
     "SELF",
     "SOURCES",
     "SPLITS",
-    "Source",
     "SourceReport",
     "TextWindows",
     "check_source",
     "documents",
     "domain_of",
     "load_text",
-    "with_field",
     "write_text",
 ]
 

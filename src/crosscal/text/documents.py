@@ -15,7 +15,7 @@ from crosscal.errors import InputError, suggest
 from crosscal.text.fields import _Document
 from crosscal.text.hub import HUB_ROLES, _is_known, _read_hub
 from crosscal.text.own import _CHAT, SourceReport, _changed_at, _is_json, _is_path, _read_own, _short
-from crosscal.text.sources import SOURCES, Source
+from crosscal.text.sources import SOURCES, _Source
 
 SPLITS: tuple[str, ...] = ("calibration", "held_out")
 SELF = "self"
@@ -95,10 +95,10 @@ def word_ngrams(text: str, n: int = NGRAM, every: int = 1) -> set[int]:
     return set(hashes) if every == 1 else {value for value in hashes if value % every == 0}
 
 
-def with_field(source: str, field: str = "", chat: bool = False) -> str:
+def _with_field(source: str, field: str = "", chat: bool = False) -> str:
     """Return the name of a source with the field that is read; a source without fields keeps its name.
 
-    >>> with_field("notes.jsonl", "body"), with_field("c4", "body"), with_field("log.jsonl", chat=True)
+    >>> _with_field("notes.jsonl", "body"), _with_field("c4", "body"), _with_field("log.jsonl", chat=True)
     ('notes.jsonl#body', 'c4', 'log.jsonl#chat:')
     """
     hub = source.startswith("hub:") and "#" not in source and not _is_known(source)
@@ -110,7 +110,7 @@ def _full_name(source: str | os.PathLike, field: str, chat: bool) -> str:
     """The name of a source with its field; raises `InputError` for what is no name, and for a source without fields."""
     if not isinstance(source, (str, os.PathLike)):
         raise InputError(f"source is {source!r}; give the name of a text, such as 'c4', or the path of a file")
-    name = with_field(os.fspath(source), field, chat)
+    name = _with_field(os.fspath(source), field, chat)
     if (field or chat) and name == os.fspath(source):
         raise InputError(
             f"'{_short(name)}' has no fields to choose from; leave field and chat out, or give a JSON file"
@@ -147,7 +147,7 @@ def _parts(name: str, changed: int) -> tuple[_Parts, SourceReport]:
     return _split(members, OWN_SHARE, report, copies="across")
 
 
-def _embedded(name: str) -> Source:
+def _embedded(name: str) -> _Source:
     """The embedded source, or `InputError` that lists what there is."""
     if name == SELF:
         raise InputError(

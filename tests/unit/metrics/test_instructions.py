@@ -9,9 +9,9 @@ from crosscal.metrics import instructions
 from crosscal.metrics.instructions import (
     _SQUAD_REQUEST,
     INSTRUCTION_SETS,
-    Instruction,
-    instructions_version,
-    load_instructions,
+    _Instruction,
+    _instructions_version,
+    _load_instructions,
 )
 from crosscal.metrics.tasks.items import _task_documents
 from crosscal.text import SOURCES, documents
@@ -30,7 +30,7 @@ def plain(text):
 def test_instructions_are_held_out(name):
     held_out = {plain(text) for text in documents(name, "held_out")}
     calibration = [plain(text) for text in documents(name, "calibration")]
-    for item in load_instructions(name, 1000):
+    for item in _load_instructions(name, 1000):
         whole = plain(f"{item.instruction}\n{item.reference}")
         assert whole in held_out
         assert whole not in calibration
@@ -40,12 +40,12 @@ def test_instructions_are_held_out(name):
 def test_instructions_leave_no_short_one_out():
     rows = [text.split("### Response:\n") for text in documents("alpaca", "held_out")]
     short = [answer for asked, answer in rows if len(plain(asked).split()) <= 120 and 1 <= len(answer.split()) <= 60]
-    assert sorted(item.reference for item in load_instructions("alpaca", 1000)) == sorted(short)
+    assert sorted(item.reference for item in _load_instructions("alpaca", 1000)) == sorted(short)
 
 
 @pytest.mark.parametrize(("name", "n"), [("alpaca", 73), ("dialogues", 8), ("squad", 300)])
 def test_items_are_short_and_distinct(name, n):
-    items = load_instructions(name, 1000)
+    items = _load_instructions(name, 1000)
     assert len(items) == n
     assert len({item.id for item in items}) == len({item.instruction for item in items}) == n
     assert all(1 <= len(item.instruction.split()) <= 120 for item in items)
@@ -54,8 +54,8 @@ def test_items_are_short_and_distinct(name, n):
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_instructions_are_nested(name):
-    items = load_instructions(name, 8)
-    assert load_instructions(name, 3) == items[:3]
+    items = _load_instructions(name, 8)
+    assert _load_instructions(name, 3) == items[:3]
     rows = [int(item.id.rpartition("-")[2]) for item in items]
     assert rows != sorted(rows)
     asked = [item.instruction for item in items]
@@ -69,7 +69,7 @@ def squad_documents():
 
 
 def test_questions_ask_for_words_of_their_passage(squad_documents):
-    for item in load_instructions("squad", 1000):
+    for item in _load_instructions("squad", 1000):
         passage, question, request = item.instruction.rsplit("\n\n", 2)
         document = squad_documents[item.id]
         assert request == _SQUAD_REQUEST
@@ -86,11 +86,11 @@ def test_passages_are_asked_about_once(squad_documents):
         asked = f"{passage} {question.removesuffix('Answer:')} {_SQUAD_REQUEST}"
         if len(asked.split()) <= 120:
             short.add(passage)
-    assert sorted(item.instruction.rsplit("\n\n", 2)[0] for item in load_instructions("squad", 1000)) == sorted(short)
+    assert sorted(item.instruction.rsplit("\n\n", 2)[0] for item in _load_instructions("squad", 1000)) == sorted(short)
 
 
 def test_questions_share_no_calibration_text(squad_documents):
-    items = {item.id: word_ngrams(item.instruction, 12) for item in load_instructions("squad", 1000)}
+    items = {item.id: word_ngrams(item.instruction, 12) for item in _load_instructions("squad", 1000)}
     whole = set().union(*(word_ngrams(document["query"], 12) for document in squad_documents.values()))
     shared = 0
     for source in SOURCES:
@@ -102,12 +102,12 @@ def test_questions_share_no_calibration_text(squad_documents):
 
 @pytest.mark.parametrize(("name", "kept"), [("alpaca", 30), ("squad", 3)])
 def test_items_do_not_move_when_one_is_added(name, kept, monkeypatch):
-    items = load_instructions(name, 1000)
+    items = _load_instructions(name, 1000)
     shorter = [item for item in items if all(len(answer.split()) <= kept for answer in item.references)]
     monkeypatch.setattr(instructions, "_MAX_REFERENCE_WORDS", kept)
     instructions._items.cache_clear()
     try:
-        found = load_instructions(name, 1000)
+        found = _load_instructions(name, 1000)
         # Another question may stand for a passage whose first is left out.
         assert [item for item in found if item in items] == shorter
         assert len(found) < len(items)
@@ -117,19 +117,19 @@ def test_items_do_not_move_when_one_is_added(name, kept, monkeypatch):
 
 
 def test_version_changes_with_items_and_rules(monkeypatch):
-    version = instructions_version("alpaca")
+    version = _instructions_version("alpaca")
     assert version.startswith(f"{instructions._VERSION}.")
-    assert version != instructions_version("dialogues")
-    items = load_instructions("alpaca", 1000)
+    assert version != _instructions_version("dialogues")
+    items = _load_instructions("alpaca", 1000)
     monkeypatch.setattr(instructions, "_items", lambda name: tuple(reversed(items)))
-    assert instructions_version("alpaca") != version
+    assert _instructions_version("alpaca") != version
     monkeypatch.setattr(instructions, "_items", lambda name: tuple(items))
-    assert instructions_version("alpaca") == version
-    others = [Instruction(item.id, item.instruction, item.reference, ("also right",)) for item in items]
+    assert _instructions_version("alpaca") == version
+    others = [_Instruction(item.id, item.instruction, item.reference, ("also right",)) for item in items]
     monkeypatch.setattr(instructions, "_items", lambda name: tuple(others))
-    assert instructions_version("alpaca") != version
+    assert _instructions_version("alpaca") != version
     monkeypatch.setattr(instructions, "_VERSION", 99)
-    assert instructions_version("alpaca").startswith("99.")
+    assert _instructions_version("alpaca").startswith("99.")
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_version_changes_with_items_and_rules(monkeypatch):
     [("alpaca", "1.c094b554b489"), ("dialogues", "1.36a120d90d50"), ("squad", "1.ac1dcecf8504")],
 )
 def test_versions_are_those_of_stored_results(name, version):
-    assert instructions_version(name) == version
+    assert _instructions_version(name) == version
 
 
 def test_instruction_requests_are_checked():
     with pytest.raises(InputError, match="did you mean 'alpaca'"):
-        load_instructions("alpacca", 5)
+        _load_instructions("alpacca", 5)
     with pytest.raises(InputError, match="no instruction set 'c4'"):
-        instructions_version("c4")
+        _instructions_version("c4")
     for n in (0, -1, True, 1.5):
         with pytest.raises(InputError, match="n_items is"):
-            load_instructions("alpaca", n)
+            _load_instructions("alpaca", n)

@@ -7,7 +7,7 @@ import torch
 
 from crosscal.errors import InputError
 from crosscal.metrics import score_answers, writing
-from crosscal.metrics.instructions import Instruction, instructions_version, load_instructions
+from crosscal.metrics.instructions import _Instruction, _instructions_version, _load_instructions
 from crosscal.metrics.writing import (
     _HEADING,
     _LAST_TOKENS,
@@ -21,7 +21,7 @@ from crosscal.models import LoadedModel
 from tests.unit.families import FAMILIES, tiny_model, tiny_tokenizer
 from tests.unit.text.conftest import byte_tokenizer
 
-ASKED = [Instruction(f"own-{i}", text, "ok") for i, text in enumerate(["pq", "a" * 30, "x", "north.south", "b" * 12])]
+ASKED = [_Instruction(f"own-{i}", text, "ok") for i, text in enumerate(["pq", "a" * 30, "x", "north.south", "b" * 12])]
 TEMPLATE = (
     "{% for turn in messages %}<s>{{ turn['role'] }}.{{ turn['content'] }}<e>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant.{% endif %}"
@@ -207,8 +207,8 @@ def test_nothing_is_logged(loaded):
 
 def test_scores_follow_from_items(loaded):
     result = score_answers(loaded, "alpaca", 5, max_new_tokens=6, progress=False)
-    assert (result.name, result.n, result.version) == ("alpaca", 5, instructions_version("alpaca"))
-    assert result.items["id"] == [item.id for item in load_instructions("alpaca", 5)]
+    assert (result.name, result.n, result.version) == ("alpaca", 5, _instructions_version("alpaca"))
+    assert result.items["id"] == [item.id for item in _load_instructions("alpaca", 5)]
     assert list(result.items) == ["id", "exact_match", "f1", "rouge1"]
     for metric, value in result.values.items():
         assert value == pytest.approx(sum(result.items[metric]) / 5)
@@ -225,10 +225,10 @@ def test_answers_equal_to_references_score_one(loaded, monkeypatch):
 
 def test_references_count_by_the_best_of_several(loaded, monkeypatch):
     asked = [
-        Instruction("own-0", "Who?", "Ada Lovelace", ("Countess Ada", "Ada")),
-        Instruction("own-1", "Where?", "at home", ("London",)),
+        _Instruction("own-0", "Who?", "Ada Lovelace", ("Countess Ada", "Ada")),
+        _Instruction("own-1", "Where?", "at home", ("London",)),
     ]
-    monkeypatch.setattr("crosscal.metrics.writing.load_instructions", lambda name, n_items: asked)
+    monkeypatch.setattr("crosscal.metrics.writing._load_instructions", lambda name, n_items: asked)
     monkeypatch.setattr("crosscal.metrics.writing._write_answers", lambda *args: ["Ada", "at my home"])
     items = score_answers(loaded, "squad").items
     assert items["exact_match"] == [1, 0]

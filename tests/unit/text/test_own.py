@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosscal.errors import InputError
-from crosscal.text import SPLITS, SourceReport, check_source, documents, with_field
-from crosscal.text.documents import NGRAM, SHARED_NGRAMS, _split, word_ngrams
+from crosscal.text import SPLITS, SourceReport, check_source, documents
+from crosscal.text.documents import NGRAM, SHARED_NGRAMS, _split, _with_field, word_ngrams
 from crosscal.text.fields import _Document, _whole_text
 
 WORDS = "river stone bread lamp copper willow harbour candle meadow thunder velvet anchor"
@@ -134,14 +134,14 @@ def test_a_field_by_name(tmp_path):
 def test_a_file_may_have_a_hash_in_its_name(tmp_path):
     source = lines(tmp_path / "no#1.jsonl", lambda i: {"a": prose(i), "b": f"b {i}"})
     assert check_source(source).what == "field 'a'"
-    assert with_field(source, "b") == f"{source}#b"
+    assert _with_field(source, "b") == f"{source}#b"
     assert check_source(source, field="b").what == "field 'b'"
 
 
 def test_fields_are_for_sources_that_have_some(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo")
     for source in ("c4", "self", "hub:allenai/c4", str(tmp_path / "a.txt")):
-        assert with_field(source, "body", chat=True) == source
+        assert _with_field(source, "body", chat=True) == source
         with pytest.raises(InputError, match="has no fields to choose from; leave field and chat out"):
             documents(source, field="body")
     with pytest.raises(InputError, match=r"plain text, which has no fields"):

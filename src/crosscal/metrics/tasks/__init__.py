@@ -8,7 +8,6 @@ _HOME = {
     "TaskResult": "evaluate",
     "check_tasks": "evaluate",
     "evaluate_tasks": "evaluate",
-    "build_items": "files",
     "task_version": "files",
 }
 
@@ -17,7 +16,6 @@ __all__ = [
     "TASKS",
     "Task",
     "TaskResult",
-    "build_items",
     "check_tasks",
     "describe",
     "evaluate_tasks",

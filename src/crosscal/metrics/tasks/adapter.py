@@ -27,7 +27,7 @@ _DEFAULT_MAX_LENGTH = 2048
 _DEFAULT_NEW_TOKENS = 256
 
 
-class InMemoryLM(TemplateLM):
+class _InMemoryLM(TemplateLM):
     """Serve the harness's model interface over `(model, tokenizer)`.
 
     `token_budget` bounds the tokens of one forward pass and changes results by rounding only; `share` runs the
@@ -164,7 +164,7 @@ class InMemoryLM(TemplateLM):
         return _cut_at_stop(self.tokenizer.decode(written, skip_special_tokens=True), stops)
 
 
-class _StreamedLM(InMemoryLM):
+class _StreamedLM(_InMemoryLM):
     """Serve the same interface over a model that is read from disk block by block, `crosscal.disk.StreamedModel`.
 
     All requests of one kind pass through a block before the next one is read. Text cannot be written this way.

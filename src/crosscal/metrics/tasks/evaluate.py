@@ -67,7 +67,7 @@ def evaluate_tasks(
         raise InputError(f"tasks need the package '{error.name}'; run pip install 'crosscal[study]'") from error
     from crosscal.engine.driver import Residence
     from crosscal.metrics.tasks import harness
-    from crosscal.metrics.tasks.adapter import InMemoryLM, _StreamedLM
+    from crosscal.metrics.tasks.adapter import _InMemoryLM, _StreamedLM
 
     with harness._quiet(), harness._own_random_state():
         tasks = harness._load_tasks(names)
@@ -77,7 +77,7 @@ def evaluate_tasks(
             _refuse_writing(tasks)
             lm = _StreamedLM(loaded, progress=progress)
         else:
-            lm = InMemoryLM(loaded.model, loaded.tokenizer, progress=progress)
+            lm = _InMemoryLM(loaded.model, loaded.tokenizer, progress=progress)
         results: Any = evaluate(
             lm=lm,
             task_dict={"tasks": tasks, "groups": {}, "group_map": {}},

@@ -55,7 +55,7 @@ _RECIPES: dict[str, Callable[[], Iterable[dict]]] = {
 """What makes the items of each task from its archive, in any order."""
 
 
-def build_items(name: str) -> list[dict]:
+def _build_items(name: str) -> list[dict]:
     """Return the items of an embedded task in their fixed random order: the first k are a random subset, nested in k.
 
     A task that is paired with another one follows the other's order.
@@ -63,7 +63,7 @@ def build_items(name: str) -> list[dict]:
     task, items = TASKS[name], _RECIPES[name]()
     if base := task.variant_of or task.paired_with:
         by_id = {item["id"]: item for item in items}
-        in_order = [by_id[item["id"]] for item in build_items(base) if item["id"] in by_id]
+        in_order = [by_id[item["id"]] for item in _build_items(base) if item["id"] in by_id]
     else:
         in_order = _ordered(name, items, task.n_items)
     return [_in_form(item, task) for item in in_order[: task.n_items]]
@@ -96,7 +96,7 @@ def _task_folder(name: str) -> Path:
 
 def _items_text(name: str) -> str:
     """The task's file: one item a line."""
-    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in build_items(name))
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in _build_items(name))
 
 
 def _digest_of(data: bytes) -> str:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from crosscal.metrics.tasks import TASKS, describe, task_version
-from crosscal.metrics.tasks.files import _RECIPES, _digest_of, _items_text, _task_folder, build_items
+from crosscal.metrics.tasks.files import _RECIPES, _build_items, _digest_of, _items_text, _task_folder
 from crosscal.metrics.tasks.harness import _load_tasks, _quiet
 from crosscal.metrics.tasks.held_out import _held_out_abstracts, _held_out_cases
 from crosscal.metrics.tasks.items import _Entry, _generator, _ordered, _with_distractors
@@ -35,7 +35,7 @@ def test_tasks_are_what_the_catalogue_says(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_items_are_sound(name):
     task = TASKS[name]
-    for it in build_items(name):
+    for it in _build_items(name):
         assert len(set(it["choices"])) == len(it["choices"]) > it["gold"] >= 0
         for text in texts_of(it):
             assert text.lstrip() == text.rstrip() or task.form == "cloze"
@@ -48,7 +48,7 @@ def test_items_are_sound(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_right_options_stand_anywhere(name):
-    golds = [it["gold"] for it in build_items(name)]
+    golds = [it["gold"] for it in _build_items(name)]
     if TASKS[name].form != "cloze" and TASKS[name].metric != "auc":
         assert max(map(golds.count, set(golds))) < 2 * len(golds) / len(set(golds))
 
@@ -56,7 +56,7 @@ def test_right_options_stand_anywhere(name):
 def test_built_tasks_hold_no_calibration_text():
     seen = {source: set().union(*(word_ngrams(t, NGRAM) for t in documents(source))) for source in ("pubmed", "bioasq")}
     for name in ("pubmedqa_yesno", "pubmed_next_section", "pubmed_question"):
-        own = set().union(*(word_ngrams(text, NGRAM) for it in build_items(name) for text in texts_of(it)))
+        own = set().union(*(word_ngrams(text, NGRAM) for it in _build_items(name) for text in texts_of(it)))
         assert own
         assert all(not own & grams for grams in seen.values())
 
@@ -66,9 +66,9 @@ def test_legal_tasks_use_held_out_rows_only():
     assert rows
     assert not rows & (set(LEGAL_CALIBRATION_ROWS) | LEGAL_SHARED_ROWS)
     for name in ("case_summary", "case_next_sentence"):
-        assert {int(it["id"]) for it in build_items(name)} <= rows
+        assert {int(it["id"]) for it in _build_items(name)} <= rows
     calibration = " ".join(" ".join(text.split()) for text in documents("contracts"))
-    for it in build_items("contract_clause"):
+    for it in _build_items("contract_clause"):
         assert all(clause.removesuffix("\nQuestion:") not in calibration for clause in it["choices"])
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from crosscal.metrics.tasks import TASKS, describe
-from crosscal.metrics.tasks.files import build_items
+from crosscal.metrics.tasks.files import _build_items
 from crosscal.metrics.tasks.held_out import (
     _OTHER_FORM,
     _SENTENCE_SOURCES,
@@ -63,9 +63,9 @@ def test_description_tells_skills_and_variants():
 
 @pytest.mark.parametrize("name", PAIRED)
 def test_pairs_share_options_and_order(name):
-    base = build_items(PAIRED[name])
+    base = _build_items(PAIRED[name])
     by_id, order = {it["id"]: it for it in base}, [it["id"] for it in base]
-    items = build_items(name)
+    items = _build_items(name)
     for it in items:
         other = by_id[it["id"]]
         assert (it["choices"], it["gold"]) == (other["choices"], other["gold"])
@@ -76,9 +76,9 @@ def test_pairs_share_options_and_order(name):
 
 
 def test_reading_shows_the_support_first():
-    base = {it["id"]: it["query"] for it in build_items("sciq")}
+    base = {it["id"]: it["query"] for it in _build_items("sciq")}
     support = {str(number): document["support"].strip() for number, document in _task_documents("sciq/rc_0shot")}
-    items = build_items("sciq_reading")
+    items = _build_items("sciq_reading")
     assert {it["id"] for it in items} == {id for id in base if support[id]}
     for it in items:
         assert it["query"] == f"{support[it['id']]}\n{base[it['id']]}"
@@ -91,7 +91,7 @@ def test_facts_have_one_right_answer():
     answers: dict[str, set[str]] = {}
     for document in clues.values():
         answers.setdefault(document["category"], set()).add(document["answer"].strip().strip('"').strip())
-    items = build_items("fact_recall")
+    items = _build_items("fact_recall")
     assert len({it["query"] for it in items}) == len(items)
     for it in items:
         clue, right = clues[it["id"]], it["choices"][it["gold"]]
@@ -118,7 +118,7 @@ def changes(it: dict) -> list[tuple[str, str, str]]:
 
 
 def test_agreement_exchanges_one_verb_after_a_pronoun():
-    for it in build_items("agreement"):
+    for it in _build_items("agreement"):
         ((before, good, bad),) = changes(it)
         good, bad = (re.match(r"[a-z]+", word)[0] for word in (good, bad))
         assert _OTHER_FORM[good] == bad
@@ -128,7 +128,7 @@ def test_agreement_exchanges_one_verb_after_a_pronoun():
 
 
 def test_agreement_asks_every_form_and_both_numbers():
-    forms = [re.match(r"[a-z]+", changes(it)[0][1])[0] for it in build_items("agreement")]
+    forms = [re.match(r"[a-z]+", changes(it)[0][1])[0] for it in _build_items("agreement")]
     assert set(forms) == set(_OTHER_FORM)
     assert 0.2 < sum(form in ("are", "were", "have", "do") for form in forms) / len(forms) < 0.8
 
@@ -151,7 +151,7 @@ def test_verbs_that_may_take_either_form_stay(sentence):
 
 
 def test_word_order_swaps_two_neighbouring_inner_words():
-    for it in build_items("word_order"):
+    for it in _build_items("word_order"):
         good, bad = written(it)
         place = next(i for i in range(len(good)) if good[i] != bad[i])
         assert 1 <= place <= len(good) - 3
@@ -180,7 +180,7 @@ def test_orders_that_may_be_right_stay(sentence):
 @pytest.mark.parametrize("name", ["agreement", "word_order"])
 def test_sentences_are_held_out(name, calibration):
     held_out = {source: documents(source, "held_out") for source in _SENTENCE_SOURCES}
-    items = build_items(name)
+    items = _build_items(name)
     assert items
     for it in items:
         source, place = it["id"].split()
@@ -199,6 +199,6 @@ def test_sentences_come_once_and_from_both_sources():
 
 @pytest.mark.parametrize("name", ["sciq_reading", "sciq_typos", "sciq_rephrased", "arc_easy_typos", "fact_recall"])
 def test_benchmark_items_share_no_calibration_text(name, calibration):
-    own = set().union(*(word_ngrams(it["query"], 12) for it in build_items(name)))
+    own = set().union(*(word_ngrams(it["query"], 12) for it in _build_items(name)))
     assert own
     assert own.isdisjoint(calibration)

@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from crosscal.metrics.tasks.files import build_items
+from crosscal.metrics.tasks.files import _build_items
 from crosscal.metrics.tasks.items import _add_typos, _misspell, _question_of, _rephrased, _with_typos
 
 
 def questions(name: str, base: str) -> list[tuple[str, str]]:
     """`(question as it was, perturbed query)` of each item."""
-    before = {it["id"]: _question_of(it) for it in build_items(base)}
-    return [(before[it["id"]], it["query"]) for it in build_items(name)]
+    before = {it["id"]: _question_of(it) for it in _build_items(base)}
+    return [(before[it["id"]], it["query"]) for it in _build_items(name)]
 
 
 @pytest.mark.parametrize("base", ["sciq", "arc_easy"])
@@ -55,7 +55,7 @@ def test_short_words_acronyms_and_parts_of_words_stay():
 
 
 def test_typos_depend_on_the_item_alone():
-    items = build_items("sciq")[:20]
+    items = _build_items("sciq")[:20]
     assert _with_typos("demo", items)[7:] == _with_typos("demo", items[7:])
     assert _with_typos("demo", items) != _with_typos("other", items)
 
@@ -69,7 +69,7 @@ def test_rephrased_questions_keep_their_words(base):
     assert frame.endswith("\nThe correct answer is")
     assert "Question:" not in frame
     assert "Answer:" not in frame
-    assert len(pairs) == len(build_items(base))
+    assert len(pairs) == len(_build_items(base))
 
 
 def test_braces_in_questions_are_kept():
