@@ -37,7 +37,7 @@ MOVED = {
     "crosscal.streaming.journal": "crosscal.disk.journal",
     "crosscal.study.chapters": "crosscal.plan.chapters",
     "crosscal.study.parameters": "crosscal.plan.parameters",
-    "crosscal.study.presets": "crosscal.plan.presets",
+    "crosscal.study.presets": "crosscal.plan.parameters",
     "crosscal.study.store": "crosscal.results.store",
     "crosscal.targets": "crosscal.types",
     "crosscal.text.sampling": "crosscal.text.written",

@@ -16,7 +16,7 @@ from crosscal.cli.request import _names_in, _permissions, _read_texts
 from crosscal.errors import InputError, whole_number
 from crosscal.metrics.tasks import check_tasks
 from crosscal.models import find_config, load_tokenizer, resolve_device, resolve_dtype
-from crosscal.plan.presets import TASKS as STUDY_TASKS
+from crosscal.plan.parameters import TASKS as STUDY_TASKS
 from crosscal.results.quantities import quantities_over
 from crosscal.results.store import RunRecord
 from crosscal.stats import auc_difference, bootstrap_mean, holm, sign_flip_p, sign_test_p

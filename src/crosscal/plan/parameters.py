@@ -1,4 +1,4 @@
-"""The parameters of a chapter, read from its notebook and checked before anything is computed.
+"""Presets, and the parameters of a chapter, read from its notebook and checked before anything is computed.
 
 papermill only warns about a parameter the notebook does not know; a study run with a mistyped parameter would then
 answer another question than the one asked. So the notebook hands its own namespace to `read_parameters`, which looks
@@ -8,21 +8,60 @@ may have put there.
 
 import ast
 import filecmp
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crosscal.errors import InputError, suggest, whole_number
-from crosscal.plan.presets import TASK_PROMPTS, find_preset
 from crosscal.types import Unstructured, parse_target
 
-COMPUTE = ("missing", "never")
+TASK_PROMPTS = "task_prompts"
+TEXTS = ("pubmed", "legal", "wikipedia", "news", TASK_PROMPTS)
+_SHORT_TASKS = ("common_knowledge", "sciq", "arc_easy", "piqa")
+TASKS = (*_SHORT_TASKS, "pubmed_next_section", "pubmed_question", "case_summary", "contract_clause")
 _OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 _INJECTED = "# Parameters"  # how the cell begins in which papermill sets parameters
 
 S = TypeVar("S", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes of a study: calibration windows, held-out windows, task items, and answers to instructions.
+
+    `short_tasks` cost a third of all tasks' time: grids with many runs ask only these.
+    """
+
+    n_windows: int
+    window: int
+    eval_windows: int
+    eval_window: int
+    task_items: int
+    answer_items: int
+    texts: tuple[str, ...] = TEXTS
+    tasks: tuple[str, ...] = TASKS
+    short_tasks: tuple[str, ...] = _SHORT_TASKS
+
+
+_FULL = Preset(16, 1024, 8, 512, 100, 60)
+PRESETS = {
+    "smoke": Preset(2, 64, 2, 64, 4, 2, ("pubmed", "news", TASK_PROMPTS), ("sciq", "contract_clause"), ("sciq",)),
+    "quick": replace(_FULL, window=512, eval_windows=4, task_items=40, answer_items=16),
+    "full": _FULL,
+}
+"""How big a study is. `quick` answers in minutes on two cores; `full` is what the committed book shows."""
+
+
+def _checked(default: Any, check: Callable[[str, Any], object]) -> Any:
+    """A parameter whose value `check(name, value)` refuses with `InputError` where it makes no sense."""
+    return field(default=default, metadata={"check": check})
+
+
+def _one_source(name: str, value: str) -> None:
+    if not value.strip() or "=" in value or ("," in value and not value.startswith("hub:")):
+        raise InputError(f"{name} is '{value}'; give one text source, such as c4 or a path to a .txt or .jsonl file")
 
 
 @dataclass(frozen=True)
@@ -34,65 +73,52 @@ class Settings:
 
     preset: str = "quick"
     model: str = "smollm2-135m"
-    seed: int = 0
+    seed: int = _checked(0, whole_number)
     device: str = "auto"
     accept_terms: bool = False
     compute: str = "missing"
 
     def __post_init__(self):
-        for field in fields(self):
-            kind, value = type(field.default), getattr(self, field.name)
-            fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (
-                kind is bool
-            )
-            if not fits:
-                raise InputError(f"{field.name} is {value!r}; give a {kind.__name__}, such as {field.default!r}")
-        find_preset(self.preset)
-        whole_number("seed", self.seed)
-        if self.compute not in COMPUTE:
+        for known in fields(self):
+            kind, value = type(known.default), getattr(self, known.name)
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if not fits or isinstance(value, bool) != (kind is bool):
+                raise InputError(f"{known.name} is {value!r}; give a {kind.__name__}, such as {known.default!r}")
+            if check := known.metadata.get("check"):
+                check(known.name, value)
+        if self.preset not in PRESETS:
+            near = suggest(self.preset, list(PRESETS))
+            raise InputError(f"unknown preset '{self.preset}'{near}; give one of {', '.join(PRESETS)}")
+        if self.compute not in ("missing", "never"):
             raise InputError(f"compute is '{self.compute}'; give 'missing' to run what is not stored, or 'never'")
-        self.check()
-
-    def check(self) -> None:
-        """Raises `InputError` for values of a chapter's own parameters that make no sense."""
 
 
 @dataclass(frozen=True)
 class PruningSettings(Settings):
     """Chapter 1: the sparsity that tables look at, and the calibration text."""
 
-    sparsity: float = 0.5
-    calibration: str = "c4"
-
-    def check(self) -> None:
-        """Raises `InputError` for a sparsity outside 0..1 and unclear calibration text."""
-        Unstructured(self.sparsity)
-        parse_shares(self.calibration)
+    sparsity: float = _checked(0.5, lambda _, value: Unstructured(value))
+    calibration: str = _checked("c4", lambda _, value: parse_shares(value))
 
 
 @dataclass(frozen=True)
 class CalibrationSettings(PruningSettings):
     """Chapter 3: the sparsity, and the general text that others are compared with."""
 
-    def check(self) -> None:
-        """Raises `InputError` for a sparsity outside 0..1 and for more than one text."""
-        Unstructured(self.sparsity)
-        _check_source("calibration", self.calibration)
+    calibration: str = _checked("c4", _one_source)
 
 
 @dataclass(frozen=True)
 class CrossSettings(Settings):
     """Chapter 4: the sparsity, the general text, the domains, and the second model ("" for none)."""
 
-    sparsity: float = 0.5
-    general: str = "c4"
+    sparsity: float = _checked(0.5, lambda _, value: Unstructured(value))
+    general: str = _checked("c4", _one_source)
     domains: str = "pubmed,legal"
     second_model: str = "gemma3-270m"
 
-    def check(self) -> None:
-        """Raises `InputError` for a sparsity outside 0..1, no domain, and a domain that is the general text."""
-        Unstructured(self.sparsity)
-        _check_source("general", self.general)
+    def __post_init__(self):
+        super().__post_init__()
         texts = [self.general, *(name.strip() for name in self.domains.split(","))]
         if not all(texts) or any(_same_text(a, b) for i, a in enumerate(texts) for b in texts[:i]):
             raise InputError(f"domains is '{self.domains}'; give different sources, none of them {self.general}")
@@ -102,11 +128,7 @@ class CrossSettings(Settings):
 class QuantizationSettings(Settings):
     """Chapter 5: the calibration text."""
 
-    calibration: str = "c4"
-
-    def check(self) -> None:
-        """Raises `InputError` for unclear calibration text."""
-        parse_shares(self.calibration)
+    calibration: str = _checked("c4", lambda _, value: parse_shares(value))
 
 
 @dataclass(frozen=True)
@@ -117,20 +139,17 @@ class ReportCardSettings(Settings):
     """
 
     method: str = "sparsegpt"
-    target: str = "50%"
-    general: str = "c4"
-    domain: str = "pubmed"
+    target: str = _checked("50%", lambda _, value: parse_target(value))
+    general: str = _checked("c4", _one_source)
+    domain: str = _checked("pubmed", _one_source)
     mix_weights: str = "0,0.5,1"
     tasks: str = "all"
     skip: str = ""
     only: str = ""
     partial: bool = False
 
-    def check(self) -> None:
-        """Raises `InputError` for an unclear target, weights outside 0..1 and equal texts."""
-        parse_target(self.target)
-        _check_source("general", self.general)
-        _check_source("domain", self.domain)
+    def __post_init__(self):
+        super().__post_init__()
         if _same_text(self.general, self.domain):
             raise InputError(f"general and domain are both '{self.domain}'; give two different texts")
         if not self.weights:
@@ -140,7 +159,7 @@ class ReportCardSettings(Settings):
     def weights(self) -> list[float]:
         """The weights of the domain, each from 0 to 1; raises `InputError` otherwise."""
         try:
-            weights = [float(part) for part in self.mix_weights.split(",") if part.strip()]
+            weights = [float(part) for part in _parts(self.mix_weights)]
         except ValueError:
             weights = [-1.0]
         if not all(0 <= weight <= 1 for weight in weights):
@@ -152,10 +171,10 @@ class ReportCardSettings(Settings):
 
         Task prompts are the text of embedded tasks.
         """
-        from crosscal.metrics.tasks import TASKS
+        from crosscal.metrics.tasks import TASKS as EMBEDDED
 
         asked = tuple(tasks) if self.tasks == "all" else _parts(self.tasks)
-        kept = [text for text in texts if text != TASK_PROMPTS or not TASKS.keys().isdisjoint(asked)]
+        kept = [text for text in texts if text != TASK_PROMPTS or not EMBEDDED.keys().isdisjoint(asked)]
         return {"texts": tuple(dict.fromkeys([*kept, self.domain])), "tasks": asked}
 
     @property
@@ -168,11 +187,6 @@ class ReportCardSettings(Settings):
 def _parts(text: str) -> tuple[str, ...]:
     """The parts of a text with commas between."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _check_source(name: str, source: str) -> None:
-    if not source.strip() or "=" in source or ("," in source and not source.startswith("hub:")):
-        raise InputError(f"{name} is '{source}'; give one text source, such as c4 or a path to a .txt or .jsonl file")
 
 
 def _same_text(one: str, other: str) -> bool:
@@ -190,19 +204,18 @@ def parse_shares(text: str) -> tuple[tuple[str, float], ...]:
     >>> parse_shares("c4"), parse_shares("c4=0.5,pubmed=0.5")
     ((('c4', 1.0),), (('c4', 0.5), ('pubmed', 0.5)))
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = _parts(text)
     if len(parts) == 1 and "=" not in parts[0]:
         return ((parts[0], 1.0),)
     shares = []
     for part in parts:
-        source, separator, weight = part.rpartition("=")
+        source, _, weight = part.rpartition("=")
         try:
-            share = float(weight)
+            shares.append((source, float(weight) if source else -1.0))
         except ValueError:
-            separator = ""
-        if not separator or not share >= 0:
+            shares.append((source, -1.0))
+        if not shares[-1][1] >= 0:
             raise InputError(f"calibration part '{part}' is unclear; write source=weight, as in c4=0.5,pubmed=0.5")
-        shares.append((source, share))
     if not shares or abs(sum(share for _, share in shares) - 1) > 1e-6:
         raise InputError(f"the weights in calibration '{text}' do not sum to 1; write for example c4=0.5,pubmed=0.5")
     return tuple(shares)
@@ -227,7 +240,7 @@ def read_parameters(namespace: Mapping[str, object], kind: type[S] = Settings) -
     return kind(**{name: _typed(name, namespace[name], known[name]) for name in known if name in namespace})
 
 
-def _declared(namespace: Mapping[str, object], known: Mapping[str, object]) -> list[str]:
+def _declared(namespace: Mapping[str, Any], known: Mapping[str, object]) -> list[str]:
     """The names set by the last parameters cell that ran, and by papermill's cell below it.
 
     IPython keeps the text of all cells in `In`. A script has no cells but annotations; what has neither is a mapping
@@ -236,8 +249,7 @@ def _declared(namespace: Mapping[str, object], known: Mapping[str, object]) -> l
     if history := namespace.get("In"):
         declared: list[str] = []
         for source in history:
-            names = list(_assigned(source, annotated=True))
-            if not known.keys().isdisjoint(names):
+            if not known.keys().isdisjoint(_assigned(source, annotated=True)):
                 declared = list(_assigned(source))
             elif source.startswith(_INJECTED):
                 declared += (name for name in _assigned(source) if not name.startswith("PAPERMILL_"))
@@ -258,13 +270,13 @@ def _assigned(source: str, annotated: bool = False) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return
     for statement in statements:
-        if isinstance(statement, ast.AnnAssign):
-            yield from [statement.target.id] if isinstance(statement.target, ast.Name) else []
-        elif isinstance(statement, ast.Assign) and not annotated:
-            yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
+        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else []
+        if isinstance(statement, ast.Assign) and not annotated:
+            targets = statement.targets
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
-def _typed(name: str, value: object, default: object) -> object:
+def _typed(name: str, value: object, default: object) -> Any:
     """A value in the type of its default: texts that papermill or YAML read as another type are not guessed at.
 
     Numbers stand for texts where the text is one of numbers, as in `-p mix_weights 0.5`.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from crosscal.errors import InputError, exit_status
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS, Maker
-from crosscal.plan.presets import PRESETS
+from crosscal.plan.parameters import PRESETS
 from crosscal.study.grid import count_stored, run_chapter
 
 

@@ -14,7 +14,7 @@ from crosscal.assets import ARCHIVES, MODEL_ASSETS
 from crosscal.errors import InputError
 from crosscal.files import hash_files, hash_json
 from crosscal.metrics.tasks import SCORING_VERSION, TASKS, task_version
-from crosscal.plan.presets import TASK_PROMPTS
+from crosscal.plan.parameters import TASK_PROMPTS
 from crosscal.text import SELF, SOURCES, documents
 from crosscal.types import RunConfig
 

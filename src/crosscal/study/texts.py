@@ -13,7 +13,7 @@ import torch
 from crosscal.engine.driver import Residence
 from crosscal.errors import InputError
 from crosscal.models import LoadedModel
-from crosscal.plan.presets import TASK_PROMPTS
+from crosscal.plan.parameters import TASK_PROMPTS
 from crosscal.study.identity import RANDOM
 from crosscal.text import SELF, SOURCES, TextWindows, load_text, write_text
 from crosscal.text.windows import _draw_packed

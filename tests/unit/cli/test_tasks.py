@@ -7,7 +7,7 @@ import pytest
 
 from crosscal.cli import measure
 from crosscal.metrics.tasks import TASKS, TaskResult, evaluate, harness
-from crosscal.plan.presets import TASKS as STUDY_TASKS
+from crosscal.plan.parameters import TASKS as STUDY_TASKS
 from crosscal.results.quantities import QUANTITIES
 
 pytest.importorskip("lm_eval")

@@ -7,6 +7,7 @@ import pytest
 from crosscal.errors import InputError
 from crosscal.plan.chapters import CHAPTERS, PRUNING, Maker
 from crosscal.plan.parameters import (
+    PRESETS,
     CalibrationSettings,
     CrossSettings,
     PruningSettings,
@@ -14,7 +15,6 @@ from crosscal.plan.parameters import (
     Settings,
     read_parameters,
 )
-from crosscal.plan.presets import PRESETS
 from crosscal.study.grid import find_stored
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from crosscal.errors import InputError
 from crosscal.plan.chapters import CHAPTERS, Maker
-from crosscal.plan.parameters import PruningSettings, Settings
-from crosscal.plan.presets import PRESETS
+from crosscal.plan.parameters import PRESETS, PruningSettings, Settings
 from crosscal.results.store import load_runs
 from crosscal.study.grid import run_chapter
 from crosscal.types import RunConfig, Unstructured
