@@ -18,13 +18,12 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from crosscal.plan.maker import Maker
 from jupytext.compare import NotebookDifference, compare_notebooks
 
 from crosscal.errors import InputError
 from crosscal.files import hash_json
 from crosscal.paths import checkout
-from crosscal.plan.chapters import CHAPTERS
+from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.results.store import load_run
 from crosscal_book.pages.generated import expected
 

@@ -4,11 +4,10 @@ import json
 import tomllib
 
 import pytest
-from crosscal.plan.maker import Maker
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from crosscal.errors import InputError
-from crosscal.plan.chapters import CHAPTERS
+from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results import frame as rows
 from crosscal_book.chapters import report_card
