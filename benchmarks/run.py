@@ -24,7 +24,7 @@ from crosscal import compress
 from crosscal.engine.reports import PeakMemory
 from crosscal.files import write_atomically
 from crosscal.metrics import perplexity
-from crosscal.metrics.text_scores import _score_text, dense_reference
+from crosscal.metrics.text_scores import _score_texts, dense_reference
 from crosscal.paths import results_dir
 from crosscal.results.provenance import provenance
 from crosscal.types import Grid, PerGroup, Unstructured
@@ -84,7 +84,7 @@ def measure_divergence(what: Subject, repeats: int) -> dict:
 
     def diverge() -> None:
         reference = dense_reference(what.fast, {"text": tokens})
-        _score_text(what.fast, tokens, reference.hidden["text"], reference.logits)
+        _score_texts(what.fast, {"text": tokens}, reference, progress=False)["text"]
 
     ours, theirs = [], []
     forward(), diverge()

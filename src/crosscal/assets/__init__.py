@@ -14,16 +14,7 @@ from crosscal.assets.store import _damaged_members, _folder_of, _install, _is_wh
 from crosscal.errors import InputError, suggest
 from crosscal.paths import cache_dir
 
-__all__ = [
-    "ARCHIVES",
-    "MODEL_ASSETS",
-    "asset_file",
-    "clear",
-    "fetch",
-    "is_fetched",
-    "model_gguf",
-    "verify",
-]
+__all__ = ["ARCHIVES", "MODEL_ASSETS", "asset_file", "clear", "fetch", "is_fetched", "model_gguf", "verify"]
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,10 @@ def js_divergence(logits_p: Float[Tensor, "*positions vocab"], logits_q: Float[T
     (0.6931, 0.0)
     """
     log_p, log_q = _log_probabilities(logits_p), _log_probabilities(logits_q)
-    return _js(log_p, log_q, log_p.exp(), log_q.exp())
+    p, q = log_p.exp(), log_q.exp()
+    log_m = ((p + q) / 2).log_().clamp_(min=_LEAST_LOG)
+    total = ((log_p - log_m) * p).add_((log_q - log_m) * q).sum(-1)
+    return (total / 2).clamp(min=0, max=math.log(2))
 
 
 def kl_divergence(logits_p: Float[Tensor, "*positions vocab"], logits_q: Float[Tensor, "*positions vocab"]) -> Tensor:
@@ -41,7 +44,7 @@ def kl_divergence(logits_p: Float[Tensor, "*positions vocab"], logits_q: Float[T
     0.0
     """
     log_p, log_q = _log_probabilities(logits_p), _log_probabilities(logits_q)
-    return _kl(log_p, log_q, log_p.exp())
+    return ((log_p - log_q) * log_p.exp()).sum(-1).clamp(min=0)
 
 
 def top1_agreement(
@@ -132,13 +135,3 @@ def _first_argmax(values: Float[Tensor, "n vocab"], chunk: int = 256) -> Int[Ten
 
 def _log_probabilities(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.float(), dim=-1).clamp_(min=_LEAST_LOG)
-
-
-def _kl(log_p: Tensor, log_q: Tensor, p: Tensor) -> Tensor:
-    return ((log_p - log_q) * p).sum(-1).clamp(min=0)
-
-
-def _js(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    log_m = ((p + q) / 2).log_().clamp_(min=_LEAST_LOG)
-    total = ((log_p - log_m) * p).add_((log_q - log_m) * q).sum(-1)
-    return (total / 2).clamp(min=0, max=math.log(2))

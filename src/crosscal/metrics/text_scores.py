@@ -9,10 +9,11 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
@@ -74,7 +75,7 @@ def token_nll(
     """
     if tokens.ndim != 2 or tokens.shape[1] < 2:
         raise InputError(f"windows are [n_windows, length >= 2], these are {tuple(tokens.shape)}; give longer windows")
-    return _score_text(model, tokens, micro_batch=micro_batch).per_token["nll"]
+    return _score_texts(model, {"": tokens}, micro_batch=micro_batch, progress=False)[""].per_token["nll"]
 
 
 def dense_reference(
@@ -88,28 +89,13 @@ def dense_reference(
     if isinstance(model, Residence):
         hidden = final_states(model, texts, micro_batch=_MICRO_BATCH, progress=progress)
         with model.head() as filled:
-            head, device = _Head.of(filled), model.device
+            head, device = _kept_head(filled), model.device
     else:
         check_head(model)
         head, device = model, model.get_input_embeddings().weight.device
         bar = tqdm(texts.items(), desc="dense reference", unit="text", disable=not progress)
         hidden = {name: torch.cat(list(_run(model, tokens, _MICRO_BATCH))).cpu() for name, tokens in bar}
     return DenseReference(hidden, lambda states, memory=None: head_logits(head, states.to(device), memory))
-
-
-def _score_text(
-    model,
-    tokens: Int[Tensor, "n_windows length"],
-    dense_hidden: Float[Tensor, "n_windows length hidden"] | None = None,
-    dense_logits: Callable[..., Tensor] | None = None,
-    micro_batch: int = _MICRO_BATCH,
-) -> TextScores:
-    """Score every predicted token of the windows; with the dense model's hidden states, its divergences as well.
-
-    Raises `InputError` when an output is not finite.
-    """
-    dense = None if dense_hidden is None or dense_logits is None else DenseReference({"": dense_hidden}, dense_logits)
-    return _score_texts(model, {"": tokens}, dense, micro_batch, progress=False)[""]
 
 
 def _score_texts(
@@ -123,12 +109,8 @@ def _score_texts(
     if isinstance(model, Residence):
         states = final_states(model, texts, micro_batch=micro_batch, progress=progress)
         with model.head() as head:
-            return {
-                name: _scores(
-                    head, tokens, (part.to(model.device) for part in states[name].split(micro_batch)), dense, name
-                )
-                for name, tokens in texts.items()
-            }
+            parts = {name: (part.to(model.device) for part in states[name].split(micro_batch)) for name in texts}
+            return {name: _scores(head, tokens, parts[name], dense, name) for name, tokens in texts.items()}
     bar = tqdm(texts.items(), desc="texts", unit="text", disable=not progress, leave=False)
     return {name: _scores(model, tokens, _run(model, tokens, micro_batch), dense, name) for name, tokens in bar}
 
@@ -151,10 +133,8 @@ def _scores(head, tokens: Tensor, states: Iterable[Tensor], dense: DenseReferenc
         targets = tokens[rows, 1:].flatten().to(hidden.device)
         of_dense = None if dense is None else (dense.hidden[name][rows, :-1].flatten(0, 1), dense.logits)
         parts.append(_score_rows(head, hidden[:, :-1].flatten(0, 1), targets, of_dense))
-    shape = (len(tokens), tokens.shape[1] - 1)
-    scores = TextScores(
-        {metric: _check_finite(torch.cat([part[metric] for part in parts])).view(shape) for metric in parts[0]}
-    )
+    joined = {metric: _check_finite(torch.cat([part[metric] for part in parts])) for metric in parts[0]}
+    scores = TextScores({metric: values.view(len(tokens), -1) for metric, values in joined.items()})
     if (most := max(scores.per_window("nll"))) > _MOST_NATS:
         raise InputError(
             f"the model gives a window of this text {most:,.0f} nats per token, a perplexity beyond all numbers; "
@@ -182,21 +162,11 @@ def _score_rows(
     return {name: torch.cat(parts).cpu() for name, parts in scores.items()}
 
 
-@dataclass(frozen=True)
-class _Head:
+def _kept_head(model) -> SimpleNamespace:
     """The head of a model on disk, which stays when the model lets go of it; `head_logits` takes it for a model."""
-
-    module: nn.Module
-    config: object
-
-    @classmethod
-    def of(cls, model) -> "_Head":
-        module = copy.copy(model.get_output_embeddings())
-        module._parameters = dict(module._parameters)  # the model empties its own
-        return cls(module, model.config)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.module
+    module = copy.copy(model.get_output_embeddings())
+    module._parameters = dict(module._parameters)  # the model empties its own
+    return SimpleNamespace(get_output_embeddings=lambda: module, config=model.config)
 
 
 def _token_losses(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

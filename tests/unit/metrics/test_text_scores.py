@@ -10,7 +10,7 @@ from crosscal.engine.driver import compress
 from crosscal.errors import InputError
 from crosscal.metrics import js_divergence, kl_divergence, perplexity, text_scores, token_nll
 from crosscal.metrics.evaluate import evaluate
-from crosscal.metrics.text_scores import _score_text, dense_reference
+from crosscal.metrics.text_scores import _score_texts, dense_reference
 from crosscal.models import LoadedModel, load_model
 from crosscal.types import Unstructured
 from tests.unit.families import FAMILIES, VOCAB, random_windows, save_tiny, tiny_model
@@ -33,7 +33,7 @@ def test_divergences_equal_those_of_whole_logits():
     reference = dense_reference(model, {"text": tokens})
     dense = model(tokens).logits[:, :-1]
     compress(model, "magnitude", Unstructured(0.5), progress=False)
-    scores = _score_text(model, tokens, reference.hidden["text"], reference.logits).per_token
+    scores = _score_texts(model, {"text": tokens}, reference, progress=False)["text"].per_token
     pruned = model(tokens).logits[:, :-1]
     torch.testing.assert_close(scores["js_divergence"], js_divergence(dense, pruned), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(scores["kl_divergence"], kl_divergence(dense, pruned), rtol=1e-4, atol=1e-6)
@@ -45,7 +45,7 @@ def test_divergences_equal_those_of_whole_logits():
 def test_divergence_of_the_dense_model_is_zero():
     model, tokens = tiny_model("gpt2"), random_windows()
     reference = dense_reference(model, {"text": tokens})
-    scores = _score_text(model, tokens, reference.hidden["text"], reference.logits)
+    scores = _score_texts(model, {"text": tokens}, reference, progress=False)["text"]
     assert max(scores.per_window("js_divergence")) < 1e-7
     assert scores.per_window("top1_agreement") == [1.0] * len(tokens)
 
@@ -58,7 +58,7 @@ def test_logits_exist_for_a_chunk_of_positions_only(monkeypatch):
     )
     monkeypatch.setattr(text_scores, "_POSITIONS", 32)
     reference = dense_reference(model, {"text": tokens})
-    _score_text(model, tokens, reference.hidden["text"], reference.logits)
+    _score_texts(model, {"text": tokens}, reference, progress=False)["text"]
     assert max(most) == 32
 
 

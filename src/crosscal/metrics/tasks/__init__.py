@@ -4,12 +4,7 @@ from importlib import import_module
 
 from crosscal.metrics.tasks.catalogue import SCORING_VERSION, TASKS, Task, describe
 
-_HOME = {
-    "TaskResult": "evaluate",
-    "check_tasks": "evaluate",
-    "evaluate_tasks": "evaluate",
-    "task_version": "files",
-}
+_HOME = {"TaskResult": "evaluate", "check_tasks": "evaluate", "evaluate_tasks": "evaluate", "task_version": "files"}
 
 __all__ = [
     "SCORING_VERSION",

@@ -9,14 +9,9 @@ group, with a key-value cache, and what follows them once per row, in pieces of 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-_MIN_SHARED = 8
-"""Contexts up to this length are repeated per option: a second forward pass would cost more than it saves."""
-
-_OVERHEAD = 200
-"""What a forward pass costs beyond its tokens, in tokens; up to this many are wasted to save one."""
-
-_CACHED = 8
-"""A cached token counts as much as a token to run divided by this, for memory."""
+_MIN_SHARED = 8  # contexts up to this length are repeated per option: a second forward pass would cost more
+_OVERHEAD = 200  # what a forward pass costs beyond its tokens, in tokens; up to this many are wasted to save one
+_CACHED = 8  # a cached token counts as much as a token to run divided by this, for memory
 
 
 @dataclass(frozen=True)

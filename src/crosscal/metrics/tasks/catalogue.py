@@ -43,14 +43,11 @@ class Task:
     paired_with: str = ""
 
 
-def _read_catalogue() -> dict[str, Task]:
-    entries = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))
-    return {
-        name: Task(name=name, overlaps=tuple(entry.pop("overlaps", ())), **entry) for name, entry in entries.items()
-    }
+_ENTRIES = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))
 
-
-TASKS: dict[str, Task] = _read_catalogue()
+TASKS: dict[str, Task] = {
+    name: Task(name=name, overlaps=tuple(entry.pop("overlaps", ())), **entry) for name, entry in _ENTRIES.items()
+}
 """Every embedded task by name, general ones first."""
 
 

@@ -71,10 +71,12 @@ def evaluate_tasks(
 
     with harness._quiet(), harness._own_random_state():
         tasks = harness._load_tasks(names)
-        for task in tasks.values():
-            harness._prepare(task)
         if isinstance(loaded, Residence):
-            _refuse_writing(tasks)
+            if writing := [name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"]:
+                raise InputError(
+                    f"task '{writing[0]}' asks for written text, which a model that is read block by block cannot "
+                    "give; leave it out, or use a machine whose memory holds the model"
+                )
             lm = _StreamedLM(loaded, progress=progress)
         else:
             lm = _InMemoryLM(loaded.model, loaded.tokenizer, progress=progress)
@@ -86,15 +88,6 @@ def evaluate_tasks(
             log_samples=True,
         )
     return {name: _result(name, task, results["samples"][name]) for name, task in tasks.items()}
-
-
-def _refuse_writing(tasks: dict) -> None:
-    """Raise `InputError` for tasks that a model larger than memory cannot do, before it is read."""
-    if writing := [name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"]:
-        raise InputError(
-            f"task '{writing[0]}' asks for written text, which a model that is read block by block cannot give; leave "
-            "it out, or use a machine whose memory holds the model"
-        )
 
 
 def check_tasks(names: Sequence[str]) -> None:

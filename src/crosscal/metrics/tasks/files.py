@@ -28,22 +28,25 @@ from crosscal.paths import cache_dir
 HARNESS_PREFIX = "crosscal_"
 """Keeps embedded tasks apart from the harness's own of the same name."""
 
+_arc_easy = partial(_prepared, "arc_easy/test_rc_5shot")  # test questions of elementary science
+
 _RECIPES: dict[str, Callable[[], Iterable[dict]]] = {
     "common_knowledge": partial(_prepared, "basic_skills_common_knowledge/rc_5shot", "{question}"),
     "sciq": benchmark._sciq,
-    "arc_easy": benchmark._arc_easy,
+    "arc_easy": _arc_easy,
     "piqa": partial(_prepared, "piqa/rc_0shot"),
     "hellaswag": partial(_prepared, "hellaswag/rc_0shot"),
     "social_iqa": partial(_prepared, "socialiqa/rc_0shot"),
     "lambada": partial(_prepared, "lambada/bpb_0shot"),
-    "sciq_reading": benchmark._sciq_reading,
+    # The questions of sciq after their support paragraph, with the same options in the same order.
+    "sciq_reading": partial(benchmark._sciq, "{support}\nQuestion: {question}\nAnswer:", needs="support"),
     "fact_recall": benchmark._fact_recall,
-    "agreement": held_out._agreement,
-    "word_order": held_out._word_order,
+    "agreement": partial(held_out._pairs, "agreement", held_out._wrong_numbers),
+    "word_order": partial(held_out._pairs, "word_order", held_out._wrong_orders),
     "sciq_typos": lambda: _with_typos("sciq_typos", benchmark._sciq()),
-    "arc_easy_typos": lambda: _with_typos("arc_easy_typos", benchmark._arc_easy()),
+    "arc_easy_typos": lambda: _with_typos("arc_easy_typos", _arc_easy()),
     "sciq_rephrased": lambda: _rephrased(benchmark._sciq()),
-    "arc_easy_rephrased": lambda: _rephrased(benchmark._arc_easy()),
+    "arc_easy_rephrased": lambda: _rephrased(_arc_easy()),
     "bioasq": held_out._bioasq,
     "pubmedqa_yesno": held_out._pubmedqa_yesno,
     "pubmed_next_section": held_out._pubmed_next_section,

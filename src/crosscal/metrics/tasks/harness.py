@@ -14,8 +14,7 @@ from crosscal.metrics.tasks.catalogue import TASKS
 from crosscal.metrics.tasks.files import HARNESS_PREFIX, _is_own, _read_own, _task_folder
 from crosscal.metrics.tasks.items import SEED, _generator
 
-_OWN_PREFIX = "harness:"
-"""Asks for the harness's own task where an embedded one has the same name."""
+_OWN_PREFIX = "harness:"  # asks for the harness's own task where an embedded one has the same name
 
 
 def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
@@ -23,10 +22,8 @@ def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     own = {name: _read_own(name) for name in names if _is_own(name)}
-    folders: list[str | Path] = [
-        *(task.folder() for task in own.values()),
-        *(_task_folder(name) for name in names if name in TASKS),
-    ]
+    folders: list[str | Path] = [task.folder() for task in own.values()]
+    folders += [_task_folder(name) for name in names if name in TASKS]
     manager = TaskManager(include_path=folders, include_defaults=False)
     loaded: dict[str, Any] = {}
     for name in names:
@@ -36,6 +33,10 @@ def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
             loaded[name] = _load_own(name, HARNESS_PREFIX + own[name].digest, manager)
         else:
             loaded |= _load_from_harness(name)
+    for task in loaded.values():  # what the harness's own front does: no examples unless the task says so, a seed
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=SEED)
     return loaded
 
 
@@ -107,13 +108,6 @@ def _short(error: Exception | str) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def _prepare(task) -> None:
-    """What the harness's own front does before it evaluates a task: no examples unless the task says so, a seed."""
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=SEED)
-
-
 def _selection(tasks: dict, max_items: int) -> dict:
     """Which documents the harness asks: all, or a random subset of each task that grows with `max_items`.
 
@@ -121,14 +115,13 @@ def _selection(tasks: dict, max_items: int) -> dict:
     """
     if all(name in TASKS for name in tasks):
         return {"limit": max_items}
-    return {"samples": {name: _subset(name, len(task.eval_docs), max_items) for name, task in tasks.items()}}
-
-
-def _subset(name: str, n: int, max_items: int) -> list[int]:
-    order = list(range(n))
-    if name not in TASKS:
-        _generator(Path(name).name if _is_own(name) else name, "order").shuffle(order)
-    return sorted(order[:max_items])
+    chosen = {}
+    for name, task in tasks.items():
+        order = list(range(len(task.eval_docs)))
+        if name not in TASKS:
+            _generator(Path(name).name if _is_own(name) else name, "order").shuffle(order)
+        chosen[name] = sorted(order[:max_items])
+    return {"samples": chosen}
 
 
 @contextmanager

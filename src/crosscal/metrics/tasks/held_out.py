@@ -7,7 +7,8 @@ here sentences come from real text, after the sentence that precedes them. Stand
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 from crosscal.metrics.tasks.items import (
     _Entry,
@@ -76,10 +77,8 @@ def _pubmed_next_section() -> list[dict]:
 
 def _pubmed_question() -> list[dict]:
     """The beginning of an abstract and its research question; the others are questions of other abstracts."""
-    entries = []
-    for number, abstract, row in _held_out_abstracts():
-        query = f"{_first_words(abstract, _ABSTRACT_WORDS)}\nQuestion:"
-        entries.append(_Entry(number, number, query, row["question"]))
+    begun = ((n, f"{_first_words(text, _ABSTRACT_WORDS)}\nQuestion:", row) for n, text, row in _held_out_abstracts())
+    entries = [_Entry(number, number, query, row["question"]) for number, query, row in begun]
     return _with_distractors("pubmed_question", entries, n_others=3)
 
 
@@ -92,13 +91,8 @@ def _held_out_rows(source: str, name: str, field: str, clean: Callable[[str], st
             yield str(number), text, row
 
 
-def _held_out_abstracts() -> Iterator[tuple[str, str, dict]]:
-    return _held_out_rows("pubmed", "PubMedQA/pqal", "passage", _clean_abstract)
-
-
-def _held_out_cases() -> Iterator[tuple[str, str, dict]]:
-    return _held_out_rows("legal", "MultiLexSum", "document", _clean_legal)
-
+_held_out_abstracts = partial(_held_out_rows, "pubmed", "PubMedQA/pqal", "passage", _clean_abstract)
+_held_out_cases = partial(_held_out_rows, "legal", "MultiLexSum", "document", _clean_legal)
 
 # A sentence ends where a mark follows a lower-case word of five letters or more and a capital comes next, so
 # that initials, "v.", "Inc." and "U.S." end none; a sentence that is not recognized only makes a longer one.
@@ -107,10 +101,10 @@ _CASE_SENTENCE_END = re.compile(r"(?<=[a-z]{5}[.?!])\s+(?=[A-Z])")
 
 def _case_summary() -> list[dict]:
     """The beginning of a case and of its summary; the others begin summaries of other cases."""
-    entries = []
-    for number, case, row in _held_out_cases():
-        query = f"{_first_words(case, _CASE_WORDS)}\nSummary:"
-        entries.append(_Entry(number, number, query, _first_words(row["summary"], _SUMMARY_WORDS)))
+    entries = [
+        _Entry(n, n, f"{_first_words(case, _CASE_WORDS)}\nSummary:", _first_words(row["summary"], _SUMMARY_WORDS))
+        for n, case, row in _held_out_cases()
+    ]
     return _with_distractors("case_summary", entries, n_others=3)
 
 
@@ -155,29 +149,18 @@ _SENTENCE_END = re.compile(r"(?:(?<=[a-z]{4}[.?!])|(?<=[a-z]{4}[.?!][\"”]))\s*
 _WHOLE = re.compile(r"[\"“]?[A-Z].*[.?!][\"”]?")
 
 
-@dataclass(frozen=True)
-class _Sentence:
-    """A sentence of a held-out document, and the one before it."""
-
-    id: str
-    before: str
-    text: str
-
-
-def _held_out_sentences() -> Iterator[_Sentence]:
-    """Whole sentences of 8 to 30 words, each once, with the sentence before; none that calibration text shares."""
+def _held_out_sentences() -> Iterator[tuple[str, str, str]]:
+    """`(id, sentence before, sentence)`: whole ones of 8 to 30 words, each once; none that calibration text shares."""
     for source in _SENTENCE_SOURCES:
         calibration = set().union(*(word_ngrams(text, _SHARED_WORDS) for text in documents(source)))
         seen = {sentence for text in documents(source) for sentence in _sentences_of(text)}
         for number, text in enumerate(documents(source, "held_out")):
             sentences = _sentences_of(text)
-            for place in range(1, len(sentences)):
-                before, sentence = sentences[place - 1 : place + 1]
-                if sentence in seen or not _pair_fits(before, sentence):
-                    continue
-                seen.add(sentence)
-                if calibration.isdisjoint(word_ngrams(f"{before} {sentence}", _SHARED_WORDS)):
-                    yield _Sentence(f"{source} {number}.{place}", before, sentence)
+            for place, (before, sentence) in enumerate(pairwise(sentences), start=1):
+                if sentence not in seen and _pair_fits(before, sentence):
+                    seen.add(sentence)
+                    if calibration.isdisjoint(word_ngrams(f"{before} {sentence}", _SHARED_WORDS)):
+                        yield f"{source} {number}.{place}", before, sentence
 
 
 def _pair_fits(before: str, sentence: str) -> bool:
@@ -220,28 +203,18 @@ _MOVABLE = re.compile(
 _LOOSENS = ("as", "so", "too", "how", "that", "however")
 
 
-def _agreement() -> list[dict]:
-    """A sentence, and a copy in which the verb after a pronoun has the wrong number: "he was", "he were"."""
-    return _pairs("agreement", _wrong_numbers)
-
-
-def _word_order() -> list[dict]:
-    """A sentence, and a copy with an article or possessive on the wrong side of the word after or before it."""
-    return _pairs("word_order", _wrong_orders)
-
-
 def _pairs(task: str, damages: Callable[[str], list[str]]) -> list[dict]:
     """Items with one damaged copy per sentence, drawn among all; options in seeded order."""
     items = []
-    for sentence in _held_out_sentences():
-        if copies := damages(sentence.text):
-            copy = _generator(task, f"copy {sentence.id}").choice(copies)
-            items.append(_shuffled_choices(task, _item(sentence.id, sentence.before, [sentence.text, copy], 0)))
+    for number, before, sentence in _held_out_sentences():
+        if copies := damages(sentence):
+            copy = _generator(task, f"copy {number}").choice(copies)
+            items.append(_shuffled_choices(task, _item(number, before, [sentence, copy], 0)))
     return items
 
 
 def _wrong_numbers(sentence: str) -> list[str]:
-    """Copies of a sentence, each with one verb of the wrong number; none where both numbers might be right."""
+    """Copies with one verb of the wrong number, "he were" for "he was"; none where both numbers might be right."""
     if _SUBJUNCTIVE.search(sentence):
         return []
     copies = []
@@ -255,7 +228,7 @@ def _wrong_numbers(sentence: str) -> list[str]:
 
 
 def _wrong_orders(sentence: str) -> list[str]:
-    """Copies of a sentence, each with two neighbouring inner words swapped that can stand in one order alone."""
+    """Copies with an article or possessive on the wrong side of an inner word, where one order alone is right."""
     words = sentence.split()
     return [
         " ".join([*words[:i], words[i + 1], words[i], *words[i + 2 :]])

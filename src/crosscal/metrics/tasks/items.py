@@ -117,16 +117,6 @@ def _sciq(query: str = "Question: {question}\nAnswer:", needs: str = "query") ->
     return (_shuffled_choices("sciq", item) for item in _prepared("sciq/rc_0shot", query, needs))
 
 
-def _sciq_reading() -> Iterator[dict]:
-    """The questions of `sciq` after their support paragraph, with the same options in the same order."""
-    return _sciq("{support}\nQuestion: {question}\nAnswer:", needs="support")
-
-
-def _arc_easy() -> Iterator[dict]:
-    """Test questions of elementary science."""
-    return _prepared("arc_easy/test_rc_5shot")
-
-
 def _fact_recall() -> list[dict]:
     """A quiz show's clue and its answer; the others are answers to other clues of the same category.
 

@@ -193,8 +193,8 @@ def test_sentences_are_held_out(name, calibration):
 
 def test_sentences_come_once_and_from_both_sources():
     sentences = list(_held_out_sentences())
-    assert len({sentence.text for sentence in sentences}) == len({sentence.id for sentence in sentences})
-    assert {sentence.id.split()[0] for sentence in sentences} == set(_SENTENCE_SOURCES)
+    assert len({text for _, _, text in sentences}) == len({number for number, _, _ in sentences})
+    assert {number.split()[0] for number, _, _ in sentences} == set(_SENTENCE_SOURCES)
 
 
 @pytest.mark.parametrize("name", ["sciq_reading", "sciq_typos", "sciq_rephrased", "arc_easy_typos", "fact_recall"])
