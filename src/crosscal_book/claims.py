@@ -200,7 +200,7 @@ def corrected(families: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def judged(rows: pd.DataFrame, rule: Rule, on: Quantity) -> pd.DataFrame:
-    """Return the rows with `gain` (positive is better), and whether each `shows` and `refutes` the claim."""
+    """Return rows with `gain` (positive is better), its `reach`, and whether each `shows` and `refutes` the claim."""
     sign, limit = 1.0 if on.higher_is_better else -1.0, rows.get("limit", on.neutral)
     gain, *ends = (sign * (rows[part] - limit) for part in ("value", "lo", "hi"))
     if rule.direction == "worse":
@@ -215,7 +215,8 @@ def judged(rows: pd.DataFrame, rule: Rule, on: Quantity) -> pd.DataFrame:
             "equal": ((low > -rule.by) & (high < rule.by), sure & (gain.abs() > rule.by)),
         }.get(rule.direction, (sure & (gain > 0), (sure & (gain < 0)) | (~sure & (high < rule.by))))
     support = -gain.abs() if rule.direction == "equal" else gain
-    return rows.assign(gain=gain, support=rows.get("support", support), shows=shows, refutes=refutes)
+    support = rows.get("support", support)
+    return rows.assign(gain=gain, support=support, reach=high, shows=shows, refutes=refutes)
 
 
 def answer(rows: pd.DataFrame, rule: Rule) -> str:
@@ -257,19 +258,16 @@ def verdicts_of(claim: Claim, rows: pd.DataFrame, page) -> list[Verdict]:
 def said(template: str | Callable, claim: Claim, rows: pd.DataFrame, page) -> str:
     """Return an effect in a claim's own words: a function of page and rows, or a text with fields.
 
-    Fields are the columns of the row that supports the claim least (of `some`, which one proves, most), its `estimate`
-    or `change` with its unit, its `p` and how it `tested`;
+    Fields are the columns of the row that supports the claim least (of `some`: that shows it most, or may), its
+    `estimate` or `change` with its unit, its `p` and how it `tested`;
     `count`, `shown` and `refuted` rows, names of those `showing` and `refuting`; the `default` effect
     and a `plain` list without tests.
     """
     if callable(template):
         return template(page, rows)
-    proven = rows[rows["shows"]] if rows["shows"].any() else rows
-    least = (
-        proven.loc[proven["support"].idxmax()]
-        if claim.rule.quantifier == "some"
-        else rows.loc[rows["support"].idxmin()]
-    )
+    least = rows.loc[rows["support"].idxmin()]
+    if claim.rule.quantifier == "some":
+        least = rows.loc[(rows["support"].where(rows["shows"]) if rows["shows"].any() else rows["reach"]).idxmax()]
     fields = {"count": len(rows), "shown": int(rows["shows"].sum()), "refuted": int(rows["refutes"].sum())}
     fields |= {"refuting": "; ".join(rows.loc[rows["refutes"], "name"]) or "none", "default": _effect(claim, rows)}
     fields["plain"] = listing([f"{line['name']} {_estimate(claim, line)}" for _, line in rows.iterrows()])

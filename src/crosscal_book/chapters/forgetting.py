@@ -8,6 +8,7 @@ chance cannot blow up.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,12 @@ from crosscal.results.compare import accuracy_tasks, changes, paired, run_measur
 from crosscal.results.quantities import ACCURACY, PERPLEXITY
 from crosscal.stats import LEVEL, Estimate, bootstrap_statistic, holm
 from crosscal_book.chapter import Chapter, Page
-from crosscal_book.claims import every, mean, select, some
+from crosscal_book.claims import FACTS, every, mean, select, some
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines, scatter
-from crosscal_book.style import MethodStyle, style_of
+from crosscal_book.style import MethodStyle
 from crosscal_book.tables import Table
-from crosscal_book.words import KEPT, cell, interval, listing, p_text, points, run_name, times
+from crosscal_book.words import KEPT, cell, listing, p_text, points, run_name, times
 
 # A loss below one point is called none, as in chapter 1. Shares of skill that differ by less than a twentieth of the
 # skill are called the same: less than one item in forty of a task whose dense accuracy is 50 points above chance. A
@@ -30,11 +31,9 @@ from crosscal_book.words import KEPT, cell, interval, listing, p_text, points, r
 # first: it is drawn, but enters no contrast. Storage counts as equal within a tenth: ranks and patterns are steps.
 # All set before the runs were made.
 MARGIN, SAME, RUINED, EQUAL_STORAGE = 0.01, 0.05, 10.0, 0.10
-LOWEST, HIGHEST = -40.0, 140.0  # shares of skill (%) beyond are cut: below 0 is worse than guessing
-FAR = 100.0  # runs with a higher relative perplexity are named in the storage figure's caption
-PERTURBATIONS = {"typos": "_typos", "rephrasing": "_rephrased"}
-RIVALS = ("svd", "fwsvd")
-POOLED = "mean of runs"
+LOWEST, HIGHEST, FAR = -40.0, 140.0, 100.0  # ends of axes: shares of skill (%), below 0 worse than guessing; perplexity
+READING, TYPOS, REPHRASING = ("knowledge", "reading"), ("with typos", "plain"), ("with rephrasing", "plain")
+RIVALS, ENDS, POOLED, STORAGE = ("svd", "fwsvd"), ["value", "lo", "hi"], "mean of runs", "fig-forgetting-storage"
 LOOKS = {  # the three differ in lightness, and each is readable on white
     "knowledge": MethodStyle("knowledge", "#A3241B", "o"),
     "reading": MethodStyle("reading", "#123F7A", "s"),
@@ -42,31 +41,20 @@ LOOKS = {  # the three differ in lightness, and each is readable on white
 }
 RUN_LOOKS = {"run": MethodStyle("run", "#0067A5", "o"), POOLED: MethodStyle(POOLED, "#111111", "D")}
 WITHIN = f"within {100 * (KEPT - 1):.0f} % of the dense model's"
-FACTS = ["run_id", "method", "target", "calibration", "weight"]
-SKILLS_FIGURE, STORAGE_FIGURE = "fig-forgetting-skills", "fig-forgetting-storage"
 
 
 def _note(page: Page) -> str:
     """What was left out, and how far perturbations move the dense model itself."""
-    runs, parts = _runs(page), []
-    if runs["ruined"].any():
-        text = f"Left out of contrasts, because perplexity is at least {RUINED:g} times the dense model's"
-        parts.append(f"{text}: {listing([run_name(run) for run in runs[runs['ruined']].to_dict('records')])}.")
-    table = tasks(page.results)
-    if not table["usable"].all():
-        names = listing(sorted(table.loc[~table["usable"], "eval_set"]))
-        parts.append(f"Left out, because the dense model is not above chance: {names}.")
-    for kind, ending in PERTURBATIONS.items():
-        if pairs := _variants(page, ending):
-            gap = _dense_gap(page, pairs).text(points).replace(" [", " points [")
-            text = f"The dense model itself changes by {gap}"
-            parts.append(f"{text} when questions are given {kind}." if kind == "typos" else f"{text} by {kind}.")
-    return " ".join(parts)
+    runs, unusable = _runs(page), sorted(tasks(page.results).query("not usable")["eval_set"])
+    ruined = f"Left out of contrasts, because perplexity is at least {RUINED:g} times the dense model's: "
+    parts = [ruined + listing(list(runs.loc[runs["ruined"], "name"])) + "."] if runs["ruined"].any() else []
+    parts += [f"Left out, because the dense model is not above chance: {listing(unusable)}."] if unusable else []
+    gaps = {kind: _dense_gap(page, pairs) for kind, pairs in _pairs(page).items() if kind != READING}
+    moved = [f"{cell(vars(gap), write=points, unit=' points')} {kind[0]}" for kind, gap in gaps.items()]
+    return " ".join([*parts, *([f"The dense model itself changes by {listing(moved)}."] if moved else [])])
 
 
 CHAPTER = Chapter("forgetting", note=_note)
-
-# ------------------------------------------------------------------------------------------ skills and contrasts
 
 
 @lru_cache(maxsize=8)
@@ -76,45 +64,44 @@ def _usable(page: Page) -> dict[str, float]:
     return dict(zip(table["eval_set"], table["chance"], strict=True))
 
 
+def _main(page: Page) -> list[str]:
+    """The usable tasks without perturbed variants, which ask the same questions again."""
+    return [name for name in _usable(page) if name not in TASKS or not TASKS[name].variant_of]
+
+
 @lru_cache(maxsize=8)
 def _skills(page: Page) -> dict[str, list[str]]:
-    """The usable tasks of each skill; variants with perturbed questions are left to the robustness contrasts."""
-    own = [TASKS[name] for name in _usable(page) if name in TASKS and not TASKS[name].variant_of]
-    members = {skill: [task.name for task in own if task.skill == skill] for skill in LOOKS}
+    """The usable tasks of each skill, without variants."""
+    members = {skill: [n for n in _main(page) if n in TASKS and TASKS[n].skill == skill] for skill in LOOKS}
     return {skill: names for skill, names in members.items() if names}
 
 
-def _variants(page: Page, ending: str) -> list[tuple[str, str]]:
-    """(perturbed task, its base task), both usable: without skill there is none to lose."""
-    usable = [TASKS[name] for name in _usable(page) if name in TASKS and name.endswith(ending)]
-    return sorted((task.name, task.variant_of) for task in usable if task.variant_of in _usable(page))
-
-
-def _reading(page: Page) -> list[tuple[str, str]]:
-    """(knowledge task, reading task) that ask the same questions, both usable."""
-    usable = [TASKS[name] for name in _usable(page) if name in TASKS and TASKS[name].skill == "reading"]
-    return sorted((task.paired_with, task.name) for task in usable if task.paired_with in _usable(page))
+@lru_cache(maxsize=8)
+def _pairs(page: Page) -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
+    """The pairs of usable tasks that ask the same questions, by contrast."""
+    own = [TASKS[name] for name in _usable(page) if name in TASKS]
+    found = {READING: [(task.paired_with, task.name) for task in own if task.skill == "reading"]}
+    for kind, ending in ((TYPOS, "_typos"), (REPHRASING, "_rephrased")):
+        found[kind] = [(task.name, task.variant_of) for task in own if task.name.endswith(ending)]
+    usable = {kind: tuple(sorted(p for p in pairs if set(p) <= set(_usable(page)))) for kind, pairs in found.items()}
+    return {kind: pairs for kind, pairs in usable.items() if pairs}
 
 
 @lru_cache(maxsize=8)
 def _runs(page: Page) -> pd.DataFrame:
-    """The compressed runs, the mildest by perplexity first, and which are `ruined`."""
+    """The compressed runs with a `name` each, the mildest by perplexity first, and which are `ruined`."""
     runs = run_measures(page.results, PERPLEXITY).sort_values("perplexity", kind="stable").reset_index(drop=True)
-    return runs.assign(ruined=runs["perplexity"] >= RUINED)
-
-
-def _readable(page: Page) -> tuple[str, ...]:
-    """The runs that still predict text, the mildest first."""
-    return tuple(_runs(page).loc[~_runs(page)["ruined"], "run_id"])
+    names = pd.Series([run_name(run) for run in runs.to_dict("records")], runs.index, dtype=object)
+    names = names.mask(names.duplicated(keep=False), names + ", " + runs["calibration"])
+    return runs.assign(name=names, ruined=runs["perplexity"] >= RUINED)
 
 
 def _columns(page: Page, run_ids: Sequence[str], names: Sequence[str], key: str) -> np.ndarray:
     """[items that the tasks share, tasks x runs]: the runs of the first task, then those of the second."""
-    items = page.results.items
+    items, dense = page.results.items, page.results.items[page.results.dense_id]
     entries = [items[run_id][name] for name in names for run_id in run_ids]
     by_id = [dict(zip(entry["id"], entry[key], strict=True)) for entry in entries]
-    dense = [set(items[page.results.dense_id][name]["id"]) for name in names]
-    ids = [i for i in items[page.results.dense_id][names[0]]["id"] if all(i in one for one in dense)]
+    ids = [i for i in dense[names[0]]["id"] if all(i in set(dense[name]["id"]) for name in names)]
     return np.array([[column[i] for i in ids] for column in by_id], dtype=float).T
 
 
@@ -133,18 +120,17 @@ def _kept(page: Page, key: str) -> pd.DataFrame:
     for run in _runs(page).to_dict("records"):
         for skill, members in _skills(page).items():
             groups = [_columns(page, [page.results.dense_id, run["run_id"]], [task], key) for task in members]
+            chance = float(np.mean([_usable(page)[task] for task in members]))
             if key == "correct":
-                chance = float(np.mean([_usable(page)[task] for task in members]))
                 kept = bootstrap_statistic(groups, lambda m, c=chance: 100 * _share(m[:, 1], m[:, 0], c))
             else:
                 scaled = [group / max(group[:, 0].std(), 1e-12) for group in groups]
                 kept = bootstrap_statistic(scaled, lambda m: m[:, 1] - m[:, 0])
             rows.append({**run, "skill": skill, **vars(kept)})
-    return pd.DataFrame(rows, columns=None if rows else [*_runs(page).columns, "skill", "value", "lo", "hi", "n"])
+    return pd.DataFrame(rows, columns=None if rows else [*_runs(page).columns, "skill", *ENDS, "n"])
 
 
-@lru_cache(maxsize=256)
-def _contrast(page: Page, run_ids: tuple[str, ...], pairs: tuple[tuple[str, str], ...]) -> dict[str, Estimate]:
+def _contrast(page: Page, run_ids: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, Estimate]:
     """What compression does to the first tasks less what it does to the second ones, mean over runs and pairs.
 
     `share` compares shares of skill kept, `points` changes of accuracy, `margin` changes of the right option's
@@ -174,225 +160,155 @@ def _dense_gap(page: Page, pairs: Sequence[tuple[str, str]]) -> Estimate:
     return bootstrap_statistic(groups, lambda means: means[:, 0] - means[:, 1])
 
 
-def _sure(estimate: Estimate) -> bool:
-    return estimate.hi < 0 or estimate.lo > 0
+@lru_cache(maxsize=8)
+def _contrasts(page: Page) -> pd.DataFrame:
+    """Every contrast (`kind`) on every `scale`: of all runs that still predict text together, and of each alone.
+
+    Holm's correction runs over the runs alone, and over both perturbations of all runs together.
+    """
+    runs, rows = _runs(page), []
+    readable = runs[~runs["ruined"]]
+    parts = [(POOLED, POOLED, readable), ("all", f"{POOLED}, collapsed ones too", runs)][
+        : 1 + (len(runs) > len(readable))
+    ]
+    parts += [("run", name, part) for name, part in readable.groupby("name", sort=False)]
+    for (kind, pairs), (series, name, part) in product(_pairs(page).items(), parts if len(readable) else ()):
+        facts = {fact: part.iloc[0][fact] if series == "run" else "" for fact in FACTS}
+        facts |= {"kind": kind, "series": series, "name": name, "family": kind if series == "run" else kind[1]}
+        estimates = _contrast(page, tuple(part["run_id"]), pairs)
+        rows += [{**facts, "scale": scale, **vars(one)} for scale, one in estimates.items()]
+    frame = pd.DataFrame(rows, columns=[*FACTS, "kind", "series", "name", "family", "scale", *ENDS, "n", "p"])
+    return frame.assign(p_holm=frame.groupby(["scale", "series", "family"])["p"].transform(holm))
 
 
-def _contrast_row(contrast: dict[str, Estimate], p_holm: float | None = None) -> dict:
-    """A contrast as a claim's row: one-sided p-values that are 1 where shares and points contradict each other.
+def _judged(share: Estimate, moved: Estimate, p: float) -> dict:
+    """One-sided p-values of a contrast, 1 where shares and points contradict each other.
 
     That the shares differ by less than `SAME` refutes the claim as well.
     """
-    share, moved = contrast["share"], contrast["points"]
-    p = share.p if p_holm is None else p_holm
-    against = share.value * moved.value < 0 and _sure(share) and _sure(moved)
-    p_side = p if _sure(share) and not against else 1.0
-    same = share.lo > -SAME and share.hi < SAME and not (_sure(share) and p < LEVEL)
+    sure, both_sure = (all(one.hi < 0 or one.lo > 0 for one in ones) for ones in ((share,), (share, moved)))
+    against = both_sure and share.value * moved.value < 0
+    same = share.lo > -SAME and share.hi < SAME and not (sure and p < LEVEL)
+    p_side = p if sure and not against else 1.0
     p_yes, p_no = (p_side if share.value < 0 else 1.0), (0.0 if same else p_side if share.value > 0 else 1.0)
-    tested = {"p_yes": p_yes, "p_yes_holm": p_yes, "p_no": p_no, "p_no_holm": p_no}  # corrected already
-    return {**vars(share), "p_holm": p, "against": against} | tested
+    contradiction = "; the two scales contradict each other" * against
+    return {"p_yes": p_yes, "p_yes_holm": p_yes, "p_no": p_no, "p_no_holm": p_no, "against": contradiction}
 
 
-def _contrast_rows(page: Page, pairs: list, p_holm: float | None = None) -> pd.DataFrame:
-    ids = _readable(page)
-    if not pairs or not ids:
-        return pd.DataFrame()
-    contrast = _contrast(page, ids, tuple(pairs))
-    return pd.DataFrame([_contrast_row(contrast, p_holm) | {"pairs": tuple(pairs), "points": contrast["points"]}])
-
-
-def _perturbed(page: Page, kind: str) -> pd.DataFrame:
-    """The contrast of one perturbation, p corrected over both."""
-    pairs = {name: _variants(page, ending) for name, ending in PERTURBATIONS.items()}
-    ids = _readable(page)
-    p = {name: _contrast(page, ids, tuple(both))["share"].p for name, both in pairs.items() if both and ids}
-    return _contrast_rows(page, pairs[kind], dict(zip(p, holm(list(p.values())), strict=True)).get(kind))
-
-
-def _contrast_effect(page: Page, rows: pd.DataFrame, first: str, second: str) -> str:
-    row, ids = rows.iloc[0], _readable(page)
-    each = [_contrast(page, (run_id,), row["pairs"])["share"] for run_id in ids]
-    sides = [one.value for one, p in zip(each, holm([one.p for one in each]), strict=True) if p < LEVEL]
-    n = sum(len(_columns(page, [page.results.dense_id], pair, "correct")) for pair in row["pairs"])
-    text = (
-        f"share of skill kept, {first} less {second}: {_percent(row)} of the dense model's skill, mean of {len(ids)} "
-        f"runs on {n} shared questions ({p_text(row['p_holm'])}); accuracy, in points: {row['points'].text(points)}; "
-        f"alone, {sum(v < 0 for v in sides)} of {len(ids)} runs show it and {sum(v > 0 for v in sides)} the opposite "
-        "(Holm-corrected)"
-    )
-    return text + "; the two scales contradict each other" * bool(row["against"])
-
-
-def _percent(line) -> str:
-    return f"{points(line['value'])} % [{points(line['lo'])}, {points(line['hi'])}]"
-
-
-def _no_contrast(first: str, second: str):
-    asked = f"no two tasks ask the same questions, {first} and {second}, with the dense model above chance on both"
-    return lambda page: asked if _readable(page) else f"no run stays below {RUINED:g} times the dense perplexity"
-
-
-# ------------------------------------------------------------------------------------------ claims
+def _contrast_rows(page: Page, kind: tuple[str, str]) -> pd.DataFrame:
+    """The contrast over all runs that still predict text, and what each of them says alone."""
+    own = _contrasts(page)[_contrasts(page)["kind"] == kind]
+    if own.empty:
+        return own
+    pooled, alone = own[own["series"] == POOLED].set_index("scale"), select(own, {"series": "run", "scale": "share"})
+    share, moved = (Estimate(*pooled.loc[scale, [*ENDS, "n", "p"]]) for scale in ("share", "points"))
+    line = pooled.loc["share"].to_dict() | _judged(share, moved, pooled.loc["share", "p_holm"])
+    line |= {"told": cell(line, write=points, unit=" %"), "moved": moved.text(points), "runs": len(alone)}
+    sure = alone.loc[alone["p_holm"] < LEVEL, "value"]
+    items = [_columns(page, [page.results.dense_id], pair, "correct") for pair in _pairs(page)[kind]]
+    return pd.DataFrame([line | {"questions": sum(map(len, items)), "show": sum(sure < 0), "oppose": sum(sure > 0)}])
 
 
 @lru_cache(maxsize=8)
-def _mild(page: Page, nearest: bool = False) -> pd.DataFrame:
-    """The accuracy change of each skill in the runs that keep perplexity, or in the `nearest` to it."""
-    runs, rows = _runs(page), []
-    chosen = runs[runs["perplexity"].notna()].head(1) if nearest else runs[runs["perplexity"] <= KEPT]
-    for run in chosen.to_dict("records"):
-        for skill, members in _skills(page).items():
-            change = paired(page.results, run["run_id"], None, ACCURACY, members).estimate(test=True)
-            rows.append({**run, "skill": skill, **vars(change)})
-    return pd.DataFrame(rows, columns=None if rows else [*runs.columns, "skill", "value", "lo", "hi", "p"])
-
-
-def _mild_run(page: Page, shown: dict, lines: pd.DataFrame) -> str:
-    parts = lines[lines["run_id"] == shown["run_id"]].to_dict("records")
-    moved = listing([f"{line['skill']} {cell(line, write=points).replace(' [', ' points [')}" for line in parts])
-    tested = f" ({p_text(shown['p_holm'])})" if "p_holm" in shown else ""
-    return f"{run_name(shown)} at {cell(shown, 'perplexity')} the dense perplexity changes {moved}{tested}"
-
-
-def _lost_effect(page: Page, rows: pd.DataFrame) -> str:
-    proven, mild = rows[rows["shows"]], _mild(page)
-    if len(proven):
-        start = f"{len(proven)} of {len(rows)} runs with perplexity {WITHIN} lose knowledge significantly; the most: "
-        return start + _mild_run(page, proven.sort_values("value").iloc[0].to_dict(), mild)
-    none = "loses a point or more; the nearest to it: "
-    if not rows["refutes"].all():
-        none = "loses knowledge significantly, but a loss is not excluded: "
-    least = rows.sort_values("lo").iloc[0].to_dict()
-    return f"none of {len(rows)} runs with perplexity {WITHIN} {none}{_mild_run(page, least, mild)}"
+def _changed(page: Page) -> pd.DataFrame:
+    """The accuracy change of each skill in each run, and how all skills of the run `moved`, in words."""
+    rows = []
+    for run in _runs(page).to_dict("records"):
+        found = {skill: vars(paired(page.results, run["run_id"], None, ACCURACY, names).estimate(test=True))
+                 for skill, names in _skills(page).items()}  # fmt: skip
+        moved = listing([f"{skill} {cell(one, write=points, unit=' points')}" for skill, one in found.items()])
+        told = {"moved": moved, "ratio": cell(run, "perplexity")}
+        rows += [{**run, **told, "skill": skill, **one} for skill, one in found.items()]
+    return pd.DataFrame(rows, columns=None if rows else [*_runs(page), "moved", "ratio", "skill", *ENDS, "p"])
 
 
 def _no_mild(page: Page) -> str:
     if "knowledge" not in _skills(page):
         return "the dense model is above chance on no knowledge task"
-    near = _mild(page, nearest=True)
-    more = f"; the nearest, {_mild_run(page, near.iloc[0].to_dict(), near)}" if len(near) else ""
-    return f"no run has perplexity {WITHIN}{more}"
+    near = [f"; the nearest, {run['name']} at {run['ratio']} the dense perplexity, changes {run['moved']}"
+            for run in _changed(page).dropna(subset="perplexity").head(1).to_dict("records")]  # fmt: skip
+    return f"no run has perplexity {WITHIN}{''.join(near)}"
 
 
 CHAPTER.claim(
     "lost-before-perplexity",
     "Knowledge is lost before perplexity shows it",
-    lambda page: select(_mild(page), {"skill": "knowledge"}).reset_index(drop=True),
+    lambda page: _changed(page).query("skill == 'knowledge' and perplexity <= @KEPT"),
     some("worse", by=MARGIN),
     on=ACCURACY,
     evidence="fig-forgetting-perplexity",
     paper="namburi2023",
-    says=_lost_effect,
+    says=f"of {{count}} runs with perplexity {WITHIN}, {{shown}} lose knowledge significantly and {{refuted}} "
+    "certainly lose less than a point; the clearest, {name} at {ratio} the dense perplexity, changes {moved} ({p})",
     missing=_no_mild,
 )
-CHAPTER.claim(
-    "knowledge-before-reading",
-    "Knowledge falls more than reading, on the very same questions",
-    lambda page: _contrast_rows(page, _reading(page)),
-    mean("worse", by=SAME),
-    on=ACCURACY,
-    evidence="fig-forgetting-pairs",
-    says=lambda page, rows: _contrast_effect(page, rows, "knowledge", "reading"),
-    missing=_no_contrast("knowledge", "reading"),
-)
-for kind in PERTURBATIONS:
+for kind, name, sentence, paper in (
+    (READING, "knowledge-before-reading", "Knowledge falls more than reading, on the very same questions", ""),
+    (TYPOS, "less-robust-to-typos", "Compression makes models less robust to typos", "du2023"),
+    (REPHRASING, "less-robust-to-rephrasing", "Compression makes models less robust to rephrasing", "du2023"),
+):
     CHAPTER.claim(
-        f"less-robust-to-{kind}",
-        f"Compression makes models less robust to {kind}",
-        lambda page, kind=kind: _perturbed(page, kind),
+        name,
+        sentence,
+        lambda page, kind=kind: _contrast_rows(page, kind),
         mean("worse", by=SAME),
         on=ACCURACY,
-        evidence="fig-forgetting-robustness",
-        paper="du2023",
-        says=lambda page, rows, kind=kind: _contrast_effect(page, rows, f"with {kind}", "plain"),
-        missing=_no_contrast(f"with {kind}", "plain"),
+        evidence=f"fig-forgetting-{'pairs' if kind == READING else 'robustness'}",
+        paper=paper,
+        says=f"share of skill kept, {' less '.join(kind)}: {{told}} of the dense model's skill, mean of {{runs}} runs "
+        "on {questions} shared questions ({p}); accuracy, in points: {moved}; alone, {show} of {runs} runs show it and "
+        "{oppose} the opposite (Holm-corrected){against}",
+        missing=f"no two tasks ask the same questions, {' and '.join(kind)}, with the dense model above chance on "
+        f"both, or no run stays below {RUINED:g} times the dense perplexity",
     )
 
 
-def _main_tasks(page: Page) -> list[str]:
-    """The usable tasks without perturbed variants, which ask the same questions again."""
-    return [name for name in _usable(page) if name not in TASKS or not TASKS[name].variant_of]
-
-
-def _against(page: Page, run: dict, rival: dict) -> dict:
-    """Two runs compared on perplexity (`x`) and mean accuracy (`value`), each with interval and p."""
-    own = {fact: run[fact] for fact in [*FACTS, "storage_bits"]}
-    line = own | {"other": rival["run_id"], "rival": run_name(rival), "rival_method": rival["method"]}
-    line |= {"rival_bits": rival["storage_bits"], "name": f"{run_name(run)} against {run_name(rival)}"}
-    for prefix, quantity, sets in (("x", PERPLEXITY, None), ("value", ACCURACY, _main_tasks(page))):
-        both = paired(page.results, run["run_id"], rival["run_id"], quantity, sets)
-        one = Estimate(math.nan, math.nan, math.nan, 0) if both is None else both.estimate(test=True)
-        one = one.map(quantity.change)
-        ends = ("lo", "hi") if prefix == "value" else ("x_lo", "x_hi")
-        line |= {prefix: one.value, ends[0]: one.lo, ends[1]: one.hi, f"{prefix}_p": one.p}
-    return line
-
-
-def _corrected(rows: list[dict]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    for name in ("x", "value") if rows else ():
-        known = frame[f"{name}_p"].notna()
-        frame.loc[known, f"{name}_p_holm"] = holm(frame.loc[known, f"{name}_p"])
-    return frame
-
-
 @lru_cache(maxsize=8)
-def _rivals(page: Page) -> pd.DataFrame:
-    """ASVD against each other low-rank SVD at the same rank."""
-    runs = _runs(page)
-    pairs = [(run, rival) for run in select(runs, {"method": "asvd"}).to_dict("records")
-             for rival in select(runs, {"target": run["target"], "method": RIVALS}).to_dict("records")]  # fmt: skip
-    return _corrected([_against(page, *pair) for pair in pairs])
+def _matches(page: Page) -> pd.DataFrame:
+    """ASVD against each other low-rank SVD at its rank (`rivals`), and low rank against pruning of equal `storage`.
 
-
-@lru_cache(maxsize=8)
-def _equal_storage(page: Page) -> pd.DataFrame:
-    """Every low-rank run against every pruned run of equal storage; `best` marks the pairs that decide.
-
-    At each rank the best low-rank run meets the best pruned run of equal storage. Perplexity chooses the best, the
-    tasks decide, so that the choice cannot favour either.
+    Perplexity and mean accuracy of the first, against those of the second (`_of`). At each rank the `best` low-rank run
+    meets the best pruned run: perplexity chooses the best, the tasks decide, so that the choice cannot favour either.
     """
-    runs, rows, met = _runs(page), [], set()
-    for run in select(runs, {"kind": "low rank"}).to_dict("records"):  # the lowest perplexity first
-        near = (runs["storage_bits"] / run["storage_bits"] - 1).abs() <= EQUAL_STORAGE
-        pruned = select(runs[near], {"kind": "pruning"}).to_dict("records")
-        best = [number == 0 and run["target"] not in met for number in range(len(pruned))]
-        rows += [_against(page, run, rival) | {"best": b} for rival, b in zip(pruned, best, strict=True)]
-        met |= {run["target"]} if pruned else set()
-    return _corrected(rows)
+    runs = _runs(page).drop(columns=["perplexity", "perplexity_lo", "perplexity_hi"])  # the lowest perplexity first
+    both = runs.merge(runs, how="cross", suffixes=("", "_of"))
+    near = (both["storage_bits_of"] / both["storage_bits"] - 1).abs() <= EQUAL_STORAGE
+    rivals = both[(both["method"] == "asvd") & both["method_of"].isin(RIVALS) & (both["target"] == both["target_of"])]
+    equal = both[(both["kind"] == "low rank") & (both["kind_of"] == "pruning") & near]
+    frame = pd.concat([rivals.assign(family="rivals"), equal.assign(family="storage")], ignore_index=True)
+    for quantity, sets in ((PERPLEXITY, None), (ACCURACY, _main(page))):
+        pairs = [paired(page.results, *ids, quantity, sets) for ids in frame[["run_id", "run_id_of"]].to_numpy()]
+        found = [vars(pair.estimate(test=True).map(quantity.change)) if pair else {} for pair in pairs]
+        ends = pd.DataFrame(found, columns=[*ENDS, "p"], dtype=float).add_prefix(f"{quantity.name}_")
+        frame = frame.join(ends.rename(columns={f"{quantity.name}_value": quantity.name}))
+        frame[f"{quantity.name}_p_holm"] = frame.groupby("family")[f"{quantity.name}_p"].transform(holm)
+    best = (frame["family"] == "storage") & ~frame.duplicated(["family", "target"])
+    return frame.assign(name=frame["name"] + " against " + frame["name_of"], best=best)
+
+
+def _on(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of a claim on one of the quantities of matches."""
+    return rows.dropna(subset=name).assign(value=rows[name], lo=rows[f"{name}_lo"], hi=rows[f"{name}_hi"])
 
 
 def _rival_rows(page: Page) -> pd.DataFrame:
     """The rows of a claim on perplexity that needs both rivals, and that tasks do not contradict."""
-    rows = _rivals(page)
-    if rows.empty or rows["x"].isna().all():
-        return pd.DataFrame()
-    rows = rows[rows["x"].notna()]
-    worse_tasks = (rows["value"] < 0) & (rows["value_p_holm"] < LEVEL)
-    supported = (rows["x"] < 1) & ~worse_tasks.any() & (len(set(rows["rival_method"])) == len(RIVALS))
-    p_yes, p_no = rows["x_p_holm"].where(supported, 1.0), rows["x_p_holm"].where(rows["x"] > 1, 1.0)
-    return rows.assign(p_yes=p_yes, p_yes_holm=p_yes, p_no=p_no, p_no_holm=p_no, support=-rows["x"])
+    rows = _on(select(_matches(page), {"family": "rivals"}), "perplexity")
+    p, worse_tasks = rows["perplexity_p_holm"], (rows["accuracy"] < 0) & (rows["accuracy_p_holm"] < LEVEL)
+    supported = (rows["value"] < 1) & ~worse_tasks.any() & (rows["method_of"].nunique() == len(RIVALS))
+    p_yes, p_no = p.where(supported, 1.0), p.where(rows["value"] > 1, 1.0)
+    told = [
+        f"{cell(line, 'accuracy', points, ' points')} ({p_text(line['accuracy_p_holm'])})"
+        for line in rows.to_dict("records")
+    ]
+    rows = rows.assign(told=told, lower=((rows["value"] < 1) & (p < LEVEL)).sum(), support=-rows["value"])
+    return rows.assign(p_yes=p_yes, p_yes_holm=p_yes, p_no=p_no, p_no_holm=p_no)
 
 
 def _low_rank_rows(page: Page) -> pd.DataFrame:
-    rows = _equal_storage(page)
-    rows = rows[rows["best"].astype(bool) & rows["value"].notna()].reset_index(drop=True) if len(rows) else rows
-    return rows.rename(columns={"value_p": "p"})
-
-
-def _storage_effect(line: dict, p: str) -> str:
-    name = f"{style_of(line['method']).label} {line['target']} against {line['rival']}"
-    ratio = interval(line["x"], line["x_lo"], line["x_hi"])
-    text = f"{name}: {ratio} its perplexity" if line["x"] == line["x"] else name
-    change = f", mean accuracy {cell(line, write=points).replace(' [', ' points [')} ({p_text(line[p])})"
-    return text + change * (line["value"] == line["value"])
-
-
-def _rival_effect(_: Page, rows: pd.DataFrame) -> str:
-    lower = ((rows["x"] < 1) & (rows["x_p_holm"] < LEVEL)).sum()
-    closest = rows.sort_values("x").iloc[-1].to_dict()
-    text = _storage_effect(closest, "value_p_holm")
-    return f"lower perplexity in {lower} of {len(rows)} comparisons; the closest: {text}"
+    rows = _on(_matches(page)[_matches(page)["best"]], "accuracy")
+    names = [f"{line['name']}, with {cell(line, 'perplexity')} its perplexity," for line in rows.to_dict("records")]
+    return rows.assign(name=names, p=rows["accuracy_p"])
 
 
 CHAPTER.claim(
@@ -401,8 +317,9 @@ CHAPTER.claim(
     _rival_rows,
     every("better"),
     on=PERPLEXITY,
-    evidence=STORAGE_FIGURE,
-    says=_rival_effect,
+    evidence=STORAGE,
+    says="lower perplexity in {lower} of {count} comparisons; the closest, {name}: {estimate} its perplexity, mean "
+    "accuracy {told}",
     missing="no two of these methods were run at the same rank",
 )
 CHAPTER.claim(
@@ -411,48 +328,41 @@ CHAPTER.claim(
     _low_rank_rows,
     every("worse", by=MARGIN),
     on=ACCURACY,
-    evidence=STORAGE_FIGURE,
-    says=lambda _, rows: "; ".join(_storage_effect(line, "p_holm") for line in rows.to_dict("records")),
+    evidence=STORAGE,
+    lead="changes of mean accuracy in points",
     missing="no low-rank and no pruned run take equal storage, or no task is usable",
 )
 
-# ------------------------------------------------------------------------------------------ figures
+
+def _share_axis(kept: pd.DataFrame) -> tuple[Axis, str]:
+    """The axis of shares of skill, and what a caption says where it cuts intervals."""
+    limits = max(LOWEST, min(kept["lo"].min(), -5)), min(HIGHEST, max(kept["hi"].max(), 105))
+    cut = bool(((kept["lo"] < LOWEST) | (kept["hi"] > HIGHEST)).any())
+    axis = Axis("share of skill kept (%)", limits=limits, lines={"guessing": 0, "dense": 100})
+    return axis, f" Intervals are cut at {LOWEST:.0f} and {HIGHEST:.0f} %." * cut
 
 
-def _limits(kept: pd.DataFrame) -> tuple[float, float]:
-    return max(LOWEST, min(kept["lo"].min(), -5)), min(HIGHEST, max(kept["hi"].max(), 105))
-
-
-def _cut(kept: pd.DataFrame) -> str:
-    beyond = (kept["lo"] < LOWEST) | (kept["hi"] > HIGHEST)
-    return f" Intervals are cut at {LOWEST:.0f} and {HIGHEST:.0f} %." if beyond.any() else ""
-
-
-@CHAPTER.figure(SKILLS_FIGURE)
+@CHAPTER.figure("fig-forgetting-skills")
 def _skills_kept(page: Page):
     """The share of each skill that every run keeps, the mildest run by perplexity on top."""
     kept = _kept(page, "correct")
     if kept.empty:
         return "The dense model is above chance on no task of a skill, so there is nothing to keep."
-    ratio = [times(x) if x == x else "no text" for x in kept["perplexity"]]
-    names = [f"{run_name(run)} ({r})" for run, r in zip(kept.to_dict("records"), ratio, strict=True)]
-    frame = kept.assign(name=names)[[*FACTS, "name", "skill", "value", "lo", "hi", "n"]]
-    x = Axis("share of skill kept (%)", limits=_limits(kept), lines={"guessing": 0, "dense": 100})
-    part, present = kept[kept["run_id"].isin(_readable(page))], list(_skills(page))
-    said, n = f"All runs have at least {RUINED:g} times the dense perplexity.", part["run_id"].nunique()
-    if n:
-        middle = part.groupby("skill")["value"].median()
-        shares = listing([f"{skill} {middle[skill]:.0f} %" for skill in present])
-        half = f"Half of the {n} runs below {RUINED:g}× perplexity keep at least"
-        said = f"{half} {shares}." if n > 1 else f"Kept: {shares}."
-    members = "; ".join(f"{skill}: {listing(names)}" for skill, names in _skills(page).items())
-    caption = (
-        f"Share of skill kept by every compressed model, the mildest by perplexity (in brackets, relative to the dense "
-        f"model's) on top. {said} 100 % is the dense model, 0 % guessing. Bars: 95 % bootstrap intervals over items. "
-        f"Tasks, {members}." + _cut(kept)
+    (axis, cut), part = _share_axis(kept), kept[~kept["ruined"]]
+    ratio = kept["perplexity"].map(lambda x: times(x) if x == x else "no text")
+    frame = kept.assign(name=kept["name"] + " (" + ratio + ")")[[*FACTS, "name", "skill", *ENDS, "n"]]
+    n, middle = part["run_id"].nunique(), part.groupby("skill", sort=False)["value"].median()
+    shares = listing([f"{skill} {value:.0f} %" for skill, value in middle.items()])
+    words = f"Half of the {n} runs below {RUINED:g}× perplexity keep at least {shares}."
+    words = words if n else f"All runs have at least {RUINED:g} times the dense perplexity."
+    said = (
+        "Share of skill kept by every compressed model, the mildest by perplexity (in brackets, relative to the dense "
     )
-    drawing = forest(frame, x, size=(6.6, 0.42), series="skill", looks=LOOKS, key=True)
-    return drawing, caption, f"Dots of the share of each skill kept, one line per compressed model. {said}"
+    said += f"model's) on top. {words}"
+    members = "; ".join(f"{skill}: {listing(names)}" for skill, names in _skills(page).items())
+    rest = " 100 % is the dense model, 0 % guessing. Bars: 95 % bootstrap intervals over items. Tasks, "
+    drawing = forest(frame, axis, size=(6.6, 0.42), series="skill", looks=LOOKS, key=True)
+    return drawing, f"{said}{rest}{members}.{cut}", said
 
 
 @CHAPTER.figure("fig-forgetting-perplexity")
@@ -462,209 +372,162 @@ def _skills_by_perplexity(page: Page):
     kept = kept[~kept["ruined"].astype(bool) & kept["perplexity"].notna()]
     if kept.empty:
         return f"No run stays below {RUINED:g} times the dense perplexity on tasks that can be lost."
-    frame = kept.assign(x=kept["perplexity"])[[*FACTS, "skill", "x", "value", "lo", "hi", "n"]].sort_values("x")
+    frame = kept.assign(x=kept["perplexity"])[[*FACTS, "skill", "x", *ENDS, "n"]].sort_values("x")
     x = Axis(PERPLEXITY.compared + ", geometric mean over texts", 10, suffix="×", band=(1.0, KEPT),
              limits=(0.97, max(frame["x"].max() * 1.12, 1.3)))  # fmt: skip
-    y = Axis("share of skill kept (%)", limits=_limits(kept), lines={"guessing": 0, "dense": 100})
-    said = _mild_sentence(page)
-    caption = (
-        f"Share of skill kept against perplexity, one point per compressed model and skill. {said} Shaded: perplexity "
-        f"{WITHIN}. Lines only join a skill's points, models differ in "
-        f"method. Bars: 95 % bootstrap intervals over items. 0 % is guessing." + _cut(kept)
-    )
-    drawing = lines(frame, x, y, size=(6.4, 3.8), series="skill", looks=LOOKS, aside=0.006)
-    return drawing, caption, f"Share of knowledge, reading and language kept against perplexity. {said}"
+    mild, y = _changed(page).query("perplexity <= @KEPT"), _share_axis(kept)
+    ends = {
+        skill: [points(v) for v in (own.min(), own.max())] for skill, own in mild.groupby("skill", sort=False)["value"]
+    }
+    spans = [f"{skill} by {' to '.join(dict.fromkeys(pair))} points" for skill, pair in ends.items()]
+    lost = ((mild["skill"] == "knowledge") & (mild["hi"] < -MARGIN)).sum()
+    words = f"In the {mild['run_id'].nunique()} runs in the shaded strip accuracy changes: {listing(spans)}; {lost} "
+    words += "certainly lost more than a point of knowledge."
+    words = words if len(mild) else f"No run has perplexity {WITHIN}."
+    said = f"Share of skill kept against perplexity, one point per compressed model and skill. {words}"
+    rest = f" Shaded: perplexity {WITHIN}. Lines only join a skill's points, models differ in method. Bars: 95 % "
+    drawing = lines(frame, x, y[0], size=(6.4, 3.8), series="skill", looks=LOOKS, aside=0.006)
+    return drawing, f"{said}{rest}bootstrap intervals over items. 0 % is guessing.{y[1]}", said
 
 
-def _mild_sentence(page: Page) -> str:
-    mild, parts = _mild(page), []
-    if mild.empty:
-        return f"No run has perplexity {WITHIN}."
-    for skill, part in mild.groupby("skill", sort=False):
-        least, most = points(part["value"].max()), points(part["value"].min())
-        parts.append(f"{skill} by {least if least == most else f'{most} to {least}'} points")
-    n, lost = mild["run_id"].nunique(), ((mild["skill"] == "knowledge") & (mild["hi"] < -MARGIN)).sum()
-    more = f"; {lost} of {n} certainly lost more than a point of knowledge." if lost else "."
-    subject = f"In the {n} runs" if n > 1 else "In the one run"
-    return f"{subject} in the shaded strip accuracy changes: {listing(parts)}{more}"
+def _by_run(page: Page, panels: dict[tuple, str], size: tuple[float, float]):
+    """Contrasts (kind, scale) of every run, the mildest first, and of all together; a panel for each, by its label."""
+    frame = _contrasts(page)
+    keys = list(zip(frame["kind"], frame["scale"], strict=True))
+    frame = frame.assign(panel=[panels.get(key, "") for key in keys])
+    parts = [
+        select(frame, {"panel": panel, "series": series}) for panel in panels.values() for series in ("run", POOLED)
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    frame[ENDS] = frame[ENDS].mul(frame["scale"].map({"share": 100.0, "margin": 1.0}), axis=0)
+    frame = frame[[*FACTS, "panel", "series", "name", *ENDS, "n"]].drop(columns="method")
+    axes = {panel: Axis(panel.replace(", ", ",\n"), lines={"": 0.0}) for panel in panels.values()}
+    return forest(frame, axes, size=size, series="series", looks=RUN_LOOKS, title="", bold=(POOLED,))
 
 
-def _by_run(page: Page, pairs: Sequence[tuple[str, str]], panels: dict[str, str]) -> pd.DataFrame:
-    """The contrast of every run, the mildest first, then that of all together; one panel for each scale."""
-    ids, runs, rows = _readable(page), _runs(page).set_index("run_id", drop=False), []
-    names = [run_name(runs.loc[i]) for i in ids]
-    if len(set(names)) < len(ids):
-        names = [f"{name}, {runs.loc[i, 'calibration']}" for i, name in zip(ids, names, strict=True)]
-    for name, chosen in [*zip(names, [(i,) for i in ids], strict=True), (POOLED, tuple(ids))]:
-        facts = runs.loc[chosen[0], FACTS].to_dict() if name != POOLED else dict.fromkeys(FACTS, "")
-        for scale, panel in panels.items():
-            one = vars(_contrast(page, chosen, tuple(pairs))[scale]) | {}
-            if scale == "share":
-                one |= {end: 100 * one[end] for end in ("value", "lo", "hi")}
-            rows.append({**facts, "name": name, "series": POOLED if name == POOLED else "run", "panel": panel, **one})
-    return pd.DataFrame(rows).drop(columns="method")
+def _pooled(page: Page, kind: tuple[str, str], scale: str = "share") -> dict:
+    return next(line for line in _contrasts(page).to_dict("records")
+                if (line["kind"], line["scale"], line["series"]) == (kind, scale, POOLED))  # fmt: skip
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 @CHAPTER.figure("fig-forgetting-pairs")
 def _same_questions(page: Page):
     """Knowledge less reading on the same questions, every run: share of skill kept, and margins."""
-    pairs, ids = _reading(page), _readable(page)
-    if not pairs or not ids:
+    if READING not in set(_contrasts(page)["kind"]):
         return "No two usable tasks ask the same questions without and with their paragraph."
-    labels = {"share": "share of skill kept,\nknowledge less reading (%)"}
-    labels["margin"] = "change of margin,\nknowledge less reading (nats)"
-    frame, pooled = _by_run(page, pairs, {scale: scale for scale in labels}), _contrast(page, ids, tuple(pairs))
-    nats = pooled["margin"].text("{:+.2f}".format).replace("-", "−").replace(" [", " nats [")
-    words = (
-        f"On average over {len(ids)} runs knowledge keeps {_percent(vars(pooled['share']))} of its skill relative to "
-        f"reading, and its margins change by {nats} relative to reading's."
+    axes = {(READING, "share"): "share of skill kept, knowledge less reading (%)"}
+    axes |= {(READING, "margin"): "change of margin, knowledge less reading (nats)"}
+    share = cell(_pooled(page, READING), write=points, unit=" %")
+    margin = cell(_pooled(page, READING, "margin"), write=_signed, unit=" nats")
+    asked = listing([f"{first} (without) and {second} (with the paragraph)" for first, second in _pairs(page)[READING]])
+    said = f"The same questions asked without and with the paragraph that answers them: {asked}. On average over "
+    said += f"{(~_runs(page)['ruined']).sum()} runs knowledge keeps {share} of its skill relative to reading, and its "
+    said += f"margins change by {margin} relative to reading's."
+    rest = (
+        " Left of zero, knowledge falls more. Margin: log-probability of the right option less the best other one's. "
     )
-    asked = listing([f"{first} (without) and {second} (with the paragraph)" for first, second in pairs])
-    caption = (
-        f"The same questions asked without and with the paragraph that answers them: {asked}. {words} Left of zero, "
-        "knowledge falls more. Margin: log-probability of the right option less the best other one's. Bars: 95 % "
-        "bootstrap intervals over questions, paired by question and with the dense model."
-    )
-    axes = {scale: Axis(label, lines={"": 0.0}) for scale, label in labels.items()}
-    drawing = forest(frame, axes, size=(6.6, 0.3), series="series", looks=RUN_LOOKS, title="", bold=(POOLED,))
-    return drawing, caption, f"Knowledge less reading for every compressed model. {words}"
+    rest += "Bars: 95 % bootstrap intervals over questions, paired by question and with the dense model."
+    return _by_run(page, axes, (6.6, 0.3)), said + rest, said
 
 
 @CHAPTER.figure("fig-forgetting-robustness")
 def _robustness(page: Page):
     """Perturbed less plain questions, every run: what each perturbation costs beyond its cost before."""
-    ids = _readable(page)
-    kinds = {kind: pairs for kind, ending in PERTURBATIONS.items() if (pairs := _variants(page, ending)) and ids}
+    kinds = [kind for kind in _contrasts(page)["kind"].unique() if kind != READING]
     if not kinds:
         return "No task with perturbed questions is usable together with its plain one."
-    frame = pd.concat([_by_run(page, pairs, {"share": kind}) for kind, pairs in kinds.items()], ignore_index=True)
-    pooled = {kind: vars(_contrast(page, ids, tuple(pairs))["share"]) for kind, pairs in kinds.items()}
-    parts = ", ".join(f"with {kind} {_percent(line)}" for kind, line in pooled.items())
-    words = f"On average over {len(ids)} runs the share of skill kept, less that on plain questions: {parts}."
-    caption = (
-        f"Robustness after compression. {words} Left of zero, perturbation costs the compressed model more than the "
-        "dense one. Bars: 95 % bootstrap intervals over questions, paired by question and with the dense model."
-    )
-    axis = Axis("share of skill kept, perturbed less plain (%)", lines={"": 0.0})
-    drawing = forest(frame, axis, size=(2.4 + 2.1 * len(kinds), 0.3), series="series", looks=RUN_LOOKS, bold=(POOLED,))
-    return drawing, caption, f"Perturbed less plain questions for every compressed model. {words}"
+    axes = {(kind, "share"): f"share of skill kept, {' less '.join(kind)} (%)" for kind in kinds}
+    parts = ", ".join(f"{kind[0]} {cell(_pooled(page, kind), write=points, unit=' %')}" for kind in kinds)
+    said = f"Robustness after compression. On average over {(~_runs(page)['ruined']).sum()} runs the share of skill "
+    said += f"kept, less that on plain questions: {parts}."
+    rest = " Left of zero, perturbation costs the compressed model more than the dense one. Bars: 95 % bootstrap "
+    rest += "intervals over questions, paired by question and with the dense model."
+    return _by_run(page, axes, (2.4 + 2.1 * len(kinds), 0.3)), said + rest, said
 
 
-@CHAPTER.figure(STORAGE_FIGURE)
+@CHAPTER.figure(STORAGE)
 def _storage(page: Page):
     """Perplexity and mean accuracy change against bits per weight, one point per compressed model."""
-    runs = _runs(page)[_runs(page)["perplexity"].notna()]
+    runs, main = _runs(page).dropna(subset="perplexity"), _main(page)
     if runs.empty:
         return "There is no compressed model to compare."
-    ratio = changes(page.results, PERPLEXITY).assign(panel=PERPLEXITY.name)
     rows = []
-    for run in runs.to_dict("records") if _main_tasks(page) else ():
-        change = paired(page.results, run["run_id"], None, ACCURACY, _main_tasks(page)).estimate()
+    for run in runs.to_dict("records") if main else ():
+        change = paired(page.results, run["run_id"], None, ACCURACY, main).estimate()
         rows.append({**run, "panel": ACCURACY.name, **vars(change.map(lambda share: 100 * share))})
-    frame = pd.concat([ratio, pd.DataFrame(rows)], ignore_index=True)
-    frame = frame.assign(x=frame["storage_bits"])[[*FACTS, "panel", "x", "value", "lo", "hi", "n"]]
+    ratios = changes(page.results, PERPLEXITY).assign(panel=PERPLEXITY.name)
+    frame = pd.concat([ratios, pd.DataFrame(rows)], ignore_index=True)
+    frame = frame.assign(x=frame["storage_bits"])[[*FACTS, "panel", "x", *ENDS, "n"]]
     y = {PERPLEXITY.name: Axis(PERPLEXITY.compared, 10, suffix="×", limits=(0.9, FAR), lines={"": 1.0})}
     y[ACCURACY.name] = Axis(ACCURACY.compared, lines={"": 0.0})
-    words, far = _storage_words(page), [run_name(run) for run in runs[runs["perplexity"] > FAR].to_dict("records")]
-    caption = (
-        f"Low rank, pruning and quantization by what a weight takes. {words} Bars: 95 % bootstrap intervals over "
-        f"windows (left) and over items of {len(_main_tasks(page))} tasks (right), paired with the dense model."
-        + f" Beyond {FAR:g}× and not drawn on the left: {listing(far)}."
-        * bool(far)
+    pairs = [f"{run_name(line)} has {times(line['perplexity'])} the perplexity of {line['name_of']} and differs by "
+             f"{cell(line, write=points, unit=' points')}"
+             for line in _low_rank_rows(page).to_dict("records")]  # fmt: skip
+    words = f"At equal storage, best against best: {'; '.join(pairs)}" if pairs else "No two kinds take equal storage"
+    said = f"Low rank, pruning and quantization by what a weight takes. {words}."
+    far = [f"{run['name']} ({times(run['perplexity'])})" for run in runs[runs["perplexity"] > FAR].to_dict("records")]
+    rest = (
+        f" Bars: 95 % bootstrap intervals over windows (left) and over items of {len(main)} tasks (right), paired with "
     )
+    rest += "the dense model." + f" Beyond the left axis: {listing(far)}." * bool(far)
     x = Axis("storage (bits per weight, masks and scales counted)")
-    drawing = scatter(frame, x, y, columns=2, size=(6.6, 3.6), aside=0.05, title="")
-    return drawing, caption, f"Perplexity and accuracy change against storage. {words}"
-
-
-def _storage_words(page: Page) -> str:
-    parts = [
-        f"{style_of(line['method']).label} {line['target']} has {times(line['x'])} the perplexity of {line['rival']} "
-        f"and differs by {cell(line, write=points).replace(' [', ' points [')}"
-        for line in _low_rank_rows(page).to_dict("records")
-    ]
-    return f"At equal storage, best against best: {'; '.join(parts)}." if parts else "No two kinds take equal storage."
-
-
-# ------------------------------------------------------------------------------------------ tables
+    return scatter(frame, x, y, columns=2, size=(6.6, 3.6), aside=0.05, title=""), said + rest, said
 
 
 @CHAPTER.table("tasks")
 def _task_table(page: Page) -> Table:
     """The tasks, what they ask, and what the dense model scores on them."""
-    body = []
-    for task in tasks(page.results).to_dict("records"):
-        known = TASKS.get(task["eval_set"])
-        of = f"{known.variant_of}, perturbed" if known and known.variant_of else ""
-        of = f"the questions of {known.paired_with}" if known and known.paired_with else of
-        score = interval(*(100 * task[end] for end in ("value", "lo", "hi")), "{:.1f}".format)
-        name, skill = task["eval_set"] + ("" if task["usable"] else " †"), known.skill if known else ""
-        body.append([name, skill, of, f"{100 * task['chance']:.0f}", score, str(task["n"])])
+    cells = []
+    for line in tasks(page.results).to_dict("records"):
+        known, name = TASKS.get(line["eval_set"]), line["eval_set"] + " †" * (not line["usable"])
+        other = f"{known.variant_of}, perturbed" if known and known.variant_of else ""
+        other = f"the questions of {known.paired_with}" if known and known.paired_with else other
+        score = cell({end: 100 * line[end] for end in ENDS}, write="{:.1f}".format)
+        facts = {"skill": known.skill if known else "", "pairs with": other, "chance": f"{100 * line['chance']:.0f}"}
+        cells += [(name, *fact) for fact in {**facts, "dense": score, "items": str(line["n"])}.items()]
     note = "Accuracy in %, with 95 % bootstrap intervals. † not above chance: shown, used for no claim."
-    return Table(["task", "skill", "pairs with", "chance", "dense", "items"], body, note, 3)
+    return Table.of_cells(cells, "task", note, 3)
 
 
 @CHAPTER.table("skills")
 def _skill_table(page: Page) -> Table:
     """Every run: storage, perplexity, the share of each skill kept, and how far its margins moved."""
-    scales, present = {key: _kept(page, key) for key in ("correct", "margin")}, list(_skills(page))
-    writers = {"correct": lambda v: f"{v:.0f}".replace("-", "−"), "margin": lambda v: f"{v:+.2f}".replace("-", "−")}
-    body = []
-    for run in _runs(page).to_dict("records"):
-        cells = [run_name(run), f"{run['storage_bits']:.2f}", cell(run, "perplexity")]
-        for key, frame in scales.items():
-            own = frame[frame["run_id"] == run["run_id"]].set_index("skill")
-            cells += [cell(own.loc[skill], write=writers[key]) for skill in present]
-        body.append(cells)
-    head = ["", "bits", "perplexity", *[f"{s} kept (%)" for s in present], *[f"{s} margin" for s in present]]
-    note = (
-        "Share of skill kept: (accuracy − chance) / (dense accuracy − chance). Margin: mean change of the right "
-        "option's log-probability less the best other one's (of a cloze, of its word's log-probability), in standard "
-        "deviations over items of the dense model's. In brackets: 95 % bootstrap intervals, paired with it."
-    )
-    return Table(head, body, note)
+    runs, cells = _runs(page).to_dict("records"), []
+    cells += [(run["name"], "bits", f"{run['storage_bits']:.2f}") for run in runs]
+    cells += [(run["name"], "perplexity", cell(run, "perplexity")) for run in runs]
+    writers = {"correct": ("kept (%)", lambda v: f"{v:.0f}".replace("-", "−")), "margin": ("margin", _signed)}
+    for key, (head, write) in writers.items():
+        lines = _kept(page, key).to_dict("records")
+        cells += [(line["name"], f"{line['skill']} {head}", cell(line, write=write)) for line in lines]
+    return Table.of_cells(cells)
 
 
 @CHAPTER.table("contrasts")
 def _contrast_table(page: Page) -> Table:
     """Every contrast on three scales: knowledge less reading, and perturbed less plain, by run and for all together."""
-    families = {"knowledge less reading": _reading(page)}
-    families |= {f"with {kind} less plain": _variants(page, end) for kind, end in PERTURBATIONS.items()}
-    runs, ids, body = _runs(page).set_index("run_id"), _readable(page), []
-    every_run = (*ids, *[i for i in runs.index if i not in ids])
-    named = [(POOLED, ids), *[(f"{POOLED}, collapsed ones too", every_run)] * (len(every_run) > len(ids))]
-    named += [(run_name(runs.loc[i]), (i,)) for i in ids]
-    for title, pairs in families.items():
-        if not pairs or not ids:
-            continue
-        body.append([title, "dense model itself", "", _dense_gap(page, pairs).text(points), ""])
-        for name, chosen in named:
-            one = _contrast(page, chosen, tuple(pairs))
-            margin = one["margin"].text("{:+.2f}".format).replace("-", "−")
-            body.append([title, name, one["share"].text(points), one["points"].text(points), margin])
-    note = (
-        "Share of skill kept (%), accuracy (points) and margin (nats): change of the first less change of the second, "
-        "paired by question, with 95 % bootstrap intervals; the dense model's line is the plain difference of "
-        "accuracy. "
-        f"Runs with at least {RUINED:g} times the dense perplexity have collapsed: they enter no verdict."
-    )
-    return Table(["contrast", "run", "share of skill", "accuracy", "margin"], body, note, 2)
+    frame, body, writers = _contrasts(page), [], {"share": points, "points": points, "margin": _signed}
+    for kind in frame["kind"].unique():
+        title = " less ".join(kind)
+        body.append([title, "dense model itself", "", _dense_gap(page, _pairs(page)[kind]).text(points), ""])
+        for name, own in frame[frame["kind"] == kind].groupby("name", sort=False):
+            body.append([title, name, *[cell(line, write=writers[line["scale"]]) for line in own.to_dict("records")]])
+    return Table(["contrast", "run", "share of skill", "accuracy", "margin"], body, text_columns=2)
 
 
 @CHAPTER.table("storage")
 def _storage_table(page: Page) -> Table:
     """ASVD against other low-rank methods at the same rank, and low rank against pruning at equal storage."""
     body = []
-    for line in [line for frame in (_rivals(page), _equal_storage(page)) for line in frame.to_dict("records")]:
-        stars = {name: r"\*" * (line[f"{name}_p_holm"] < LEVEL) for name in ("x", "value")}
-        ratio = "" if line["x"] != line["x"] else interval(line["x"], line["x_lo"], line["x_hi"])
-        first = f"{style_of(line['method']).label} {line['target']} ({line['storage_bits']:.2f})"
-        rival = f"{line['rival']} ({line['rival_bits']:.2f})"
-        body.append([first, rival, ratio + stars["x"], cell(line, write=points) + stars["value"]])
-    note = (
-        "In round brackets: bits per weight; storage counts as equal within "
-        f"{100 * EQUAL_STORAGE:.0f} %. Perplexity: the first run's over the second's. Accuracy: the first run's less "
-        "the second's, in points. In square brackets: 95 % bootstrap intervals, paired by window or item. \\* "
-        f"sign-flip p < {LEVEL}, Holm-corrected over the comparisons of each kind."
-    )
-    return Table(["low rank", "against", "perplexity", "accuracy"], body, note, 2)
+    for line in _matches(page).to_dict("records"):
+        stars = {name: r"\*" * (line[f"{name}_p_holm"] < LEVEL) for name in ("perplexity", "accuracy")}
+        values = [cell(line, "perplexity") + stars["perplexity"], cell(line, "accuracy", points) + stars["accuracy"]]
+        own, other = (
+            f"{run_name(line)} ({line['storage_bits']:.2f})",
+            f"{line['name_of']} ({line['storage_bits_of']:.2f})",
+        )
+        body.append([own, other, *values])
+    return Table(["low rank", "against", "perplexity", "accuracy"], body, text_columns=2)

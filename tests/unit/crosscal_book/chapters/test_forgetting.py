@@ -98,8 +98,8 @@ def test_the_skills_are_the_registrys_without_variants_and_without_tasks_at_chan
         "reading": ["sciq_reading", "lambada"],
         "language": ["agreement"],
     }
-    assert forgetting._reading(page_of(results)) == [("sciq", "sciq_reading")]
-    assert forgetting._variants(page_of(results), "_typos") == [("sciq_typos", "sciq")]
+    assert forgetting._pairs(page_of(results))[forgetting.READING] == (("sciq", "sciq_reading"),)
+    assert forgetting._pairs(page_of(results))[forgetting.TYPOS] == (("sciq_typos", "sciq"),)
     columns = forgetting._columns(page_of(results), [results.dense_id], ("sciq", "sciq_reading"), "correct")
     assert len(columns) == 220
 
@@ -126,7 +126,9 @@ def test_runs_stand_by_perplexity_and_ruined_ones_enter_no_contrast(results):
         "fwsvd",
         "svd",
     ]
-    assert len(forgetting._readable(page_of(results))) == 4
+    assert list(forgetting._runs(page_of(results))["ruined"]) == [False] * 4 + [True] * 2
+    contrasts = forgetting._contrasts(page_of(results))
+    assert contrasts.loc[contrasts["series"] == "run", "name"].nunique() == 4
     assert "Left out of contrasts" in str(page_of(results).takeaways())
 
 
@@ -215,8 +217,9 @@ def test_two_scales_that_contradict_each_other_tell_nothing():
         return Estimate(value, value - 0.02, value + 0.02, 100, 0.001)
 
     def told(share: float, moved: float, p_holm: float | None = None) -> str:
-        contrast = {"share": sure(share), "points": sure(moved), "margin": sure(0)}
-        row = pd.DataFrame([forgetting._contrast_row(contrast, p_holm)])
+        estimate = sure(share)
+        tested = forgetting._judged(estimate, sure(moved), estimate.p if p_holm is None else p_holm)
+        row = pd.DataFrame([vars(estimate) | tested])
         rule = mean("worse", by=forgetting.SAME)
         return answer(judged(row, rule, ACCURACY), rule)
 
@@ -228,10 +231,10 @@ def test_two_scales_that_contradict_each_other_tell_nothing():
 
 
 def test_equal_storage_pairs_the_best_by_perplexity(results):
-    table = forgetting._equal_storage(page_of(results))
-    best = table[table["best"].astype(bool)]
+    table = forgetting._matches(page_of(results)).query("family == 'storage'")
+    best = table[table["best"]]
     assert list(best["method"]) == ["asvd"]
-    assert list(best["rival"]) == ["SparseGPT 50%"]  # 30 % takes a third more
+    assert list(best["name_of"]) == ["SparseGPT 50%"]  # 30 % takes a third more
     assert len(table) == 6
 
 
