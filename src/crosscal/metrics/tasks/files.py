@@ -12,10 +12,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 from crosscal.errors import InputError
 from crosscal.files import hash_files, write_atomically
@@ -69,16 +69,12 @@ def _build_items(name: str) -> list[dict]:
         in_order = [by_id[item["id"]] for item in _build_items(base) if item["id"] in by_id]
     else:
         in_order = _ordered(name, items, task.n_items)
-    return [_in_form(item, task) for item in in_order[: task.n_items]]
-
-
-def _in_form(item: dict, task: Task) -> dict:
-    """An item as its form wants it: a cloze has its word as target, `contexts` its query."""
+    chosen = in_order[: task.n_items]
     if task.form == "cloze":
-        return item | {"target": f" {item['choices'][0]}"}
+        return [item | {"target": f" {item['choices'][0]}"} for item in chosen]
     if task.form == "contexts":
-        return {"id": item["id"], "choices": item["choices"], "gold": item["gold"], "target": item["query"]}
-    return item
+        return [{name: item[name] for name in ("id", "choices", "gold")} | {"target": item["query"]} for item in chosen]
+    return chosen
 
 
 def _task_folder(name: str) -> Path:
@@ -109,6 +105,8 @@ def _digest_of(data: bytes) -> str:
 
 def _config_text(task: Task, items: Path) -> str:
     """The task's harness configuration. One space goes between context and option, and neither brings its own."""
+    import yaml
+
     fields = {
         "options": ("multiple_choice", "query", "choices", "gold"),
         "contexts": ("multiple_choice", "gold", "choices", "target"),
@@ -116,26 +114,23 @@ def _config_text(task: Task, items: Path) -> str:
     }
     output, text, choice, target = fields[task.form]
     metric = "acc_norm" if task.metric == "accuracy_per_char" else "acc"
-    lines = [
-        f"# {task.title}: {task.source}. {task.built}.",
-        f"task: {HARNESS_PREFIX}{task.name}",
-        "dataset_path: json",
-        "dataset_kwargs:",
-        f"  cache_dir: {json.dumps(str(items.parent / 'arrow'), ensure_ascii=False)}",
+    config = {
+        "task": HARNESS_PREFIX + task.name,
+        "dataset_path": "json",
         # Brackets in the path of the cache are no pattern.
-        f"  data_files: {{test: {json.dumps(glob.escape(str(items)), ensure_ascii=False)}}}",
-        "test_split: test",
-        f"output_type: {output}",
-        f"doc_to_text: {text}",
-        *([f"doc_to_choice: {choice}"] if choice else []),
-        f"doc_to_target: {target}",
-        'target_delimiter: " "',
-        "num_fewshot: 0",
-        "metric_list:",
-        f"  - {{metric: {metric}, aggregation: mean, higher_is_better: true}}",
-        f"metadata: {{version: {task.version}}}",
-    ]
-    return "\n".join(lines) + "\n"
+        "dataset_kwargs": {"cache_dir": str(items.parent / "arrow"), "data_files": {"test": glob.escape(str(items))}},
+        "test_split": "test",
+        "output_type": output,
+        "doc_to_text": text,
+        **({"doc_to_choice": choice} if choice else {}),
+        "doc_to_target": target,
+        "target_delimiter": " ",
+        "num_fewshot": 0,
+        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": task.version},
+    }
+    head = f"# {task.title}: {task.source}. {task.built}.\n"
+    return head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def task_version(name: str) -> str:
@@ -157,23 +152,12 @@ def task_version(name: str) -> str:
         return "lm-eval absent"
 
 
-@dataclass(frozen=True)
-class _OwnTask:
-    """A task of one's own: what its YAML file says, includes merged, and every file that decides its items."""
+class _OwnTask(NamedTuple):
+    """A task of one's own: what its YAML file says, includes merged, and the hash of all files behind its items."""
 
     path: Path
     config: dict
-    files: dict[str, Path]
-
-    @property
-    def digest(self) -> str:
-        """The hash of the YAML file, what it includes, the functions it names, and its data."""
-        try:
-            return hash_files(self.files)
-        except OSError as error:
-            raise InputError(
-                f"cannot read {error.filename} ({error.strerror}), which {self.path.name} names"
-            ) from error
+    digest: str
 
     def folder(self) -> Path:
         """The folder with a task.yaml that the harness reads from anywhere, made on first use."""
@@ -181,9 +165,8 @@ class _OwnTask:
         arguments = dict(self.config.get("dataset_kwargs") or {})
         if "data_files" in arguments:
             arguments["cache_dir"] = str(folder / "arrow")
-        wrapper = {"include": str(self.path), "task": f"{HARNESS_PREFIX}{self.digest}", "dataset_kwargs": arguments}
-        if "dataset_path" in self.config:
-            wrapper["dataset_path"] = self.config["dataset_path"]
+        wrapper = {"include": str(self.path), "task": HARNESS_PREFIX + self.digest, "dataset_kwargs": arguments}
+        wrapper |= {name: value for name, value in self.config.items() if name == "dataset_path"}
         write_atomically(folder / "task.yaml", json.dumps(wrapper, ensure_ascii=False, indent=1) + "\n")
         return folder
 
@@ -207,7 +190,10 @@ def _read_own(name: str) -> _OwnTask:
     if data != path.parent and data.is_dir():  # a folder of data beside the YAML file
         config["dataset_path"] = str(data)
         files |= {file.relative_to(data).as_posix(): file for file in data.rglob("*") if file.is_file()}
-    return _OwnTask(path, config, files)
+    try:
+        return _OwnTask(path, config, hash_files(files))
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename} ({error.strerror}), which {path.name} names") from error
 
 
 def _read_yaml(path: Path, files: dict[str, Path]) -> dict:
