@@ -15,7 +15,7 @@ from crosscal.plan.parameters import PRESETS
 from crosscal.study.grid import count_stored, run_chapter
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def _main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m crosscal.study", description=__doc__.split("\n")[0])
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=f"{', '.join(CHAPTERS)} (default: all)")
@@ -54,4 +54,4 @@ def _slice(text: str) -> slice:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

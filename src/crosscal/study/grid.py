@@ -1,8 +1,9 @@
 """Run a list of configurations, skipping what is stored: interrupt it at any time and start it again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -17,8 +18,7 @@ from crosscal.types import RunConfig
 _CONTENTS = ("model", "dense", "calibration", "held_out")
 
 
-@dataclass(frozen=True)
-class StoredRuns:
+class _StoredRuns(NamedTuple):
     """Where the runs of a chapter are stored, which they are, and how many were planned."""
 
     folder: Path
@@ -26,7 +26,7 @@ class StoredRuns:
     planned: int
 
 
-def run_chapter(name: str, settings: Settings, chosen: slice = slice(None)) -> StoredRuns:
+def run_chapter(name: str, settings: Settings, chosen: slice = slice(None)) -> _StoredRuns:
     """Make a chapter's missing runs, or with `compute = "never"` only look up what is stored, without torch.
 
     `chosen` narrows what is made to a part of the plan, in which what matters most comes first.
@@ -36,7 +36,7 @@ def run_chapter(name: str, settings: Settings, chosen: slice = slice(None)) -> S
     folder, chapter = results_dir(settings.preset), CHAPTERS[name]
     if settings.compute == "never":
         configs = chapter.configs(Maker(settings))
-        return StoredRuns(folder, find_stored(configs, folder), len(configs))
+        return _StoredRuns(folder, find_stored(configs, folder), len(configs))
     from crosscal.models.loading import resolve_device, resolve_dtype
 
     device = resolve_device(settings.device)
@@ -47,7 +47,7 @@ def run_chapter(name: str, settings: Settings, chosen: slice = slice(None)) -> S
         for model in dict.fromkeys(config.model for config in configs[chosen])
         for run_id in _run_model([c for c in configs[chosen] if c.model == model], folder, settings, str(device))
     ]
-    return StoredRuns(folder, ids, len(configs))
+    return _StoredRuns(folder, ids, len(configs))
 
 
 def _run_model(configs: list[RunConfig], folder: Path, settings: Settings, device: str) -> list[str]:
@@ -102,7 +102,7 @@ def _look_up(configs: Sequence[RunConfig], folder: Path) -> list[str | None]:
     fitting = {config: [r for r in stored.get(_asked(config.to_json()), []) if _fits(r, config)] for config in configs}
     generation = _generation([record for records in fitting.values() for record in records], folder)
     for config, records in fitting.items():
-        fitting[config] = [record for record in records if _entries(record).items() <= generation.items()]
+        fitting[config] = [record for record in records if _made_of(record).items() <= generation.items()]
     places = {model: _best_place(model, fitting) for model in {config.model for config in configs}}
     return [
         next((r.run_id for r in fitting[c] if c.method == FLOAT32 or _place(r) == places[c.model]), None)
@@ -115,13 +115,9 @@ def _asked(config: Mapping) -> str:
     return run_key({name: value for name, value in config.items() if name not in ("device", "dtype")}, {})
 
 
-def _entries(record: RunRecord) -> dict[tuple[str, str], object]:
-    """The contents and versions that a run was made of, one by one; empty when it does not tell."""
-    return _flat(record.config["model"], record.config["method"], record.provenance.get("identity", {}))
-
-
-def _flat(model: str, method: str, identity: Mapping) -> dict[tuple[str, str], object]:
-    names = {"model": model, "method": method}
+def _entries(config: Mapping, identity: Mapping) -> dict[tuple[str, str], object]:
+    """The contents and versions that a run is made of, one by one; empty when it does not tell."""
+    names = {"model": config["model"], "method": config["method"]}
     return {
         (kind, name): value
         for kind, entry in identity.items()
@@ -129,9 +125,13 @@ def _flat(model: str, method: str, identity: Mapping) -> dict[tuple[str, str], o
     }
 
 
+def _made_of(record: RunRecord) -> dict[tuple[str, str], object]:
+    return _entries(record.config, record.provenance.get("identity", {}))
+
+
 def _fits(record: RunRecord, config: RunConfig) -> bool:
     """Whether a run was made of the model and the texts as they are now, as far as they are at hand."""
-    made, now = _entries(record), _flat(config.model, config.method, identify(config, fetch=False))
+    made, now = _made_of(record), _entries(vars(config), identify(config, fetch=False))
     return bool(made) and all(made.get(e) == value for e, value in now.items() if e[0] in _CONTENTS and value)
 
 
@@ -142,7 +142,7 @@ def _generation(records: Sequence[RunRecord], folder: Path) -> dict[tuple[str, s
     """
     generation: dict[tuple[str, str], object] = {}
     for record in sorted(records, key=lambda record: record.provenance.get("finished", "")):
-        for entry, value in _entries(record).items():
+        for entry, value in _made_of(record).items():
             if entry[0] in _CONTENTS and generation.get(entry, value) != value:
                 raise InputError(
                     f"{folder} holds runs of several versions of {entry[1]}, which is not at hand to tell which are "

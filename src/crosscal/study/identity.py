@@ -13,6 +13,8 @@ from pathlib import Path
 from crosscal.assets import ARCHIVES, MODEL_ASSETS
 from crosscal.errors import InputError
 from crosscal.files import hash_files, hash_json
+from crosscal.methods.registry import find_method
+from crosscal.metrics.instructions import _instructions_version
 from crosscal.metrics.tasks import SCORING_VERSION, TASKS, task_version
 from crosscal.plan.parameters import TASK_PROMPTS
 from crosscal.text import SELF, SOURCES, documents
@@ -23,9 +25,9 @@ FLOAT32 = "float32"
 """The dense weights computed with in float32: what rounding alone does to the numbers, the floor of all divergences."""
 GIVEN = "given"
 """A model that was compressed elsewhere, measured as it is."""
-UNCOMPRESSED = (DENSE, FLOAT32, GIVEN)
+_UNCOMPRESSED = (DENSE, FLOAT32, GIVEN)
 RANDOM = "random"
-EVALUATION_VERSION = 2  # raised by hand when a metric's numbers change
+_EVALUATION_VERSION = 2  # raised by hand when a metric's numbers change
 _SIZES_OF = {
     "n_windows": "calibration",
     "eval_windows": "texts",
@@ -75,15 +77,15 @@ def _in_hub_cache(name: str) -> Path | None:
 def _hash_of(files: Mapping[str, Path]) -> str:
     """Hash files by name and bytes, each state of them once a process."""
     states = {name: (file.stat().st_mtime_ns, file.stat().st_size) for name, file in files.items()}
-    return _hash_of_states(tuple(sorted((name, os.fspath(file), states[name]) for name, file in files.items())))
+    return _hash_once(tuple(sorted((name, os.fspath(file), states[name]) for name, file in files.items())))
 
 
 @lru_cache(maxsize=64)
-def _hash_of_states(files: tuple[tuple[str, str, tuple[int, int]], ...]) -> str:
+def _hash_once(files: tuple[tuple[str, str, tuple[int, int]], ...]) -> str:
     return hash_files({name: Path(path) for name, path, _ in files})
 
 
-def text_identity(source: str, split: str, fetch: bool = True) -> str | None:
+def _text_identity(source: str, split: str, fetch: bool = True) -> str | None:
     """Return the hash of the documents of one part of a source.
 
     Text that follows from the model and the tasks (self-written, random, task prompts) is identified by its name. None
@@ -109,14 +111,15 @@ def identify(config: RunConfig, fetch: bool = True) -> dict:
 
     Without `fetch`, what is not at hand is None, and nothing loads torch or asks the network.
     """
-    known = {"model": model_identity(config.model), "evaluation": EVALUATION_VERSION}
+    plain = config.method in _UNCOMPRESSED
+    known: dict[str, object] = {"model": model_identity(config.model), "evaluation": _EVALUATION_VERSION}
     if config.dense:
         known["dense"] = model_identity(config.dense)
-    known["calibration"] = {s: text_identity(s, "calibration", fetch) for s, _ in config.calibration}
-    known["held_out"] = {s: text_identity(s, "held_out", fetch) for s in config.texts}
+    known["calibration"] = {s: _text_identity(s, "calibration", fetch) for s, _ in config.calibration}
+    known["held_out"] = {s: _text_identity(s, "held_out", fetch) for s in config.texts}
     known["tasks"] = {name: _task_version(name) for name in config.tasks}
-    known["answers"] = {name: _answers_version(name) if fetch else None for name in config.answers}
-    known["method"] = _method_version(config.method) if fetch else None
+    known["answers"] = {name: _instructions_version(name) if fetch else None for name in config.answers}
+    known["method"] = None if not fetch else 0 if plain else find_method(config.method).version
     return known
 
 
@@ -128,27 +131,13 @@ def _task_version(name: str) -> str | None:
     return version if name in TASKS or not version.endswith("absent") else None
 
 
-def _answers_version(name: str) -> str:
-    from crosscal.metrics.instructions import _instructions_version
-
-    return _instructions_version(name)
-
-
-def _method_version(name: str) -> int:
-    if name in UNCOMPRESSED:
-        return 0
-    from crosscal.methods.registry import find_method
-
-    return find_method(name).version
-
-
 def run_key(config: Mapping, identity: Mapping) -> str:
     """Return the hash of a run's config and identity, which is the id of a new run.
 
     Sizes that decide nothing are left out, so that every road to the same numbers leads to the same run.
     """
     idle = {name for name, sizes in _SIZES_OF.items() if not config.get(sizes)}
-    idle |= {"window", "seed", "schedule", "allocation"} if config["method"] in UNCOMPRESSED else set()
+    idle |= {"window", "seed", "schedule", "allocation"} if config["method"] in _UNCOMPRESSED else set()
     return hash_json({"config": {k: v for k, v in config.items() if k not in idle}, "identity": identity})
 
 
@@ -161,7 +150,7 @@ def piece_keys(config: RunConfig, identity: Mapping) -> dict[tuple[str, str], st
     plain = config.method in (DENSE, GIVEN)
     about: dict[str, object] = {"model": identity["model"], "device": config.device, "dtype": config.dtype}
     about |= {"evaluation": identity["evaluation"], "method": [DENSE if plain else config.method, identity["method"]]}
-    if config.method not in UNCOMPRESSED:
+    if config.method not in _UNCOMPRESSED:
         drawn = [config.n_windows, config.window, config.seed] if config.calibration else []
         about["calibration"] = [[identity["calibration"][source], share] for source, share in config.calibration]
         about |= {"drawn": drawn, "target": str(config.target), "schedule": config.schedule}
@@ -176,6 +165,6 @@ def piece_keys(config: RunConfig, identity: Mapping) -> dict[tuple[str, str], st
     pieces |= {("task", name): [name, *entry, SCORING_VERSION] for name, entry in asked.items()}
     for name in config.answers:
         pieces["answers", name] = [name, identity["answers"][name], config.answer_items]
-    if config.method not in UNCOMPRESSED:
+    if config.method not in _UNCOMPRESSED:
         pieces["compression", ""] = config.window
     return {(kind, name): hash_json([about, kind, piece], 32) for (kind, name), piece in pieces.items()}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,29 +10,14 @@ from numpy.typing import ArrayLike
 from crosscal.engine.reports import CompressionReport
 from crosscal.metrics.evaluate import Evaluation
 from crosscal.metrics.tasks import SCORING_VERSION, TASKS, task_version
+from crosscal.plan.parameters import TASK_PROMPTS
 from crosscal.results.quantities import QUANTITIES, Quantity, quantities_over, task_quantity
 from crosscal.results.store import RunRecord
 from crosscal.study.identity import run_key
-from crosscal.study.texts import TASK_PROMPTS
 from crosscal.text import domain_of
 from crosscal.types import Grid, Row, RunConfig, SparseGrid
 
-QUANTILES = (*(round(0.05 * step, 2) for step in range(20)), 0.99, 0.999, 1.0)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What compression did and took: columns that all rows of a run share."""
-
-    sparsity: float
-    storage_bits: float
-    seconds: float
-    peak_bytes: int
-
-    @classmethod
-    def of(cls, report: CompressionReport, storage_bits: float) -> "Facts":
-        """Return the facts of a report, rounded as rows hold them."""
-        return cls(round(report.sparsity, 6), round(storage_bits, 4), round(report.seconds, 2), report.peak_bytes)
+_QUANTILES = (*(round(0.05 * step, 2) for step in range(20)), 0.99, 0.999, 1.0)
 
 
 def make_piece(
@@ -41,16 +26,20 @@ def make_piece(
     piece: tuple[str, str],
     found: Evaluation | None,
     report: CompressionReport,
-    facts: Facts,
+    bits: float,
     provenance: dict,
 ) -> RunRecord:
-    """Return one piece of a run as the store keeps it: the evaluation of one text or task, or the compression."""
+    """Return one piece of a run as the store keeps it: the evaluation of one text or task, or the compression.
+
+    Beside it stands what compression did and took, which all rows of a run share; `bits` are those of a weight.
+    """
+    facts = {"sparsity": round(report.sparsity, 6), "storage_bits": round(bits, 4)}
+    facts |= {"seconds": round(report.seconds, 2), "peak_bytes": report.peak_bytes}
     common = _common(key, "", config, facts, provenance)
-    cells = _layer_cells(report) if found is None else _cells(found)
-    rows = [Row(**common, **cell) for cell in cells]
+    rows = [Row(**common, **cell) for cell in (_layer_cells(report) if found is None else _cells(found))]
     layers = [_short(vars(layer)) for layer in report.layers] if found is None else []
     items = {} if found is None else _items(found)
-    return RunRecord(key, {"piece": list(piece)}, provenance | {"facts": asdict(facts)}, rows, layers, items)
+    return RunRecord(key, {"piece": list(piece)}, provenance | {"facts": facts}, rows, layers, items)
 
 
 def assemble(
@@ -60,7 +49,7 @@ def assemble(
     last = max(pieces.values(), key=lambda record: record.provenance["finished"])
     run_id = run_key(config.to_json(), identity)
     compression = pieces.get(("compression", ""), last)
-    common = _common(run_id, preset, config, Facts(**compression.provenance["facts"]), last.provenance)
+    common = _common(run_id, preset, config, compression.provenance["facts"], last.provenance)
     own = {name: common[name] for name in common if name not in ("device", "versions", "commit")}
     rows, items = [], {}
     for (kind, name), record in pieces.items():
@@ -82,12 +71,12 @@ def _task_facts(config: RunConfig) -> dict:
     return {name: {"version": task_version(name), "scoring": SCORING_VERSION} | chances[name] for name in config.tasks}
 
 
-def _common(run_id: str, preset: str, config: RunConfig, facts: Facts, provenance: dict) -> dict:
+def _common(run_id: str, preset: str, config: RunConfig, facts: dict, provenance: dict) -> dict:
     """The columns that all rows of a run share."""
     shares = dict(config.calibration)
     grid = config.target.grid if isinstance(config.target, SparseGrid) else config.target
     dense_bits = 32 if config.dtype == "float32" else 16
-    return asdict(facts) | {
+    return facts | {
         "run_id": run_id,
         "preset": preset,
         "model": config.model,
@@ -101,9 +90,7 @@ def _common(run_id: str, preset: str, config: RunConfig, facts: Facts, provenanc
         "n_windows": config.n_windows if shares else 0,
         "window": config.window if shares else 0,
         "seed": config.seed,
-        "device": provenance["device"],
-        "versions": provenance["versions"],
-        "commit": provenance["commit"],
+        **{name: provenance[name] for name in ("device", "versions", "commit")},
     }
 
 
@@ -132,15 +119,9 @@ def _layer_cells(report: CompressionReport) -> Iterator[dict]:
 
 def _cell(place: dict, quantity: Quantity, items: Mapping[str, ArrayLike]) -> dict:
     estimate = quantity.estimate(items)
-    return place | {
-        "metric": quantity.name,
-        "value": float(f"{estimate.value:.6g}"),
-        "lo": float(f"{estimate.lo:.6g}"),
-        "hi": float(f"{estimate.hi:.6g}"),
-        "n": estimate.n,
-        "unit": quantity.unit,
-        "higher_is_better": quantity.higher_is_better,
-    }
+    numbers = {name: float(f"{getattr(estimate, name):.6g}") for name in ("value", "lo", "hi")}
+    of = {"unit": quantity.unit, "higher_is_better": quantity.higher_is_better}
+    return place | {"metric": quantity.name, **numbers, "n": estimate.n, **of}
 
 
 def _short(layer: dict) -> dict:
@@ -157,16 +138,10 @@ def _items(found: Evaluation) -> dict[str, dict[str, list]]:
         name: {metric: [float(f"{v:.6g}") for v in scores.per_window(metric)] for metric in scores.per_token}
         for name, scores in found.texts.items()
     }
-    texts |= {
-        f"{name} tokens": _quantiles(scores.per_token["js_divergence"].double().numpy())
-        for name, scores in found.texts.items()
-        if "js_divergence" in scores.per_token
-    }
+    for name, scores in found.texts.items():
+        if "js_divergence" in scores.per_token:  # the distribution over all tokens, in a few numbers
+            values = np.quantile(scores.per_token["js_divergence"].double().numpy(), _QUANTILES)
+            divergences = [float(f"{value:.4g}") for value in values]
+            texts[f"{name} tokens"] = {"quantile": list(_QUANTILES), "js_divergence": divergences}
     answers = {f"{name} answers": result.items for name, result in found.answers.items()}
     return texts | {name: result.items for name, result in found.tasks.items()} | answers
-
-
-def _quantiles(tokens: np.ndarray) -> dict[str, list[float]]:
-    """The distribution of the divergence over all tokens, in a few numbers."""
-    values = np.quantile(tokens, QUANTILES)
-    return {"quantile": list(QUANTILES), "js_divergence": [float(f"{value:.4g}") for value in values]}

@@ -34,13 +34,13 @@ from crosscal.paths import cache_dir
 from crosscal.results.provenance import provenance
 from crosscal.results.store import RunRecord, load_run, save_run
 from crosscal.study.identity import DENSE, FLOAT32, GIVEN, identify, model_identity, piece_keys
-from crosscal.study.rows import Facts, assemble, make_piece
-from crosscal.study.texts import StudyTexts
-from crosscal.text import TextWindows
+from crosscal.study.rows import assemble, make_piece
+from crosscal.study.texts import draw_text
+from crosscal.text import SOURCES, TextWindows
 from crosscal.types import RunConfig, storage_bits
 
-EVALUATION_SEED = 0  # held-out windows are the same for every run, whatever seed draws the calibration text
-LOSS_SOURCE, LOSS_WINDOWS = "c4", 4
+_EVALUATION_SEED = 0  # held-out windows are the same for every run, whatever seed draws the calibration text
+LOSS_SOURCE, _LOSS_WINDOWS = "c4", 4
 """Where methods that need no text have their layers' losses measured."""
 _PARTS = ("skip", "only", "partial")  # options that say which layers are compressed
 _COPIES = 2.25  # a model that is compressed in place, its dense weights beside it, and what runs through it
@@ -77,7 +77,7 @@ class Session:
         self.name, self._dense, self._progress, self._note = name, dense, progress, note
         self._how = {"device": device, "dtype": dtype}
         self._how |= {"accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
-        self._texts: dict[tuple, StudyTexts] = {}
+        self._drawn: dict[tuple, TextWindows] = {}
         self._hidden: dict[str, torch.Tensor] = {}
 
     @cached_property
@@ -117,7 +117,8 @@ class Session:
             with self._ready(new, keys) as ready:
                 for group in _groups(missing, isinstance(ready.loaded, StreamedModel)):
                     for piece, found in self._evaluated(new, ready, group).items():
-                        pieces[piece] = self._piece(config, ready, piece, keys[piece], found)
+                        about = ready.report, self._storage_bits(config), provenance(ready.loaded.device)
+                        pieces[piece] = make_piece(keys[piece], config, piece, found, *about)
                         save_run(_folder(), pieces[piece], optional=True)
         return assemble(config, known, preset, pieces)
 
@@ -132,7 +133,7 @@ class Session:
         names = {kind: [name for of, name in group if of == kind] for kind in ("text", "task", "answers")}
         if not any(names.values()):
             return dict.fromkeys(group)
-        texts = self.held_out(config)
+        texts = self._held_out(config)
         found = evaluate(
             ready.loaded,
             {name: texts[name].tokens for name in names["text"]},
@@ -147,12 +148,6 @@ class Session:
             return {group[0]: found}
         texts = {("text", name): Evaluation(texts={name: scores}) for name, scores in found.texts.items()}
         return texts | {("task", name): Evaluation(tasks={name: result}) for name, result in found.tasks.items()}
-
-    def _piece(
-        self, config: RunConfig, ready: _Ready, piece: tuple[str, str], key: str, found: Evaluation | None
-    ) -> RunRecord:
-        facts = Facts.of(ready.report, self._storage_bits(config))
-        return make_piece(key, config, piece, found, ready.report, facts, provenance(ready.loaded.device))
 
     @contextmanager
     def _ready(self, config: RunConfig, keys: Mapping[tuple[str, str], str]) -> Iterator[_Ready]:
@@ -184,7 +179,7 @@ class Session:
         """Return the model's final hidden states on the texts of a run, computed while its weights are dense."""
         if not config.texts:
             return None
-        texts = self.held_out(config)
+        texts = self._held_out(config)
         if new := {text.fingerprint: text.tokens for text in texts.values() if text.fingerprint not in self._hidden}:
             model = self.loaded if isinstance(self.loaded, StreamedModel) else self.loaded.model
             made = dense_reference(model, new, progress=self._progress)
@@ -196,31 +191,30 @@ class Session:
         if "loaded" in vars(self) and not isinstance(self.loaded, StreamedModel):
             del decoder_blocks(self.loaded.model)[:]
 
-    def calibration(self, config: RunConfig) -> dict[str, TextWindows]:
-        """Return the calibration windows of each source, drawn with the run's seed."""
-        room = self._room(config)
-        return {
-            source: room.draw(source, config.n_windows, config.window, config.seed, "calibration")
-            for source, _ in config.calibration
-        }
+    def _calibration(self, config: RunConfig) -> dict[str, TextWindows]:
+        """The calibration windows of each source, drawn with the run's seed."""
+        sizes = config.n_windows, config.window, config.seed, "calibration"
+        return {source: self._draw(config, source, *sizes) for source, _ in config.calibration}
 
-    def held_out(self, config: RunConfig) -> dict[str, TextWindows]:
-        """Return the held-out windows of each evaluation text."""
-        room = self._room(config)
-        return {
-            source: room.draw(source, config.eval_windows, config.eval_window, EVALUATION_SEED, "held_out")
-            for source in config.texts
-        }
+    def _held_out(self, config: RunConfig) -> dict[str, TextWindows]:
+        """The held-out windows of each evaluation text."""
+        sizes = config.eval_windows, config.eval_window, _EVALUATION_SEED, "held_out"
+        return {source: self._draw(config, source, *sizes) for source in config.texts}
 
-    def _room(self, config: RunConfig) -> StudyTexts:
-        key = (config.tasks, config.task_items)
-        return self._texts.setdefault(key, StudyTexts(self.loaded, *key, self._note))
+    def _draw(self, config: RunConfig, *of) -> TextWindows:
+        """Windows of a text, drawn once for as long as the session lives."""
+        key = (*of, config.tasks, config.task_items)
+        if key not in self._drawn:
+            windows = self._drawn[key] = draw_text(self.loaded, *key)
+            if windows.report is not None and of[0] not in SOURCES:
+                self._note(f"read {windows.report}")
+        return self._drawn[key]
 
     def _asked(self, config: RunConfig) -> dict:
         """What compression is asked for, in memory and on disk."""
-        calibration = self.calibration(config)
+        calibration = self._calibration(config)
         if not calibration:
-            windows = self._room(config).draw(LOSS_SOURCE, LOSS_WINDOWS, config.window, 0, "calibration")
+            windows = self._draw(config, LOSS_SOURCE, _LOSS_WINDOWS, config.window, 0, "calibration")
             calibration = {LOSS_SOURCE: windows}
         return {
             "method": config.method,

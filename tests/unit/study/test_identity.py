@@ -10,7 +10,7 @@ from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.store import RunRecord, save_run
 from crosscal.study.grid import count_stored, find_stored
-from crosscal.study.identity import identify, model_identity, piece_keys, run_key, text_identity
+from crosscal.study.identity import _text_identity, identify, model_identity, piece_keys, run_key
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_model_is_its_files(room, name):
 def test_embedded_contents_are_known_without_files(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSCAL_CACHE", str(tmp_path))
     known = [model_identity(name) for name in ("smollm2-135m", "gemma3-270m")]
-    known += [text_identity(name, split) for name in ("c4", "pubmed") for split in ("calibration", "held_out")]
+    known += [_text_identity(name, split) for name in ("c4", "pubmed") for split in ("calibration", "held_out")]
     assert len(set(known)) == 6
     assert None not in known
     assert not list(tmp_path.iterdir())
@@ -68,17 +68,17 @@ def test_embedded_contents_are_known_without_files(tmp_path, monkeypatch):
 def test_what_is_not_at_hand_is_none(room):
     assert model_identity("./gone") is None
     assert model_identity("no/such-model") is None
-    assert text_identity("gone.jsonl", "held_out", fetch=False) is None
-    assert text_identity("hub:some/set", "held_out", fetch=False) is None
+    assert _text_identity("gone.jsonl", "held_out", fetch=False) is None
+    assert _text_identity("hub:some/set", "held_out", fetch=False) is None
     with pytest.raises(InputError):
-        text_identity("gone.jsonl", "held_out")
+        _text_identity("gone.jsonl", "held_out")
 
 
 def test_edited_text_is_another(room):
     """Each part of a text has an identity of its own."""
-    before = [text_identity("notes.jsonl", split) for split in ("calibration", "held_out")]
+    before = [_text_identity("notes.jsonl", split) for split in ("calibration", "held_out")]
     write_notes(1)
-    after = [text_identity("notes.jsonl", split) for split in ("calibration", "held_out")]
+    after = [_text_identity("notes.jsonl", split) for split in ("calibration", "held_out")]
     assert len({*before, *after}) == 4
 
 
