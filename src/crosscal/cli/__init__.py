@@ -1,14 +1,14 @@
 """The command line: `crosscal compress`, `evaluate`, `compare`, `report`, `assets`, `doctor`.
 
-`crosscal.cli.parser` holds the options and help of all commands, and this file everything that they share. A command is
-a module of its name, loaded when it runs, with
+`crosscal.cli.parser` holds the options and help of all commands, and this file everything that they share. The module
+of a command is loaded when it runs, and has
 
-    _run(options) -> dict         does it and returns what `--json` prints: plain values that JSON knows
-    _show(result) -> str          this dictionary as text for people
+    _run_NAME(options) -> dict    does it and returns what `--json` prints: plain values that JSON knows
+    _show_NAME(result) -> str     this dictionary as text for people
 
-`_run` never prints: standard output belongs to the result, and what libraries print there meanwhile goes to standard
-error, as do notes for people (`crosscal.cli.files._note`). With `--dry-run` it returns what would be done, and writes
-nothing. Errors that a user can correct are raised as `InputError`.
+`_run_NAME` never prints: standard output belongs to the result, and what libraries print there meanwhile goes to
+standard error, as do notes for people. With `--dry-run` it returns what would be done, and writes nothing. Errors that
+a user can correct are raised as `InputError`.
 
 Exit status: 0 done, 1 an error that the user can correct (one sentence on standard error), 2 usage, 130 interrupted.
 """
@@ -17,26 +17,20 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from unittest import mock
 
 from crosscal import __version__
 from crosscal.cli.config import _as_toml, _config_values, _parse
-from crosscal.cli.files import (
-    _as_json,
-    _encoding_of,
-    _LastingError,
-    _occupy_closed,
-    _print_result,
-    _write_text_file,
-    check_new,
-)
+from crosscal.cli.files import _as_json, _check_new, _encoding_of, _LastingError, _occupy_closed, _print_result
 from crosscal.cli.parser import _COMMANDS, _CommandParser, _front_page
 from crosscal.errors import InputError, exit_status, suggest
+from crosscal.files import write_atomically
 
 __all__ = ["main"]
 
-_USAGE = 2
+_SILENT = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 _SMALLER = {
     "windows": "fewer --windows",
     "length": "a shorter --length",
@@ -50,7 +44,7 @@ _SMALLER = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of the process, and return the exit status."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    interrupted = _COMMANDS[name].interrupted if name in _COMMANDS else "interrupted"
+    interrupted = f"interrupted; {_COMMANDS[name].interrupted}" if name in _COMMANDS else "interrupted"
     _occupy_closed()
     with contextlib.redirect_stderr(_LastingError(sys.stderr)):
         try:
@@ -61,15 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _front(name: str) -> int:
     """`crosscal --help`, `crosscal --version`, and what is no command."""
-    if name in ("--help", "-h", "help"):
-        _print_result(_front_page())
-        return 0
-    if name == "--version":
-        _print_result(f"crosscal {__version__}")
+    if name in ("--help", "-h", "help", "--version"):
+        _print_result(f"crosscal {__version__}" if name == "--version" else _front_page())
         return 0
     meant = suggest(name, list(_COMMANDS))
     sys.stderr.write(f"crosscal: there is no command '{name}'{meant} (give {', '.join(_COMMANDS)})\n")
-    return _USAGE
+    return 2
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
@@ -78,13 +69,15 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     parser.check_known(arguments)
     options = _parse(parser, name, arguments)
     options.reproducing = _config_values(parser, name, options)
-    check_new(options.save_config)
-    command = import_module(f"crosscal.cli.{name}")
-    with _silence(options.quiet), contextlib.redirect_stdout(sys.stderr):
-        result = _within_memory(command._run, options)
-    _print_result(_as_json(result, _encoding_of(sys.stdout)) if options.json else command._show(result))
+    _check_new(options.save_config)
+    module = import_module(f"crosscal.cli.{_COMMANDS[name].module}")
+    with mock.patch.dict(os.environ, _SILENT if options.quiet else {}), contextlib.redirect_stdout(sys.stderr):
+        result = _within_memory(getattr(module, f"_run_{name}"), options)
+    _print_result(
+        _as_json(result, _encoding_of(sys.stdout)) if options.json else getattr(module, f"_show_{name}")(result)
+    )
     if options.save_config:
-        _write_text_file(options.save_config, _as_toml(options.reproducing))
+        write_atomically(options.save_config, _as_toml(options.reproducing))
     return 0
 
 
@@ -97,16 +90,3 @@ def _within_memory(run: Callable[[argparse.Namespace], dict], options: argparse.
             raise
         advice = ", ".join(text for name, text in _SMALLER.items() if hasattr(options, name))
         raise InputError(f"not enough memory{'; give ' * bool(advice)}{advice}") from error
-
-
-@contextlib.contextmanager
-def _silence(quiet: bool) -> Iterator[None]:
-    """Ask the libraries that show progress bars for none."""
-    wanted = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} if quiet else {}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

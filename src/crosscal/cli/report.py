@@ -6,10 +6,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from crosscal.cli.compress import _expected
-from crosscal.cli.files import _note, _write_text_file, check_new
+from crosscal.cli.files import _check_new, _note
 from crosscal.cli.request import _check_text, _names_in, _with_fields
 from crosscal.engine.request import Request
 from crosscal.errors import InputError
+from crosscal.files import write_atomically
 from crosscal.methods.registry import check_request
 from crosscal.metrics.tasks import check_tasks
 from crosscal.models import find_config
@@ -19,12 +20,12 @@ from crosscal.plan.parameters import ReportCardSettings
 from crosscal.study.grid import count_stored
 from crosscal.types import parse_target
 
-NEEDED = ("papermill", "ipykernel", "nbformat", "markdown_it", "mdit_py_plugins", "pandas", "matplotlib", "jupytext")
+_NEEDED = ("papermill", "ipykernel", "nbformat", "markdown_it", "mdit_py_plugins", "pandas", "matplotlib", "jupytext")
 
 
-def _run(options: argparse.Namespace) -> dict:
+def _run_report(options: argparse.Namespace) -> dict:
     """Make the missing runs and write the page, or say how many are missing."""
-    check_new(options.output, options.overwrite)
+    _check_new(options.output, options.overwrite)
     _check_packages()
     settings = _settings(options)
     if options.dry_run:
@@ -34,7 +35,7 @@ def _run(options: argparse.Namespace) -> dict:
 
 def _check_packages() -> None:
     """Raises `InputError` before any work for packages that the page would lack in the end."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise InputError(f"report needs the package {missing[0]}; run pip install 'crosscal[study,book]'")
 
 
@@ -99,7 +100,7 @@ def _made(options: argparse.Namespace, settings: ReportCardSettings) -> dict:
     run_ids = list(executed.metadata["run_ids"])
     title = f"Report card: {settings.model}, {settings.method} to {settings.target}"
     page = standalone_page(executed, title, _facts(settings), _command(options))
-    _write_text_file(options.output, page)
+    write_atomically(options.output, page)
     choice = recommend(CARD.page(read_results(results_dir(settings.preset), run_ids), settings))
     return {"runs": len(run_ids), "weight": choice.weight, "answer": choice.sentence, "bytes": len(page.encode())}
 
@@ -129,7 +130,7 @@ def _command(options: argparse.Namespace) -> str:
     return shlex.join([*words, "--output", options.output, "--overwrite"])
 
 
-def _show(found: dict) -> str:
+def _show_report(found: dict) -> str:
     """Where the page is and its answer, or how many runs are to be made."""
     if found["dry_run"]:
         missing = found["runs"] - found["stored"]

@@ -1,12 +1,14 @@
 """From options to a request: the target, the method's options, and the texts; all checked before anything is loaded."""
 
 import argparse
+import json
 import math
 from decimal import Decimal, InvalidOperation
 
 from crosscal.cli.files import _note
 from crosscal.errors import InputError
-from crosscal.models import load_model, load_tokenizer
+from crosscal.machine import Estimate, estimate
+from crosscal.models import find_config, load_model, load_tokenizer
 from crosscal.plan.parameters import parse_shares
 from crosscal.text import SELF, SOURCES, check_source, load_text, write_text
 from crosscal.text.documents import _with_field
@@ -28,36 +30,28 @@ from crosscal.types import (
 
 def _read_target(options: argparse.Namespace) -> Target | None:
     """Return the target that the options describe, None without any; raises `InputError` for contradictions."""
-    pattern, grid, rank = _pattern(options), _grid(options), options.rank
-    if options.target is not None:
-        if pattern or grid or rank is not None:
-            raise InputError("--target is the whole target; leave out its other options")
-        return parse_target(options.target)
-    if rank is not None:
-        if pattern or grid:
-            raise InputError("--rank goes with neither --sparsity nor --pattern nor --bits; give it alone")
-        return LowRank(_fraction("--rank", rank))
-    return SparseGrid(pattern, grid) if pattern and grid else pattern or grid
-
-
-def _pattern(options: argparse.Namespace) -> Pattern | None:
     if options.sparsity is not None and options.pattern is not None:
         raise InputError("--sparsity and --pattern both choose the weights to set to zero; give one of them")
-    if options.pattern is not None:
+    if options.bits is None and (options.group is not None or options.symmetric):
+        raise InputError("--group and --symmetric need --bits; give for example --bits 4")
+    pattern: Pattern | None = None
+    if options.sparsity is not None:
+        pattern = Unstructured(_fraction("--sparsity", options.sparsity))
+    elif options.pattern is not None:
         pattern = parse_pattern(options.pattern)
         if not isinstance(pattern, NofM):
             raise InputError(f"--pattern is '{options.pattern}'; give kept:group, such as 2:4, or use --sparsity")
-        return pattern
-    return None if options.sparsity is None else Unstructured(_fraction("--sparsity", options.sparsity))
-
-
-def _grid(options: argparse.Namespace) -> Grid | None:
-    if options.bits is None:
-        if options.group is not None or options.symmetric:
-            raise InputError("--group and --symmetric need --bits; give for example --bits 4")
-        return None
     group = PerRow() if options.group is None else PerGroup(options.group)
-    return Grid(options.bits, group, symmetric=options.symmetric)
+    grid = None if options.bits is None else Grid(options.bits, group, symmetric=options.symmetric)
+    if options.target is not None:
+        if pattern or grid or options.rank is not None:
+            raise InputError("--target is the whole target; leave out its other options")
+        return parse_target(options.target)
+    if options.rank is not None:
+        if pattern or grid:
+            raise InputError("--rank goes with neither --sparsity nor --pattern nor --bits; give it alone")
+        return LowRank(_fraction("--rank", options.rank))
+    return SparseGrid(pattern, grid) if pattern and grid else pattern or grid
 
 
 def _fraction(option: str, text: str) -> float:
@@ -66,6 +60,23 @@ def _fraction(option: str, text: str) -> float:
         return float(Decimal(text[:-1]).scaleb(-2)) if text.endswith("%") else float(text)
     except (ValueError, InvalidOperation):
         raise InputError(f"{option} is '{text}'; give a fraction such as 0.5, or a percentage such as 50%") from None
+
+
+def _estimated(options: argparse.Namespace, target: Target, n_sources: int, owl: bool = False) -> Estimate:
+    """Time and memory of a compression on this machine, which is timed for about a second."""
+    return estimate(
+        find_config(options.model, **_permissions(options)),
+        options.method,
+        target,
+        n_windows=options.windows,
+        length=options.length,
+        n_sources=n_sources,
+        device=options.device,
+        dtype=options.dtype,
+        schedule=options.schedule,
+        owl=owl,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def _method_options(pairs: list[str] | None) -> dict[str, bool | int | float]:
@@ -77,22 +88,14 @@ def _method_options(pairs: list[str] | None) -> dict[str, bool | int | float]:
     values = {}
     for pair in pairs or []:
         key, _, text = pair.partition("=")
-        value = _option_value(text.strip().lower())
-        if value is None:
+        try:
+            value = json.loads(text.strip().lower())
+        except ValueError:  # digits beyond Python's limit too
+            value = None
+        if not isinstance(value, (bool, int, float)) or not -math.inf < value < math.inf:
             raise InputError(f"--option {pair} is unclear; write key=value with a number, true or false")
         values[key.strip()] = value
     return values
-
-
-def _option_value(text: str) -> bool | int | float | None:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text) if math.isfinite(kind(text)) else None
-        except (ValueError, OverflowError):
-            continue
-    return None
 
 
 def _read_shares(text: str, options: argparse.Namespace) -> dict[str, float]:
@@ -136,12 +139,6 @@ def _check_text(source: str, *, calibration: bool = False) -> str:
     return "" if source == SELF else str(check_source(source) or "")
 
 
-def _note_reading(options: argparse.Namespace, windows: TextWindows) -> None:
-    """Note what was read of a file or a hub set."""
-    if windows.report is not None and windows.source not in SOURCES:
-        _note(options, f"read {windows.report}")
-
-
 def _draw_calibration(options: argparse.Namespace, shares: dict[str, float]) -> dict[str, TextWindows]:
     """Draw the calibration windows of each source; for `self` the model is loaded and unloaded again."""
     sizes = {"n_windows": options.windows, "length": options.length, "seed": options.seed}
@@ -155,7 +152,8 @@ def _draw_calibration(options: argparse.Namespace, shares: dict[str, float]) -> 
             del model
         else:
             drawn[source] = load_text(source, tokenizer, **sizes)
-            _note_reading(options, drawn[source])
+            if drawn[source].report is not None and source not in SOURCES:
+                _note(options, f"read {drawn[source].report}")
     return drawn
 
 

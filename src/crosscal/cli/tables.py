@@ -16,26 +16,21 @@ _BEGIN, _END = "<!-- crosscal evaluate: begin -->", "<!-- crosscal evaluate: end
 
 
 def _note_of(result: dict) -> str:
-    """Return what the brackets, and a star where there is one, mean in the tables of one model."""
-    stars = any("*" in cell for row in _task_table(result)[1] for cell in row)
-    return f"{_INTERVALS}.{' ' + _STAR if stars else ''}"
+    """Return what brackets and stars mean, where there are some in the tables of one model."""
+    cells = [cell for table in (_text_table(result), _task_table(result)) for row in table[1] for cell in row]
+    notes = [f"{_INTERVALS}."] * any("[" in cell for cell in cells) + [_STAR] * any("*" in cell for cell in cells)
+    return " ".join(notes)
 
 
 def _text_table(result: dict) -> _Table:
     """One row for each text of one model."""
     columns: list[tuple[str, str, Callable[[float], str]]] = [("perplexity", "perplexity", _short)]
     if result["dense"]:
-        columns += [
-            ("dense", "perplexity_dense", _short),
-            ("ratio", "perplexity_ratio", _short),
-            ("JS (nats)", "js_divergence", _short),
-            ("KL (nats)", "kl_divergence", _short),
-            ("same first token (%)", "top1_agreement", _percent),
-        ]
-    rows = [
-        [name, *(_with_interval(text.get(key), write) for _, key, write in columns)]
-        for name, text in result["texts"].items()
-    ]
+        columns += [("dense", "perplexity_dense", _short), ("ratio", "perplexity_ratio", _short)]
+        columns += [("JS (nats)", "js_divergence", _short), ("KL (nats)", "kl_divergence", _short)]
+        columns += [("same first token (%)", "top1_agreement", _percent)]
+    texts = result["texts"].items()
+    rows = [[name, *(_with_interval(text.get(key), write) for _, key, write in columns)] for name, text in texts]
     return ["text", *(title for title, _, _ in columns)], rows
 
 
@@ -51,25 +46,19 @@ def _task_table(result: dict) -> _Table:
 
 def _comparison_table(result: dict) -> _Table:
     """One row for each number, one column for each model, the dense one first."""
-    models = result["models"]
-    header = ["", "dense", *_short_names([model["model"] for model in models])]
-    rows = [row for text in result["texts"] for row in _text_rows(text, result["texts"][text], models)]
+    models, rows = result["models"], []
+    for name, dense in result["texts"].items():
+        titles = [f"{name}: {what}" for what in _COMPARED]
+        own = [_with_interval(dense["perplexity"], _short), "-", "-"]
+        for title, first, (key, write) in zip(titles, own, _COMPARED.values(), strict=True):
+            rows.append([title, first, *(_with_interval(model["texts"][name].get(key), write) for model in models)])
     for task, dense in result["tasks"].items():
         changes = [_change(model["tasks"][task]) for model in models]
         rows.append([f"{task} (%)", _with_interval(dense, _percent), *changes])
     if any(model["mean_change"] for model in models):
         changes = [_with_interval(model["mean_change"], _points) for model in models]
         rows.append(["mean of tasks above chance", "-", *changes])
-    return header, rows
-
-
-def _text_rows(name: str, dense: dict, models: Sequence[dict]) -> list[list[str]]:
-    rows = [[f"{name}: perplexity, then ratio", _with_interval(dense["perplexity"], _short)]]
-    rows += [[f"{name}: JS divergence (nats)", "-"], [f"{name}: same first token (%)", "-"]]
-    keys = (("perplexity_ratio", _short), ("js_divergence", _short), ("top1_agreement", _percent))
-    for row, (key, write) in zip(rows, keys, strict=True):
-        row += [_with_interval(model["texts"][name].get(key), write) for model in models]
-    return rows
+    return ["", "dense", *_short_names([model["model"] for model in models])], rows
 
 
 def _change(task: dict) -> str:
@@ -95,12 +84,10 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
                 dense
     perplexity   16.2
     """
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in lines
-    )
+    first, *others = zip(header, *rows, strict=True)
+    columns = [[cell.ljust(max(map(len, first))) for cell in first]]
+    columns += [[cell.rjust(max(map(len, column))) for cell in column] for column in others]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -138,13 +125,19 @@ def _short(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    """Return a fraction in percent, one decimal."""
     return f"{100 * value:.1f}"
 
 
 def _points(value: float) -> str:
-    """Return a change of a fraction in percentage points, with its sign."""
     return f"{100 * value:+.1f}"
+
+
+_COMPARED: dict[str, tuple[str, Callable[[float], str]]] = {
+    "perplexity, then ratio": ("perplexity_ratio", _short),
+    "JS divergence (nats)": ("js_divergence", _short),
+    "same first token (%)": ("top1_agreement", _percent),
+}
+"""Numbers of a text that models are compared by."""
 
 
 def _check_card(model: str) -> Path:
@@ -160,7 +153,7 @@ def _write_card(model: str, result: dict) -> None:
     path = _check_card(model)
     note = _note_of(result) + (f" Compared with {result['dense']}." if result["dense"] else "")
     tables = [_markdown(*table) for table in (_text_table(result), _task_table(result)) if table[1]]
-    section = "\n\n".join([_BEGIN, "## What it lost", *tables, note, _END])
+    section = "\n\n".join([_BEGIN, "## What it lost", *tables, note.strip(), _END])
     write_atomically(path, _with_section(path.read_text(encoding="utf-8") if path.exists() else "", section))
 
 
@@ -173,4 +166,4 @@ def _with_section(card: str, text: str) -> str:
     before, begin, rest = card.partition(_BEGIN)
     if begin:
         return before + text + rest.partition(_END)[2]
-    return f"{card.rstrip()}\n\n{text}\n" if card.strip() else f"{text}\n"
+    return f"{card.rstrip()}\n\n{text}\n".lstrip()

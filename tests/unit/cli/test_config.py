@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosscal.cli.config import _apply_config, _as_toml, _config_values, read_config
+from crosscal.cli.config import _apply_config, _as_toml, _config_values, _read_config
 from crosscal.cli.parser import _CommandParser
 from crosscal.errors import InputError
 
@@ -66,18 +66,18 @@ def test_files_that_cannot_be_read(room, name, content, sentence):
     if content is not None:
         (room / name).write_bytes(content)
     with pytest.raises(InputError, match=sentence):
-        read_config(room / name if content else room.joinpath(name).relative_to(room))
+        _read_config(room / name if content else room.joinpath(name).relative_to(room))
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(room):
     for name, text in (("c.toml", "windows = 4\n"), ("crosscal.json", '{"made": {"config": {"windows": 4}}}')):
         (room / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
-        assert read_config(room / name) == {"windows": 4}
+        assert _read_config(room / name) == {"windows": 4}
 
 
 def test_a_folder_that_may_not_be_entered_is_a_sentence(closed_folder):
     with pytest.raises(InputError, match="Permission denied"):
-        read_config(closed_folder / "c.toml")
+        _read_config(closed_folder / "c.toml")
 
 
 def test_a_saved_config_reads_back_as_what_was_given():
@@ -131,4 +131,4 @@ def test_a_saved_config_replaces_no_file(crosscal, room):
 
 def test_the_options_that_made_a_folder(room):
     (room / "crosscal.json").write_text(json.dumps({"made": {"config": {"command": "compress", "bits": 4}}}))
-    assert read_config(room) == {"command": "compress", "bits": 4}
+    assert _read_config(room) == {"command": "compress", "bits": 4}

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from crosscal.cli import assets, files, main
-from crosscal.cli.files import _as_json, _LastingError, check_new
+from crosscal.cli.files import _as_json, _LastingError, _check_new
 from crosscal.errors import InputError
 
 WORDS = "кэш café µ 🙂"
@@ -96,7 +96,7 @@ def test_json_has_standard_output_to_itself_and_only_finite_numbers(monkeypatch,
         print("a library talks")
         return {"value": float("nan"), "place": room, "list": (1, float("inf"))}
 
-    monkeypatch.setattr(assets, "_run", talk)
+    monkeypatch.setattr(assets, "_run_assets", talk)
     ran = crosscal("assets", "--json")
     assert json.loads(ran.out) == {"value": None, "place": str(room), "list": [1, None]}
     assert ran.err == "a library talks\n"
@@ -108,7 +108,9 @@ def test_a_file_name_that_is_no_text_can_be_written_as_json():
 
 
 def test_the_result_is_printed_before_the_options_are_saved(monkeypatch, crosscal, room):
-    monkeypatch.setattr(assets, "_run", lambda options: (room / "c.toml").mkdir() or {"action": "clear", "states": {}})
+    monkeypatch.setattr(
+        assets, "_run_assets", lambda options: (room / "c.toml").mkdir() or {"action": "clear", "states": {}}
+    )
     ran = crosscal("assets", "--save-config", "c.toml")
     assert (ran.status, ran.out) == (1, "the cache is empty\n")
     assert "cannot write c.toml" in ran.err
@@ -127,22 +129,22 @@ def test_the_result_is_printed_before_the_options_are_saved(monkeypatch, crossca
 )
 def test_places_that_cannot_be_written_are_refused_before_any_work(room, name, sentence):
     with pytest.raises(InputError, match=sentence):
-        check_new(name)
+        _check_new(name)
 
 
 def test_new_files_and_those_that_may_be_replaced(room):
     for name in ("new.json", "new/folder/new.json", "~no-such-user/new.json"):
-        check_new(name)
-    check_new("notes.jsonl", overwrite=True)
-    check_new(None)
+        _check_new(name)
+    _check_new("notes.jsonl", overwrite=True)
+    _check_new(None)
 
 
 def test_a_folder_that_is_write_protected(room, monkeypatch):
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     with pytest.raises(InputError, match="write-protected"):
-        check_new("new.json")
+        _check_new("new.json")
 
 
 def test_a_folder_that_may_not_be_entered(closed_folder):
     with pytest.raises(InputError, match="Permission denied"):
-        check_new(closed_folder / "half.json")
+        _check_new(closed_folder / "half.json")

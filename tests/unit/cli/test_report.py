@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_before_any_work(crosscal, executed, arguments, se
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(crosscal, executed, monkeypatch):
-    monkeypatch.setattr("crosscal.cli.report.NEEDED", ("json", "no_such_package"))
+    monkeypatch.setattr("crosscal.cli.report._NEEDED", ("json", "no_such_package"))
     found = crosscal(*USUAL)
     assert "report needs the package no_such_package; run pip install 'crosscal[study,book]'" in found.err
 
