@@ -14,6 +14,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from crosscal.errors import InputError, suggest
 from crosscal.files import path_kind
@@ -76,7 +77,7 @@ def _config_values(parser: argparse.ArgumentParser, command: str, options: argpa
     """The options that repeat a call, as plain values, without those that were not given and have no default."""
     kept = {name: getattr(options, name) for name in _actions(parser) if name not in _ONCE}
     plain = {name.replace("_", "-"): value for name, value in kept.items() if value not in (None, [])}
-    return {"command": command} | plain
+    return {"command": command, **plain}
 
 
 def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -86,16 +87,15 @@ def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 def _value(action: argparse.Action, value: object, where: str) -> object:
     """A value of a file as the parser would have read it: tables and lists stand for what has commas there."""
     if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise InputError(f"{where} is {_shown(value)}; give true or false")
-        return value
+        if isinstance(value, bool):
+            return value
+        raise InputError(f"{where} is {_shown(value)}; give true or false")
     if isinstance(value, dict):
         value = [f"{name}={_share(part, f'{where}: {name}')}" for name, part in value.items()]
+    parts = [_one(action, part, where) for part in (value if isinstance(value, list) else [value])]
     if action.nargs in ("*", "+") or isinstance(action, argparse._AppendAction):
-        return [_one(action, part, where) for part in (value if isinstance(value, list) else [value])]
-    if isinstance(value, list):
-        value = ",".join(str(_one(action, part, where)) for part in value)
-    return _one(action, value, where)
+        return parts
+    return _one(action, ",".join(map(str, parts)), where) if isinstance(value, list) else parts[0]
 
 
 def _share(value: object, where: str) -> str:
@@ -108,7 +108,7 @@ def _share(value: object, where: str) -> str:
 
 
 def _one(action: argparse.Action, value: object, where: str) -> object:
-    kind = action.type or str
+    kind: Any = action.type or str
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is str and not isinstance(value, str) and not (number and action.dest in _WRITTEN_NUMBERS):
         raise InputError(f"{where} is {_shown(value)}; give it in quotes, as it is written on the command line")

@@ -74,7 +74,7 @@ def _print_result(text: str) -> None:
 
     Raises `InputError` when it is closed or on a full disk, with the text on standard error, so that nothing is lost.
     """
-    stream = sys.stdout
+    stream: Any = sys.stdout
     try:
         if stream is None:
             raise OSError(errno.EBADF, "it is closed")

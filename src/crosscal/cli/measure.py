@@ -144,11 +144,8 @@ def _measure(options: argparse.Namespace, models: Sequence[str]) -> list[RunReco
         if ways[0] != ways[1]:
             raise InputError(f"{name} and {models[0]} have different tokenizers; compare models that share one")
         size = getattr(find_config(name, **_permissions(options)).get_text_config(), "vocab_size", math.inf)
-        if (tokenizer.eos_token_id or 0) >= size:
-            raise InputError(
-                f"the end token {tokenizer.eos_token_id} of {name} is outside its vocabulary of {size}; give the model "
-                "its own tokenizer"
-            )
+        if isinstance(end := tokenizer.eos_token_id, int) and end >= size:
+            raise InputError(f"end token {end} of {name} is outside its vocabulary of {size}; correct the tokenizer")
     how = {"device": options.device, "dtype": options.dtype, "progress": not options.quiet, **_permissions(options)}
     how["note"] = lambda text: _note(options, text)
     first, others = Session(models[0], **how), models[1:]
@@ -164,6 +161,7 @@ def _measure(options: argparse.Namespace, models: Sequence[str]) -> list[RunReco
 
 def _config(options: argparse.Namespace, model: str, dense: str = "") -> RunConfig:
     """Return what is asked of one model, as a study asks it."""
+    place = _place(options)
     return RunConfig(
         model=model,
         method=GIVEN if dense else DENSE,
@@ -177,7 +175,8 @@ def _config(options: argparse.Namespace, model: str, dense: str = "") -> RunConf
         eval_window=options.length,
         tasks=tuple(options.tasks),
         task_items=options.items,
-        **{name: value.removeprefix("torch.") for name, value in _place(options).items()},
+        device=place["device"],
+        dtype=place["dtype"].removeprefix("torch."),
         dense=dense,
     )
 

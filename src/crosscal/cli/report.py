@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from dataclasses import replace
 from importlib.util import find_spec
 
 from crosscal.cli.compress import _expected
@@ -26,66 +25,39 @@ _NEEDED = ("papermill", "ipykernel", "nbformat", "markdown_it", "mdit_py_plugins
 def _run_report(options: argparse.Namespace) -> dict:
     """Make the missing runs and write the page, or say how many are missing."""
     _check_new(options.output, options.overwrite)
-    _check_packages()
-    settings = _settings(options)
-    if options.dry_run:
-        return _asked(options, settings) | _plan(settings)
-    return _asked(options, settings) | _made(options, settings)
-
-
-def _check_packages() -> None:
-    """Raises `InputError` before any work for packages that the page would lack in the end."""
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise InputError(f"report needs the package {missing[0]}; run pip install 'crosscal[study,book]'")
+    settings = _settings(options)
+    names = ("model", "method", "target", "general", "domain", "weights", "preset")
+    asked = {name: getattr(settings, name) for name in names}
+    asked |= {"output": options.output, "dry_run": options.dry_run}
+    if options.dry_run:
+        configs = CHAPTERS["report_card"].configs(Maker(settings))
+        return asked | {"runs": len(configs), "stored": count_stored(configs, results_dir(settings.preset))}
+    return asked | _made(options, settings)
 
 
 def _settings(options: argparse.Namespace) -> ReportCardSettings:
     """What was asked for, checked as the notebook checks it, and the texts and the method by name."""
     general, domain = _with_fields([options.general, options.domain], options)
+    same = ("preset", "model", "seed", "device", "accept_terms", "method", "target", "tasks", "partial")
     settings = ReportCardSettings(
-        preset=options.preset,
-        model=options.model,
-        seed=options.seed,
-        device=options.device,
-        accept_terms=options.accept_terms,
-        method=options.method,
-        target=options.target,
+        **{name: getattr(options, name) for name in same},
         general=general,
         domain=domain,
         mix_weights=options.weights,
-        tasks=options.tasks,
         skip=",".join(options.skip or ()),
         only=",".join(options.only or ()),
-        partial=options.partial,
     )
     check_tasks([] if options.tasks == "all" else _names_in(options.tasks))
-    request = Request(model=options.model, method=settings.method, target=parse_target(settings.target))
-    request = replace(request, accept_terms=options.accept_terms, **dict(settings.options))
+    asked = {"method": settings.method, "target": parse_target(settings.target), **dict(settings.options)}
+    request = Request(model=options.model, **asked)
     check_request(request.solver, request.target, {}, [])
-    for source in (settings.general, settings.domain):
+    for source in (general, domain):
         if line := _check_text(source):
             _note(options, f"read {line}")
     _expected(request, find_config(settings.model, accept_terms=options.accept_terms))
     return settings
-
-
-def _asked(options: argparse.Namespace, settings: ReportCardSettings) -> dict:
-    return {
-        "model": settings.model,
-        "method": settings.method,
-        "target": settings.target,
-        "general": settings.general,
-        "domain": settings.domain,
-        "weights": settings.weights,
-        "preset": settings.preset,
-        "output": options.output,
-        "dry_run": options.dry_run,
-    }
-
-
-def _plan(settings: ReportCardSettings) -> dict:
-    configs = CHAPTERS["report_card"].configs(Maker(settings))
-    return {"runs": len(configs), "stored": count_stored(configs, results_dir(settings.preset))}
 
 
 def _made(options: argparse.Namespace, settings: ReportCardSettings) -> dict:
@@ -99,15 +71,7 @@ def _made(options: argparse.Namespace, settings: ReportCardSettings) -> dict:
     executed = executed_copy(card_notebook(), vars(settings))
     run_ids = list(executed.metadata["run_ids"])
     title = f"Report card: {settings.model}, {settings.method} to {settings.target}"
-    page = standalone_page(executed, title, _facts(settings), _command(options))
-    write_atomically(options.output, page)
-    choice = recommend(CARD.page(read_results(results_dir(settings.preset), run_ids), settings))
-    return {"runs": len(run_ids), "weight": choice.weight, "answer": choice.sentence, "bytes": len(page.encode())}
-
-
-def _facts(settings: ReportCardSettings) -> dict[str, str]:
-    """What a reader of the page should know was asked."""
-    return {
+    facts = {
         "Model": settings.model,
         "Method": f"{settings.method} to {settings.target}",
         "Your text": settings.domain,
@@ -115,18 +79,21 @@ def _facts(settings: ReportCardSettings) -> dict[str, str]:
         "Weights of your text": settings.mix_weights,
         "Size of the study": settings.preset,
     }
+    page = standalone_page(executed, title, facts, _command(options))
+    write_atomically(options.output, page)
+    choice = recommend(CARD.page(read_results(results_dir(settings.preset), run_ids), settings))
+    return {"runs": len(run_ids), "weight": choice.weight, "answer": choice.sentence, "bytes": len(page.encode())}
 
 
 def _command(options: argparse.Namespace) -> str:
     """A command line that makes the same page again."""
     words = ["crosscal", "report"]
-    for name in ("model", "domain", "general", "method", "target", "weights", "tasks", "preset", "seed", "device"):
-        words += [f"--{name}", str(getattr(options, name))]
-    words += [word for name in ("skip", "only") for one in getattr(options, name) or () for word in (f"--{name}", one)]
-    words += ["--partial"] if options.partial else []
-    words += ["--field", options.field] if options.field else []
-    words += ["--chat"] if options.chat else []
-    words += ["--accept-terms"] if options.accept_terms else []
+    for name, value in options.reproducing.items():
+        if isinstance(value, bool):
+            words += [f"--{name}"] * value
+        elif name not in ("command", "output"):
+            for one in value if isinstance(value, list) else [value]:
+                words += [f"--{name}", str(one)]
     return shlex.join([*words, "--output", options.output, "--overwrite"])
 
 
