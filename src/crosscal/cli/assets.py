@@ -12,7 +12,8 @@ _DERIVED = {
     "models": "built-in models as safetensors",
     "tasks": "items of the built-in tasks",
     "written": "text written by models",
-    "evaluations": "results of evaluate and compare",
+    "measured": "measured pieces of runs, which evaluate, compare, report and the study share",
+    "evaluations": "results of evaluate and compare of version 0.1",
 }
 """Folders of the cache that are made again when needed."""
 

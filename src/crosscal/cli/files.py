@@ -74,7 +74,7 @@ def _print_result(text: str) -> None:
 
     Raises `InputError` when it is closed or on a full disk, with the text on standard error, so that nothing is lost.
     """
-    stream: Any = sys.stdout
+    stream = sys.stdout
     try:
         if stream is None:
             raise OSError(errno.EBADF, "it is closed")
@@ -82,7 +82,7 @@ def _print_result(text: str) -> None:
         stream.flush()
     except (OSError, ValueError) as error:
         with suppress(AttributeError, OSError, ValueError):  # let Python drop at its end what was not taken
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head, has read enough
             return
         sys.stderr.write(f"{_written(text, _encoding_of(sys.stderr))}\n")
