@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from crosscal.cli import assets, files, main
-from crosscal.cli.files import _as_json, _LastingError, _check_new
+from crosscal.cli.files import _as_json, _check_new, _LastingError
 from crosscal.errors import InputError
 
 WORDS = "кэш café µ 🙂"
