@@ -13,7 +13,7 @@ from crosscal.paths import results_dir
 from crosscal.plan.parameters import Settings
 from crosscal.results.frame import DENSE, Results, version_line
 from crosscal.stats import LEVEL
-from crosscal_book.claims import FACTS, Claim, Comparison, Rule, Verdict, corrected, select, verdicts_of
+from crosscal_book.claims import FACTS, Claim, Comparison, Rule, Verdict, corrected, select
 from crosscal_book.drawing import Axis, Drawing
 from crosscal_book.marks import forest, sentence
 from crosscal_book.style import Figure
@@ -160,7 +160,7 @@ class Page:
         claims = [
             self.chapter.claims[name] for name in self._rows if any(fnmatchcase(name, p) for p in patterns or "*")
         ]
-        return [verdict for claim in claims for verdict in verdicts_of(claim, self._rows[claim.name], self)]
+        return [verdict for claim in claims for verdict in claim.verdicts(self._rows[claim.name], self)]
 
     def takeaways(self) -> Text:
         """Return the opening of the chapter: one line per claim, linked to its evidence, then the chapter's note.

@@ -21,6 +21,7 @@ row, a mean. In all other cases, and without rows, it cannot be told.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,60 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 DIRECTIONS = ("better", "worse", "no worse", "equal")
 MANY = 4  # of more rows only the clearest on either side are written out
 FACTS = ("run_id", "method", "target", "calibration", "weight")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A quantifier over rows, with the `share` that is `most` of them, and a direction with a margin."""
+
+    quantifier: str
+    direction: str
+    by: float = 0.0
+    share: float = 0.5
+
+    def __post_init__(self):
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"the direction is '{self.direction}'; give one of {', '.join(DIRECTIONS)}")
+
+    def judge(self, rows: pd.DataFrame, on: Quantity) -> pd.DataFrame:
+        """Return corrected rows with `gain` (positive is better), its `reach`, and what each `shows` or `refutes`."""
+        sign, limit = 1.0 if on.higher_is_better else -1.0, rows.get("limit", on.neutral)
+        gain, *ends = (sign * (rows[part] - limit) for part in ("value", "lo", "hi"))
+        if self.direction == "worse":
+            gain, ends = -gain, [-end for end in ends]
+        low, high = np.minimum(*ends), np.maximum(*ends)
+        if "p_yes" in rows:
+            shows, refutes = rows["p_yes_holm"] < LEVEL, rows["p_no_holm"] < LEVEL
+        else:
+            sure = rows["p_holm"] < LEVEL if "p_holm" in rows else (low > 0) | (high < 0)
+            shows, refutes = {
+                "no worse": (low > -self.by, sure & (gain < -self.by)),
+                "equal": ((low > -self.by) & (high < self.by), sure & (gain.abs() > self.by)),
+            }.get(self.direction, (sure & (gain > 0), (sure & (gain < 0)) | (~sure & (high < self.by))))
+        support = -gain.abs() if self.direction == "equal" else gain
+        support = rows.get("support", support)
+        return rows.assign(gain=gain, support=support, reach=high, shows=shows, refutes=refutes)
+
+    def answer(self, judged: pd.DataFrame) -> str:
+        """Return what the quantifier says of judged rows.
+
+        >>> rows = pd.DataFrame({"shows": [True, False], "refutes": [False, False]})
+        >>> [Rule(quantifier, "better").answer(rows) for quantifier in ("every", "most", "some")]
+        ['cannot be told', 'holds', 'holds']
+        """
+        if judged.empty:
+            return OPEN
+        shows, refutes = judged["shows"].astype(bool), judged["refutes"].astype(bool)
+        if self.quantifier == "some":
+            return HOLDS if shows.any() else FAILS if refutes.all() else OPEN
+        holds = shows.mean() >= (self.share if self.quantifier == "most" else 1.0)
+        if self.direction in ("no worse", "equal") and holds:
+            return HOLDS
+        return FAILS if refutes.any() else HOLDS if holds else OPEN
+
+
+# Rules by quantifier: every(direction, by=margin), most(direction, by=margin, share=0.5), ...
+every, most, some, mean = (partial(Rule, quantifier) for quantifier in ("every", "most", "some", "mean"))
 
 
 @dataclass(frozen=True)
@@ -55,40 +110,6 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A quantifier over rows and a direction with a margin."""
-
-    quantifier: str
-    direction: str
-    by: float = 0.0
-    share: float = 1.0
-
-    def __post_init__(self):
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"the direction is '{self.direction}'; give one of {', '.join(DIRECTIONS)}")
-
-
-def every(direction: str, by: float = 0.0) -> Rule:
-    """Return the rule of a claim about every comparison."""
-    return Rule("every", direction, by)
-
-
-def most(direction: str, by: float = 0.0, share: float = 0.5) -> Rule:
-    """Return the rule of a claim about at least a `share` of the comparisons, refuted by none."""
-    return Rule("most", direction, by, share)
-
-
-def some(direction: str, by: float = 0.0) -> Rule:
-    """Return the rule of a claim that one comparison proves."""
-    return Rule("some", direction, by)
-
-
-def mean(direction: str, by: float = 0.0) -> Rule:
-    """Return the rule of a claim about one mean."""
-    return Rule("mean", direction, by)
-
-
-@dataclass(frozen=True)
 class Claim:
     """A claim as data; `Chapter.claim` describes the fields."""
 
@@ -102,12 +123,86 @@ class Claim:
     family: str = ""
     evidence: str = ""
     paper: str = ""
-    says: str | Callable = ""
-    brief: str | Callable = ""
-    missing: str | Callable = ""
+    says: str | Callable[..., str] = ""
+    brief: str | Callable[..., str] = ""
+    missing: str | Callable[..., str] = ""
     each: str = ""
     otherwise: str = ""
     when: Callable = lambda _: True
+
+    def verdicts(self, rows: pd.DataFrame, page) -> list[Verdict]:
+        """Return the verdict from the claim's corrected rows; one for each value of the column `each`, where given."""
+        if rows.empty:
+            missing = self.missing or getattr(self.rows, "missing", "")
+            effect = missing(page) if callable(missing) else missing
+            return [Verdict(self.otherwise or self.sentence, OPEN, effect, self.evidence, "", self.paper)]
+        verdicts = []
+        for part in [part for _, part in rows.groupby(self.each, sort=False)] if self.each else [rows]:
+            judged = self.rule.judge(part, self.on)
+            sentence = self.sentence.format_map(judged.to_dict("records")[0]) if self.each else self.sentence
+            effect = self._said(self.says or "{default}", judged, page)
+            brief = self._said(self.brief, judged, page) if self.brief else ""
+            answer = self.rule.answer(judged)
+            verdicts.append(Verdict(sentence, answer, effect, self.evidence, brief, self.paper))
+        return verdicts
+
+    def _said(self, template: str | Callable[..., str], judged: pd.DataFrame, page) -> str:
+        """An effect in the claim's own words: a function of page and rows, or a text with fields.
+
+        Fields are the columns of the row that supports the claim least (of `some`: that shows it most, or may), its
+        `estimate` or `change` with its unit, its `p` and how it `tested`; `count`, `shown` and `refuted` rows, names
+        of those `showing` and `refuting`; the `default` effect: comparisons with interval and p, of many the clearest
+        and the least clear; a `plain` list without tests.
+        """
+        if callable(template):
+            return template(page, judged)
+        lines = judged.to_dict("records")
+        ranked = judged.sort_values("support", kind="stable").to_dict("records")
+        plain = [f"{line['name']} {self._estimate(line)}" for line in lines]
+        shown, refuted = ([line["name"] for line in lines if line[how]] for how in ("shows", "refutes"))
+        text = listing([f"{said} ({_p(line)})" for said, line in zip(plain, lines, strict=True)])
+        if len(lines) > MANY:
+            clearest, least = (f"{line['name']} {self._estimate(line)}" for line in (ranked[-1], ranked[0]))
+            counts = f"{len(shown)} of {len(lines)} comparisons establish it, {len(refuted)} contradict it"
+            text = f"clearest {clearest}; least clear {least} ({counts}, Holm-corrected p < {LEVEL})"
+        own = f"{self.on.label} ratios" if self.on.scale == "ratio" else f"changes of {self.on.label}"
+        one, proofs = ranked[0], [line for line in lines if line["shows"]]
+        if self.rule.quantifier == "some":
+            one = max(proofs or lines, key=lambda line: line["support" if proofs else "reach"])
+        estimate = self._estimate(one)
+        fields = {
+            "default": f"{self.lead or own}: {text}",
+            "plain": listing(plain),
+            "count": len(lines),
+            "shown": len(shown),
+            "refuted": len(refuted),
+            "showing": "; ".join(shown) or "none",
+            "refuting": "; ".join(refuted) or "none",
+            "estimate": estimate,
+            "change": estimate.replace(" [", " points [") if self.on.scale == "points" else estimate,
+            "p": _p(one),
+            "tested": _tested(one),
+        }
+        return template.format_map({**one, **fields})
+
+    def _estimate(self, line: Mapping) -> str:
+        return Estimate(line["value"], line["lo"], line["hi"], 0).text(self.write or self.on.write)
+
+
+def _p(line: Mapping) -> str:
+    if "p_holm" in line:
+        return p_text(line["p_holm"])
+    return p_text(min(line["p_yes_holm"], line["p_no_holm"])) if "p_yes_holm" in line else ""
+
+
+def _tested(line: Mapping) -> str:
+    """How one-sided tests decided on a row."""
+    if "p_yes_holm" not in line:
+        return _p(line)
+    yes, no = p_text(line["p_yes_holm"]), p_text(line["p_no_holm"])
+    if line["shows"] or line["refutes"]:
+        return f"one-sided {yes}" if line["shows"] else f"the claimed gain is excluded, one-sided {no}"
+    return f"no gain is shown, one-sided {yes}, nor is the claimed one excluded, {no}"
 
 
 def run(**equal: object) -> Mapping[str, object]:
@@ -180,11 +275,9 @@ def _words(equal: Mapping[str, object]) -> str:
     """A selection in words: `method GPTQ and bits 3`."""
     parts = []
     for column, value in equal.items():
-        values = [
-            style_of(v).label if column == "method" else str(v)
-            for v in (value if isinstance(value, tuple) else (value,))
-        ]
-        parts.append(f"{column} {' or '.join(values)}" if values != [""] else f"no {column}")
+        values = [str(one) for one in (value if isinstance(value, tuple) else (value,))]
+        names = [style_of(one).label for one in values] if column == "method" else values
+        parts.append(f"{column} {' or '.join(names)}" if names != [""] else f"no {column}")
     return listing(parts)
 
 
@@ -197,120 +290,3 @@ def corrected(families: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
         for rows in having:
             rows[f"{name}_holm"] = [next(adjusted) for _ in range(len(rows))]
     return families
-
-
-def judged(rows: pd.DataFrame, rule: Rule, on: Quantity) -> pd.DataFrame:
-    """Return rows with `gain` (positive is better), its `reach`, and whether each `shows` and `refutes` the claim."""
-    sign, limit = 1.0 if on.higher_is_better else -1.0, rows.get("limit", on.neutral)
-    gain, *ends = (sign * (rows[part] - limit) for part in ("value", "lo", "hi"))
-    if rule.direction == "worse":
-        gain, ends = -gain, [-end for end in ends]
-    low, high = np.minimum(*ends), np.maximum(*ends)
-    if "p_yes" in rows:
-        shows, refutes = rows["p_yes_holm"] < LEVEL, rows["p_no_holm"] < LEVEL
-    else:
-        sure = rows["p_holm"] < LEVEL if "p_holm" in rows else (low > 0) | (high < 0)
-        shows, refutes = {
-            "no worse": (low > -rule.by, sure & (gain < -rule.by)),
-            "equal": ((low > -rule.by) & (high < rule.by), sure & (gain.abs() > rule.by)),
-        }.get(rule.direction, (sure & (gain > 0), (sure & (gain < 0)) | (~sure & (high < rule.by))))
-    support = -gain.abs() if rule.direction == "equal" else gain
-    support = rows.get("support", support)
-    return rows.assign(gain=gain, support=support, reach=high, shows=shows, refutes=refutes)
-
-
-def answer(rows: pd.DataFrame, rule: Rule) -> str:
-    """Return what the quantifier says of judged rows.
-
-    >>> rows = pd.DataFrame({"shows": [True, False], "refutes": [False, False]})
-    >>> [answer(rows, Rule(quantifier, "better", share=0.5)) for quantifier in ("every", "most", "some")]
-    ['cannot be told', 'holds', 'holds']
-    """
-    if rows.empty:
-        return OPEN
-    shows, refutes = rows["shows"].astype(bool), rows["refutes"].astype(bool)
-    if rule.quantifier == "some":
-        return HOLDS if shows.any() else FAILS if refutes.all() else OPEN
-    share = rule.share if rule.quantifier == "most" else 1.0
-    holds = shows.mean() >= share
-    if rule.direction in ("no worse", "equal") and holds:
-        return HOLDS
-    return FAILS if refutes.any() else HOLDS if holds else OPEN
-
-
-def verdicts_of(claim: Claim, rows: pd.DataFrame, page) -> list[Verdict]:
-    """Return the verdict on a claim from its corrected rows; one for each value of the column `each`, where given."""
-    if rows.empty:
-        missing = claim.missing or getattr(claim.rows, "missing", "")
-        missing = missing(page) if callable(missing) else missing
-        return [Verdict(claim.otherwise or claim.sentence, OPEN, missing, claim.evidence, "", claim.paper)]
-    parts = [part for _, part in rows.groupby(claim.each, sort=False)] if claim.each else [rows]
-    found = []
-    for part in parts:
-        part = judged(part, claim.rule, claim.on)
-        sentence = claim.sentence.format(**part.iloc[0]) if claim.each else claim.sentence
-        effect = said(claim.says, claim, part, page) if claim.says else _effect(claim, part)
-        brief = said(claim.brief, claim, part, page) if claim.brief else ""
-        found.append(Verdict(sentence, answer(part, claim.rule), effect, claim.evidence, brief, claim.paper))
-    return found
-
-
-def said(template: str | Callable, claim: Claim, rows: pd.DataFrame, page) -> str:
-    """Return an effect in a claim's own words: a function of page and rows, or a text with fields.
-
-    Fields are the columns of the row that supports the claim least (of `some`: that shows it most, or may), its
-    `estimate` or `change` with its unit, its `p` and how it `tested`;
-    `count`, `shown` and `refuted` rows, names of those `showing` and `refuting`; the `default` effect
-    and a `plain` list without tests.
-    """
-    if callable(template):
-        return template(page, rows)
-    least = rows.loc[rows["support"].idxmin()]
-    if claim.rule.quantifier == "some":
-        least = rows.loc[(rows["support"].where(rows["shows"]) if rows["shows"].any() else rows["reach"]).idxmax()]
-    fields = {"count": len(rows), "shown": int(rows["shows"].sum()), "refuted": int(rows["refutes"].sum())}
-    fields |= {"refuting": "; ".join(rows.loc[rows["refutes"], "name"]) or "none", "default": _effect(claim, rows)}
-    fields["plain"] = listing([f"{line['name']} {_estimate(claim, line)}" for _, line in rows.iterrows()])
-    fields |= {"showing": "; ".join(rows.loc[rows["shows"], "name"]) or "none"}
-    change = (
-        _estimate(claim, least).replace(" [", " points [") if claim.on.scale == "points" else _estimate(claim, least)
-    )
-    fields |= {"estimate": _estimate(claim, least), "change": change, "p": _p(least), "tested": _tested(least)}
-    return template.format(**{**least, **fields})
-
-
-def _effect(claim: Claim, rows: pd.DataFrame) -> str:
-    """The comparisons in words, each with its interval and p; of many the clearest and the least clear."""
-    texts = [f"{line['name']} {_estimate(claim, line)} ({_p(line)})" for _, line in rows.iterrows()]
-    text = listing(texts)
-    if len(rows) > MANY:
-        ranked = rows.sort_values("support")
-        clearest, least = (f"{line['name']} {_estimate(claim, line)}" for line in (ranked.iloc[-1], ranked.iloc[0]))
-        text = f"clearest {clearest}; least clear {least} ({_count(rows)})"
-    own = f"{claim.on.label} ratios" if claim.on.scale == "ratio" else f"changes of {claim.on.label}"
-    return f"{claim.lead or own}: {text}"
-
-
-def _count(rows: pd.DataFrame) -> str:
-    shown, refuted = int(rows["shows"].sum()), int(rows["refutes"].sum())
-    return f"{shown} of {len(rows)} comparisons establish it, {refuted} contradict it, Holm-corrected p < {LEVEL}"
-
-
-def _estimate(claim: Claim, line: Mapping) -> str:
-    return Estimate(line["value"], line["lo"], line["hi"], 0).text(claim.write or claim.on.write)
-
-
-def _tested(line: Mapping) -> str:
-    """How one-sided tests decided on a row."""
-    if "p_yes_holm" not in line:
-        return _p(line)
-    yes, no = p_text(line["p_yes_holm"]), p_text(line["p_no_holm"])
-    if line["shows"] or line["refutes"]:
-        return f"one-sided {yes}" if line["shows"] else f"the claimed gain is excluded, one-sided {no}"
-    return f"no gain is shown, one-sided {yes}, nor is the claimed one excluded, {no}"
-
-
-def _p(line: Mapping) -> str:
-    if not {"p_holm", "p_yes_holm"} & set(line.keys()):
-        return ""
-    return p_text(line["p_holm"] if "p_holm" in line else min(line["p_yes_holm"], line["p_no_holm"]))

@@ -8,7 +8,7 @@ import pytest
 
 from crosscal.results.quantities import ACCURACY, PERPLEXITY
 from crosscal_book.chapter import Chapter
-from crosscal_book.claims import FAILS, HOLDS, OPEN, Rule, answer, corrected, every, judged, mean, most, some
+from crosscal_book.claims import FAILS, HOLDS, OPEN, Rule, corrected, every, mean, most, some
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines, matrix, scatter
 from tests.unit.crosscal_book import toy
@@ -23,7 +23,7 @@ BETTER, WORSE, TIE, WIDE = (
 
 def of(rule, *lines, on=PERPLEXITY):
     (rows,) = corrected([pd.DataFrame(lines)])
-    return answer(judged(rows, rule, on), rule)
+    return rule.answer(rule.judge(rows, on))
 
 
 @pytest.mark.parametrize(

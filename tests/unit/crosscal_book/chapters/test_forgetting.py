@@ -13,7 +13,7 @@ from crosscal.results.store import RunRecord, save_run
 from crosscal.stats import Estimate
 from crosscal.types import Row
 from crosscal_book.chapters import forgetting
-from crosscal_book.claims import FAILS, HOLDS, OPEN, answer, judged, mean
+from crosscal_book.claims import FAILS, HOLDS, OPEN, mean
 
 PAGES: dict[int, object] = {}
 
@@ -221,7 +221,7 @@ def test_two_scales_that_contradict_each_other_tell_nothing():
         tested = forgetting._judged(estimate, sure(moved), estimate.p if p_holm is None else p_holm)
         row = pd.DataFrame([vars(estimate) | tested])
         rule = mean("worse", by=forgetting.SAME)
-        return answer(judged(row, rule, ACCURACY), rule)
+        return rule.answer(rule.judge(row, ACCURACY))
 
     assert told(-0.2, 0.1) == OPEN
     assert told(-0.2, -0.1) == HOLDS
