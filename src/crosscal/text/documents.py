@@ -233,7 +233,8 @@ def _apart(documents: list[_Document], share: float) -> _Parted:
     leaks, _ = _leaks(runs, homes, sides, every)
     clean = ["" if side == "calibration" and home in leaks else side for side, home in zip(sides, homes, strict=True)]
     if len(documents) < len(SPLITS) or set(SPLITS) <= set(clean):
-        return _Parted(clean, len(homes) - len(firsts), 0)
+        kept = [home for home, side in zip(homes, clean, strict=True) if side]
+        return _Parted(clean, len(kept) - len(set(kept)), 0)
     alone = _sides([document.key for document in documents], share)
     sides = [document.split or side for document, side in zip(documents, alone, strict=True)]
     return _Parted(sides, 0, _leaks(runs, homes, sides, every)[1])

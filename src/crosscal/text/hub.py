@@ -156,8 +156,9 @@ def _any_documents(source: str, dataset: str, config: str, field: str) -> tuple[
 
     sets = load_dataset(_local_copy(dataset), config or None, streaming=True)
     names = [str(name) for name in sets]
-    held_out = next((name for name in ("test", "validation", "valid", "dev") if name in names), None)
-    first = "train" if "train" in names else names[0]
+    called = {name.split("_")[0]: name for name in reversed(names)}  # "test_sft" is a test part
+    held_out = next((called[name] for name in ("test", "validation", "valid", "dev") if name in called), None)
+    first = called.get("train", names[0])
     parts: tuple[tuple[str, _Split | None], ...] = ((first, None),)
     if held_out is not None and held_out != first:
         parts = ((first, "calibration"), (held_out, "held_out"))
@@ -230,6 +231,8 @@ def _sentence(source: str, dataset: str, error: Exception) -> str:
         return f"the hub has no data set '{dataset}' with these files that you can see; check the name, or set HF_TOKEN"
     if "Config name is missing" in text or "BuilderConfig" in text:
         return f"{source} needs one of its configurations, as in hub:{dataset}:<config> ({text[:200]})"
+    if names & {"EmptyDatasetError", "DataFilesNotFoundError", "StopIteration"}:
+        return f"{source} holds no rows in files that can be read here; download its text and give a .jsonl file"
     if "scripts are no longer supported" in text:
         return f"{source} is read by a script, which is not run here; download its text and give a .jsonl file"
     offline = ("ConnectError", "ConnectionError", "ConnectTimeout", "LocalEntryNotFoundError", "OfflineModeIsEnabled")

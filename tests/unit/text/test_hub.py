@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,30 @@ def test_hub_rows_are_read_by_the_same_rule(hub):
         documents("hub:me/chats")
     assert "user: question 1 of many" in documents("hub:me/chats", chat=True)
     assert "a body 1" in documents("hub:me/chats#meta.body")
+
+
+def test_parts_of_the_publisher_are_known_by_the_first_word(hub):
+    for part in ("train_sft", "test_sft", "train_gen"):
+        hub("me/chats", f"data/{part}-00000-of-00001.parquet", [{"text": f"{part} {i} of many"} for i in range(9)])
+    assert documents("hub:me/chats", "held_out") == [f"test_sft {i} of many" for i in range(9)]
+    assert all(text.startswith("train_") for text in documents("hub:me/chats"))
+
+
+def test_copies_of_the_publishers_test_part_leave_calibration(hub):
+    texts = [" ".join(random.Random(i).choices(["river", "stone", "bread", "lamp", "copper"], k=60)) for i in range(30)]
+    hub("me/leak", "train.jsonl", [{"text": text} for text in texts])
+    hub("me/leak", "test.jsonl", [{"text": f"{text} (copy)"} for text in texts[:10]])
+    assert documents("hub:me/leak") == texts[10:]
+    report = _parts("hub:me/leak", 0)[1]
+    assert (report.dropped, report.together, report.shared) == ({"near-duplicate": 10}, 0, 0)
+
+
+def test_a_data_set_without_rows_is_one_sentence(hub):
+    hub("me/none", "train.jsonl", [])
+    hub("me/empty", "README.md", [])
+    for source in ("hub:me/none", "hub:me/empty"):
+        with pytest.raises(InputError, match=r"holds no rows in files that can be read here"):
+            documents(source)
 
 
 def test_a_data_set_without_parts_is_split_by_document(hub):
