@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from crosscal.errors import InputError, suggest
 from crosscal.text.fields import _Document
@@ -96,11 +96,7 @@ def word_ngrams(text: str, n: int = NGRAM, every: int = 1) -> set[int]:
 
 
 def _with_field(source: str, field: str = "", chat: bool = False) -> str:
-    """Return the name of a source with the field that is read; a source without fields keeps its name.
-
-    >>> _with_field("notes.jsonl", "body"), _with_field("c4", "body"), _with_field("log.jsonl", chat=True)
-    ('notes.jsonl#body', 'c4', 'log.jsonl#chat:')
-    """
+    """The name of a source with the field that is read, as in `log.jsonl#chat:turns`; one without fields keeps it."""
     hub = source.startswith("hub:") and "#" not in source and not _is_known(source)
     takes = hub or (not source.startswith("hub:") and _is_json(source))
     return f"{source}#{_CHAT if chat else ''}{field}" if takes and (field or chat) else source
@@ -140,9 +136,8 @@ def _parts(name: str, changed: int) -> tuple[_Parts, SourceReport]:
     if name in SOURCES or not _is_path(name):
         source = _embedded(name)
         members = list(source.read())
-        return _split(
-            members, source.share, SourceReport(name, source.title, len(members), len(members)), copies="among"
-        )
+        report = SourceReport(name, source.title, len(members), len(members))
+        return _split(members, source.share, report, copies="among")
     members, report = _read_own(name)
     return _split(members, OWN_SHARE, report, copies="across")
 
@@ -187,57 +182,43 @@ def _split(
                 continue
             seen |= own
         kept[text] = replace(document, text=text)
-    parted = _apart(list(kept.values()), share) if copies == "across" else None
-    sides = parted.sides if parted else [document.split or _side(document.key, share) for document in kept.values()]
-    parts = {name: tuple(d for d, side in zip(kept.values(), sides, strict=True) if side == name) for name in SPLITS}
+    texts, together, shared = list(kept.values()), 0, 0
+    if copies == "across":
+        sides, together, shared = _apart(texts, share)
+    else:
+        sides = _sides(texts, share)
+    parts = {name: tuple(text for text, side in zip(texts, sides, strict=True) if side == name) for name in SPLITS}
     dropped["near-duplicate"] += sides.count("")
-    if parted and parted.shared:
-        log.warning(
-            "%s: %d of %d held-out documents are near-copies of calibration ones, so held-out scores flatter; give "
-            "texts that differ more",
-            report.source,
-            parted.shared,
-            len(parts["held_out"]),
-        )
-    return parts, replace(
-        report,
-        dropped=dict(+dropped),
-        parts={name: len(part) for name, part in parts.items()},
-        together=parted.together if parted else 0,
-        shared=parted.shared if parted else 0,
-    )
+    counts = {name: len(part) for name, part in parts.items()}
+    if shared:
+        told = f"{shared} of {counts['held_out']} held-out documents are near-copies of calibration ones"
+        log.warning(f"{report.source}: {told}, so held-out scores flatter; give texts that differ more")
+    return parts, replace(report, dropped=dict(+dropped), parts=counts, together=together, shared=shared)
 
 
-class _Parted(NamedTuple):
-    """The part of each document ("" for none), how many follow a near-copy, and how many held-out ones leak."""
-
-    sides: list[str]
-    together: int
-    shared: int
-
-
-def _apart(documents: list[_Document], share: float) -> _Parted:
+def _apart(documents: list[_Document], share: float) -> tuple[list[str], int, int]:
     """Part documents so that no text stands on both sides.
 
     Documents that share at least 80 % of their runs of 20 words with one another are near-copies and go together, to
     where the first of them falls. Then calibration documents go that share more than 30 runs, or half of its own, with
     one held-out document. Runs that recur in many documents, as a footer does, tell of no copy. Where nothing
     would be left of one part, the documents are so much alike that each goes where it falls, and that is said.
+
+    Returns the part of each document ("" for none), how many follow a near-copy, and how many held-out ones leak.
     """
     every = 1 + sum(len(document.text) for document in documents) // _EXACT_CHARACTERS
     runs = [_runs(document.text, every) for document in documents]
     homes = _first_copies(runs)
     firsts = sorted(set(homes))
-    side_of = dict(zip(firsts, _sides([documents[home].key for home in firsts], share), strict=True))
+    side_of = dict(zip(firsts, _sides([documents[home] for home in firsts], share), strict=True))
     sides = [document.split or side_of[home] for document, home in zip(documents, homes, strict=True)]
     leaks, _ = _leaks(runs, homes, sides, every)
     clean = ["" if side == "calibration" and home in leaks else side for side, home in zip(sides, homes, strict=True)]
     if len(documents) < len(SPLITS) or set(SPLITS) <= set(clean):
         kept = [home for home, side in zip(homes, clean, strict=True) if side]
-        return _Parted(clean, len(kept) - len(set(kept)), 0)
-    alone = _sides([document.key for document in documents], share)
-    sides = [document.split or side for document, side in zip(documents, alone, strict=True)]
-    return _Parted(sides, 0, _leaks(runs, homes, sides, every)[1])
+        return clean, len(kept) - len(set(kept)), 0
+    sides = _sides(documents, share)
+    return sides, 0, _leaks(runs, homes, sides, every)[1]
 
 
 def _first_copies(runs: list[set[int]]) -> list[int]:
@@ -285,19 +266,11 @@ def _runs(text: str, every: int) -> set[int]:
     return word_ngrams(text, NGRAM, every) or {zlib.crc32(" ".join(text.lower().split()).encode())}
 
 
-def _number(key: str) -> float:
-    """A number from 0 to 1 that depends on the key alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-
-
-def _side(key: str, share: float) -> str:
-    return "calibration" if _number(key) < share else "held_out"
-
-
-def _sides(keys: list[str], share: float) -> list[str]:
-    """The part of each key; of two keys or more, at least one is on either side."""
-    sides = [_side(key, share) for key in keys]
-    if len(keys) > 1 and len(set(sides)) == 1:
-        order = sorted(range(len(keys)), key=lambda i: _number(keys[i]))
-        sides[order[-1 if sides[0] == "calibration" else 0]] = next(name for name in SPLITS if name != sides[0])
-    return sides
+def _sides(documents: Sequence[_Document], share: float) -> list[str]:
+    """The part of each document, fixed or by the hash of its key; of two or more, at least one is on either side."""
+    numbers = [int.from_bytes(hashlib.sha256(d.key.encode()).digest()[:8], "big") / 2**64 for d in documents]
+    sides = ["calibration" if number < share else "held_out" for number in numbers]
+    if len(set(sides)) == 1 < len(sides):
+        least = sides[0] == "held_out"
+        sides[numbers.index(min(numbers) if least else max(numbers))] = "calibration" if least else "held_out"
+    return [document.split or side for document, side in zip(documents, sides, strict=True)]

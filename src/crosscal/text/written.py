@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -93,16 +92,15 @@ def write_text(
     if prompts.shape[1] >= length:
         raise InputError(f"length is {length} and the prefix takes {prompts.shape[1]} tokens of it; give a greater one")
     parts = []
-    total = batches * _BATCH * length
-    with tqdm(total=total, unit=" tokens", unit_scale=True, disable=not progress, leave=False, delay=1) as bar:
+    shown = {"unit": " tokens", "unit_scale": True, "leave": False, "delay": 1, "disable": not progress}
+    with tqdm(total=batches * _BATCH * length, **shown) as bar:
         for index, prompt in enumerate(prompts.split(_BATCH)):
             bar.set_description(f"write text, batch {index + 1} of {batches}")
             parts.append(_written_batch(loaded, prompt, sampling, seed, index, bar))
     tokens, nll = (torch.cat(part)[:drawn] for part in zip(*parts, strict=True))
     kept = nll.argsort(stable=True)[:n_windows].sort().values
     settings = json.dumps({"model": loaded.fingerprint, "drop": drop, "prefix": prompts.shape[1], **asdict(sampling)})
-    tokens = tokens[kept].long()
-    return TextWindows.of(SELF, "calibration", settings, seed, tokens)
+    return TextWindows.of(SELF, "calibration", settings, seed, tokens[kept].long())
 
 
 def _prompts(prefixes, tokenizer, n: int, length: int, seed: int) -> Int[Tensor, "n prompt"]:
@@ -142,8 +140,9 @@ def _written_batch(
     forbidden = _special_tokens(loaded)
     path = cache_dir() / "written" / f"{_key(loaded, prompt, sampling, seed, index, forbidden)}.safetensors"
     before = bar.n
-    kept = _read(path)
-    if kept is None:
+    try:
+        kept = load_file(path)
+    except (OSError, SafetensorError):  # none there, or damaged
         stream = int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:8], "big") >> 1
         tokens = _sample(loaded.model, prompt.to(loaded.device), sampling, stream, forbidden, bar.update)
         nll = _own_nll(loaded.model, tokens, prompt.shape[1])
@@ -162,16 +161,9 @@ def _special_tokens(loaded) -> list[int]:
 
 def _key(loaded, prompt: Tensor, sampling: _Sampling, seed: int, index: int, forbidden: list[int]) -> str:
     """SHA-256 of everything that decides a batch."""
-    decides = {
-        "version": _VERSION,
-        "model": loaded.fingerprint,
-        "config": _deciding(loaded.model.config),
-        "device": loaded.device.type,
-        "seed": seed,
-        "index": index,
-        "prompt": prompt.tolist(),
-        "forbidden": forbidden,
-    } | asdict(sampling)
+    decides = {"version": _VERSION, "model": loaded.fingerprint, "config": _deciding(loaded.model.config)}
+    decides |= {"device": loaded.device.type, "seed": seed, "index": index, "prompt": prompt.tolist()}
+    decides |= {"forbidden": forbidden, **asdict(sampling)}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -179,14 +171,6 @@ def _deciding(config) -> dict:
     """What a config says but where it lies and who wrote it: it decides the text as the weights do."""
     told = json.loads(json.dumps(config.to_dict(), default=str))
     return {name: value for name, value in told.items() if name not in ("_name_or_path", "transformers_version")}
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """A batch kept earlier; None when there is none or its file is damaged, and it is drawn again."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return None
 
 
 def _sample(
@@ -211,10 +195,9 @@ def _sample(
         suppress_tokens=forbidden or None,
         use_cache=True,
     )
+    mask = torch.ones_like(prompt)
     with _seeded(seed, prompt.device), _without_own_settings(model):
-        return model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), generation_config=config, streamer=_Counter(progress)
-        )
+        return model.generate(prompt, attention_mask=mask, generation_config=config, streamer=_Counter(progress))
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """The small parts of the text room, one example each."""
 
+from crosscal.text.documents import _with_field
 from crosscal.text.fields import _instruction_text, _whole_text
 from crosscal.text.hub import _drawn_within, _parse
 from crosscal.text.own import _file_of, _is_path
@@ -25,6 +26,8 @@ def test_names_are_parsed():
         "text",
     )
     assert _file_of("notes.jsonl#chat:turns")[1:] == ("turns", True)
+    names = [_with_field("notes.jsonl", "body"), _with_field("c4", "body"), _with_field("log.jsonl", chat=True)]
+    assert names == ["notes.jsonl#body", "c4", "log.jsonl#chat:"]
     assert _is_path("notes.jsonl#body")
     assert not _is_path("pubmed")
 
