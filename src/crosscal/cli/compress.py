@@ -47,9 +47,12 @@ def _run_compress(options: argparse.Namespace) -> dict:
     asked |= {"windows": options.windows, "length": options.length} if shares else {"windows": 0, "length": 0}
     told = {"output": options.output, "bits_per_weight": bits}
     if options.dry_run:
-        estimated = _estimated(options, request.target, len(shares), request.allocation is not None)
-        estimated = {"estimate": estimated.to_json() | {"text": str(estimated)}}
-        return asked | told | {"dry_run": True} | _shares(report) | estimated
+        try:
+            estimated = _estimated(options, request.target, len(shares), request.allocation is not None)
+            taken = estimated.to_json() | {"text": str(estimated)}
+        except InputError as error:  # a model whose blocks do not run one by one
+            taken = {"text": f"a time that cannot be estimated ({error})"}
+        return asked | told | {"dry_run": True, "estimate": taken} | _shares(report)
     texts = _draw_calibration(options, shares)
     request = replace(request, calibration=texts or None, progress=not options.quiet)
     again = {"seed": options.seed, "schedule": options.schedule, "allocation": options.allocation}

@@ -1,7 +1,9 @@
 """This machine: its devices with the dtypes they are fast in, memory, disks and packages, all detected."""
 
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,11 +33,6 @@ class _Device:
     total: int
     bf16: bool
 
-    @property
-    def dtype(self) -> str:
-        """Default dtype of models on it."""
-        return "bfloat16" if self.bf16 else "float32"
-
 
 @dataclass(frozen=True)
 class _Disk:
@@ -60,16 +57,15 @@ class Machine:
 
 def this_machine() -> Machine:
     """Return the facts about this machine."""
+    hub = Path(constants.HF_HUB_CACHE)
+    caches = {"embedded models and texts ($CROSSCAL_CACHE)": cache_dir(), "models of the hub ($HF_HOME)": hub}
     return Machine(
         devices=(*_gpus(), _cpu()),
-        cores=_usable_cores(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        disks=(
-            _disk("embedded models and texts ($CROSSCAL_CACHE)", cache_dir()),
-            _disk("models of the hub ($HF_HOME)", Path(constants.HF_HUB_CACHE)),
-        ),
-        packages={name: _installed(name) for name in (*_CORE, *(name for names in _EXTRAS.values() for name in names))},
+        disks=tuple(_Disk(purpose, path, _free_bytes(path)) for purpose, path in caches.items()),
+        packages={name: _installed(name) for names in (_CORE, *_EXTRAS.values()) for name in names},
     )
 
 
@@ -81,23 +77,9 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _usable_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def host_memory() -> tuple[int, int]:
-    """Return (free, total) bytes of main memory that this process may use; 0 where the system does not say."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 0, 0
-    free = _meminfo("MemAvailable") or total
-    for limit, used in _CGROUPS:  # a container's share may be smaller than the machine
-        allowed, taken = _number(limit), _number(used)
-        if allowed is not None and allowed < total:
-            total, free = allowed, min(free, allowed - (taken or 0))
-    return max(0, free), total
+def _free_bytes(path: Path) -> int:
+    """Free bytes of the disk on which a folder is or would be made."""
+    return shutil.disk_usage(next(folder for folder in (path, *path.parents, Path("/")) if folder.exists())).free
 
 
 _CGROUPS = (
@@ -106,46 +88,38 @@ _CGROUPS = (
 )
 
 
-def _number(path: str) -> int | None:
+def host_memory() -> tuple[int, int]:
+    """Return (free, total) bytes of main memory that this process may use; 0 where the system does not say."""
     try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
-        return None
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0, 0
+    free = 1024 * (_number("/proc/meminfo", "MemAvailable:") or 0) or total
+    for limit, used in _CGROUPS:  # a container's share may be smaller than the machine
+        allowed = _number(limit)
+        if allowed is not None and allowed < total:
+            total, free = allowed, min(free, allowed - (_number(used) or 0))
+    return max(0, free), total
 
 
-def _meminfo(entry: str) -> int | None:
+def _number(path: str, entry: str = "") -> int | None:
+    """The number in a file, or behind an entry of it."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
-    except (OSError, StopIteration, ValueError):
+        text = Path(path).read_text()
+        return int(text[text.index(entry) :].removeprefix(entry).split()[0])
+    except (OSError, ValueError, IndexError):
         return None
 
 
 def _cpu() -> _Device:
-    free, total = host_memory()
-    return _Device("cpu", _cpu_name(), free, total, fast_dtype("cpu") == torch.bfloat16)
-
-
-def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return "CPU"
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return _Device("cpu", found[1] if found else "CPU", *host_memory(), fast_dtype("cpu") == torch.bfloat16)
 
 
-def _gpus() -> list[_Device]:
-    devices = []
+def _gpus() -> Iterator[_Device]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        free, total = torch.cuda.mem_get_info(index)
-        kind = f"cuda:{index}"
-        devices.append(
-            _Device(kind, torch.cuda.get_device_name(index), free, total, fast_dtype(kind) == torch.bfloat16)
-        )
-    return devices
-
-
-def _disk(purpose: str, path: Path) -> _Disk:
-    """The disk on which a folder is or would be made."""
-    existing = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
-    return _Disk(purpose, path, shutil.disk_usage(existing).free)
+        kind, memory = f"cuda:{index}", torch.cuda.mem_get_info(index)
+        yield _Device(kind, torch.cuda.get_device_name(index), *memory, fast_dtype(kind) == torch.bfloat16)

@@ -6,9 +6,10 @@ over the inputs of its layers, and the solution of one small layer.
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from crosscal.calibration.statistics import InputStats, WeightGradient
 from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, Streams
 from crosscal.methods.registry import Evidence, Method
 from crosscal.models.folders import attention_of
-from crosscal.models.structure import decoder_blocks, inventory, linear_layers
+from crosscal.models.structure import inventory
 from crosscal.types import LowRank, NofM, SparseGrid, Target
 
 _SIDE = 512  # of the layer that is solved
@@ -89,15 +90,15 @@ def _take_sample(
     """Measure this machine with one block of a model of this config and windows of `length` tokens."""
     with torch.no_grad():
         model = _one_block(config, device, dtype, trust)
-        blocks = decoder_blocks(model)
         parts = inventory(model)
-        shape = _shape(config, Streams(model, parts, {}).groups(0, blocks[0]), trust)
+        first = parts.blocks[0]
+        shape = _shape(config, Streams(model, parts, {}).groups(0, first), trust)
         most = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
         tokens = int(max(256, min(most, _WORK / (2 * shape.block))))
         window = min(length, tokens)
         ids = torch.ones(max(1, tokens // window), window, dtype=torch.int64)
         (batch,) = Streams(model, parts, {"sample": ids}, micro_batch=len(ids)).batches
-        forward = _seconds(device, lambda: batch.run(0, blocks[0])) / ids.numel()
+        forward = _seconds(device, lambda: batch.run(0, first)) / ids.numel()
         sums = _sums(shape, ids.numel(), device, dtype, diagonal_only) / ids.numel()
         flop, solve = _product(device), _solve(solver, target, device, dtype)
     if isinstance(target, LowRank):
@@ -115,9 +116,10 @@ def _solve_flops(solver: Method, d_in: int, rows: int) -> float:
 def _one_block(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype, trust: bool):
     """A model of this config with one block and few words, every weight the same small number."""
     small = copy.deepcopy(config.get_text_config())
-    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 256, 0
+    small.num_hidden_layers, small.vocab_size, small.pad_token_id, small.num_kv_shared_layers = 1, 256, 0, 0
     if getattr(small, "layer_types", None):
-        small.layer_types = small.layer_types[:1]
+        with suppress(AttributeError):  # where it follows from the number of layers
+            small.layer_types = small.layer_types[:1]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             small, dtype=dtype, attn_implementation=attention_of(small), trust_remote_code=trust
@@ -132,13 +134,13 @@ def _shape(config: PreTrainedConfig, groups: list, trust: bool) -> _BlockShape:
     """The sizes, counted on a model without memory."""
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=trust)
-    blocks = decoder_blocks(whole)
-    sizes = [sum(part.numel() for part in block.parameters()) for block in blocks]
+    parts = inventory(whole)
+    sizes = [sum(part.numel() for part in block.parameters()) for block in parts.blocks]
     return _BlockShape(
         groups=tuple(_Group(group[0].weight.shape[1], tuple(len(layer.weight) for layer in group)) for group in groups),
-        blocks=len(blocks),
+        blocks=len(sizes),
         hidden=config.get_text_config().hidden_size,
-        linear=sum(layer.weight.numel() for block in blocks for layer in linear_layers(block)),
+        linear=parts.n_compressed,
         block=max(sizes),
         elsewhere=sum(part.numel() for part in whole.parameters()) - sum(sizes),
     )
@@ -147,11 +149,10 @@ def _shape(config: PreTrainedConfig, groups: list, trust: bool) -> _BlockShape:
 def _sums(shape: _BlockShape, tokens: int, device: torch.device, dtype: torch.dtype, diagonal_only: bool) -> float:
     """Seconds to add the inputs of one block to its sums."""
     scratch: dict[int, Tensor] = {}
-    inputs = {group.d_in: torch.randn(tokens, group.d_in, device=device).to(dtype) for group in shape.groups}
     took = {}
-    for width, tensor in inputs.items():
-        sums = InputSums(diagonal_only, scratch)
-        took[width] = _seconds(device, lambda: sums.add("sample", tensor))  # noqa: B023
+    for width in {group.d_in for group in shape.groups}:
+        inputs, sums = torch.randn(tokens, width, device=device).to(dtype), InputSums(diagonal_only, scratch)
+        took[width] = _seconds(device, partial(sums.add, "sample", inputs))
     return sum(took[group.d_in] for group in shape.groups)
 
 
@@ -179,22 +180,14 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
     On a CPU these are CPU seconds shared among its threads, which other processes do not falsify much.
     """
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    shared = 1 if device.type == "cuda" else torch.get_num_threads()
-    work()
-    calls, begun = 0, time.perf_counter()
-    with _synchronized(device):
-        start = clock()
-    while calls == 0 or time.perf_counter() - begun < _ENOUGH:
-        with _synchronized(device):
-            work()
+    on_gpu = device.type == "cuda"
+    clock, shared = (time.perf_counter, 1) if on_gpu else (time.process_time, torch.get_num_threads())
+    begun = start = calls = 0
+    while calls < 2 or time.perf_counter() - begun < _ENOUGH:
+        work()
+        if on_gpu:
+            torch.cuda.synchronize(device)
         calls += 1
-    return (clock() - start) / calls / shared
-
-
-@contextmanager
-def _synchronized(device: torch.device) -> Iterator[None]:
-    """Wait for the device on leaving."""
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        if calls == 1:
+            begun, start = time.perf_counter(), clock()
+    return (clock() - start) / (calls - 1) / shared
