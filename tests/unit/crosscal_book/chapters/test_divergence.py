@@ -11,10 +11,10 @@ from scipy.stats import spearmanr
 from crosscal.results.frame import Results, read_results
 from crosscal.results.store import RunRecord, save_run
 from crosscal.types import Row
-from crosscal_book import correlation
 from crosscal_book.chapters import divergence
 from crosscal_book.claims import FAILS, HOLDS, OPEN
-from crosscal_book.correlation import (
+from crosscal_book.numbers import correlation, tokens
+from crosscal_book.numbers.correlation import (
     FLIPS,
     HARSH,
     LOSS,
@@ -28,6 +28,7 @@ from crosscal_book.correlation import (
     scopes,
     spearman,
     texts_of,
+    where,
 )
 
 TEXTS = {"pubmed": "biomedical", "news": "general", "task_prompts": "tasks"}
@@ -140,27 +141,27 @@ def test_where_js_follows_the_harm_it_tells_more(good_js):
         assert found.answer == HOLDS, found
         assert "[" in found.effect
         assert "p <" in found.effect or "p =" in found.effect
-    assert (divergence._where(page_of(good_js)).query("scope == 'all runs'")["lo"] > 0).all()
+    assert (where(common(good_js)).query("scope == 'all runs'")["lo"] > 0).all()
 
 
 def test_where_perplexity_follows_the_harm_the_claim_fails(good_perplexity):
     assert [verdict.answer for verdict in verdicts(good_perplexity)[:2]] == [FAILS, FAILS]
-    assert divergence._where(page_of(good_perplexity))["hi"].min() < 0
+    assert where(common(good_perplexity))["hi"].min() < 0
     assert "Perplexity is ahead" in page_of(good_perplexity).figure("fig-loss-divergence").caption
 
 
 def test_groups_are_won_only_after_correction(good_js, good_perplexity, monkeypatch):
-    few = 2 * 2 / 401 * len(divergence._where(page_of(good_js)))  # the least corrected p that so few draws can give
-    monkeypatch.setattr(divergence, "LEVEL", 1.01 * few)
+    few = 2 * 2 / 401 * len(where(common(good_js)))  # the least corrected p that so few draws can give
+    monkeypatch.setattr(correlation, "LEVEL", 1.01 * few)
     for results, word, winner in ((good_js, "ahead of", "JS"), (good_perplexity, "behind", "perplexity")):
         page = page_of(results)
-        frame = divergence._where(page)
+        frame = where(page.results)
         assert (frame["p_holm"] >= frame["p"]).all()
-        assert f"JS is {word} perplexity in 0" not in divergence._where_sentence(page)
+        assert f"JS is {word} perplexity in 0" not in divergence._where_sentence(page.results)
         assert page.table("where").body[0][4] == winner
         with monkeypatch.context() as patch:
-            patch.setattr(divergence, "LEVEL", 1e-9)
-            assert f"JS is {word} perplexity in 0" in divergence._where_sentence(page)
+            patch.setattr(correlation, "LEVEL", 1e-9)
+            assert f"JS is {word} perplexity in 0" in divergence._where_sentence(page.results)
             assert page.table("where").body[0][4] == "cannot be told"
 
 
@@ -189,7 +190,7 @@ def test_too_few_settings_claim_nothing(too_few):
 
 def test_hopeless_tasks_are_left_out_and_named(good_js):
     assert "not above chance: hopeless" in str(page_of(good_js).takeaways())
-    loss = sample(common(good_js)).of(LOSS)
+    loss = sample(common(good_js)).runs[LOSS]
     changes = []
     for run_id in sample(common(good_js)).runs["run_id"]:
         scores = [np.mean(good_js.items[i][t]["correct"]) for i in (good_js.dense_id, run_id) for t in ("easy", "hard")]
@@ -216,8 +217,8 @@ def test_flips_count_both_ways(good_js):
         after[right], after[wrong] = 0, 1
         items[run_id][task] = {"id": list(range(100)), "correct": after}
     found = sample(dataclasses.replace(common(good_js), items=items))
-    assert found.of(LOSS)[-1] == pytest.approx(0)
-    assert found.of(FLIPS)[-1] == pytest.approx(0.02)
+    assert found.runs[LOSS].iloc[-1] == pytest.approx(0)
+    assert found.runs[FLIPS].iloc[-1] == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +241,9 @@ def test_the_noise_floor_is_compared_with_every_run(tmp_path, floor, answer, wor
 
 def test_the_noise_floor_counts_as_no_run(good_js):
     found = sample(common(good_js))
-    assert found.compressed.sum() == len(SETTINGS) == associate(common(good_js)).n
-    masks = scopes(found)
-    assert not any(mask[~found.compressed].any() for mask in masks.values())
+    assert found.runs["compressed"].sum() == len(SETTINGS) == associate(common(good_js)).n
+    masks = scopes(found.runs)
+    assert not any(mask[~found.runs["compressed"]].any() for mask in masks.values())
     assert masks[PRUNING].sum() + masks[QUANTIZATION].sum() == masks[MILD].sum() + masks[HARSH].sum() == len(SETTINGS)
 
 
@@ -253,15 +254,15 @@ def test_copies_of_a_setting_do_not_make_intervals_shorter(tmp_path, good_js):
     one, four = (associate(common(r)).estimates["rho", "js", LOSS] for r in (good_js, copied))
     assert four.hi - four.lo > 0.6 * (one.hi - one.lo)
     runs = sample(common(copied)).runs
-    assert "draw 3" in divergence._run_label(runs.query("calibration == 'c4' and seed == 3").iloc[0], runs)
+    assert "draw 3" in tokens.run_label(runs.query("calibration == 'c4' and seed == 3").iloc[0], runs)
 
 
 def test_a_number_that_some_runs_lack_is_judged_on_the_others(tmp_path):
     results = common(make(tmp_path / "quick", layers=False))
     found = sample(results)
-    has = found.compressed & np.isfinite(found.of("layers"))
+    has = found.runs["compressed"] & np.isfinite(found.runs["layers"])
     assert has.sum() == len(SETTINGS) - 4
-    values = {name: np.round(found.of(name)[has], 10) for name in ("layers", "perplexity", LOSS)}  # equal losses tie
+    values = {name: np.round(found.runs[name][has], 10) for name in ("layers", "perplexity", LOSS)}  # equal losses tie
     expected = [spearmanr(values[name], values[LOSS]).statistic for name in ("layers", "perplexity")]
     estimates = associate(results).estimates
     assert estimates["rho", "layers", LOSS].value == pytest.approx(expected[0])
@@ -273,10 +274,10 @@ def test_divergences_are_means_over_running_text_or_prompts_and_perplexity_its_r
     run_id = found.runs["run_id"].iloc[-1]
     for name, texts in (("js", ["pubmed", "news"]), ("js_prompts", ["task_prompts"])):
         mean = np.mean([results.items[run_id][text]["js_divergence"] for text in texts])
-        assert found.of(name)[-1] == pytest.approx(mean)
+        assert found.runs[name].iloc[-1] == pytest.approx(mean)
     dense = results.items[results.dense_id]
     rise = np.mean([np.mean(results.items[run_id][t]["nll"]) - np.mean(dense[t]["nll"]) for t in texts_of(results)])
-    assert found.of("perplexity")[-1] == pytest.approx(rise)
+    assert found.runs["perplexity"].iloc[-1] == pytest.approx(rise)
     assert np.all(np.diff(found.values[VARIABLES.index("layers"), 1]) == 0)
 
 
@@ -287,7 +288,7 @@ def test_rank_correlations_are_spearmans_with_ties():
 
 def test_partial_correlations_are_those_of_the_residuals_of_ranks(both_noisy):
     found = sample(common(both_noisy))
-    table = np.stack([found.of(name)[found.compressed] for name in ("js", LOSS, "perplexity")])
+    table = np.stack([found.runs[name][found.runs["compressed"]] for name in ("js", LOSS, "perplexity")])
     ranks = np.array([[(row < x).sum() + ((row == x).sum() + 1) / 2 for x in row] for row in np.round(table, 10)])
     js, loss = (row - np.polyval(np.polyfit(ranks[2], row, 1), ranks[2]) for row in ranks[:2])
     expected = np.corrcoef(js, loss)[0, 1]
@@ -302,14 +303,14 @@ def test_a_moved_interval_holds_its_estimate_and_stays_a_correlation():
 
 
 def test_matched_runs_have_equal_perplexity_and_different_methods(good_js, monkeypatch):
-    runs = divergence._matched(page_of(good_js))
+    runs = tokens.matched(common(good_js))
     assert len(runs) >= 2
     assert runs["method"].is_unique
     assert runs["ratio"].max() / runs["ratio"].min() <= 1.05**2
     assert runs["ratio"].min() > 1.1
     for kept in (3.0, float("inf")):
-        monkeypatch.setattr(divergence, "KEPT", kept)
-        others = divergence._matched(divergence.CHAPTER.page(good_js))
+        monkeypatch.setattr(tokens, "KEPT", kept)
+        others = tokens.matched(good_js.common())
         assert others["ratio"].min() > 3.0 if kept == 3.0 else len(others) >= len(runs)
 
 
@@ -344,7 +345,7 @@ def test_the_takeaway_has_every_verdict_with_its_figure(good_js):
         assert f"{verdict.claim}: **{verdict.answer}**" in text
     for name in ("fig-correlations", "fig-loss-divergence", "fig-token-divergence"):
         assert f"(#{name})" in text
-    assert divergence._best_sentence(page_of(good_js)).count("against perplexity") == 2
+    assert divergence._best_sentence(common(good_js)).count("against perplexity") == 2
 
 
 def test_prompts_are_judged_on_the_runs_that_read_them(good_js):
