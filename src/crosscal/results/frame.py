@@ -108,22 +108,10 @@ def read_results(folder: Path, run_ids: Sequence[str] | None = None) -> Results:
     """
     records = [load_run(folder, i, with_items=True) for i in run_ids] if run_ids else load_runs(folder, with_items=True)
     if not records:
-        raise InputError(
-            f"there are no runs in {folder}; run the study first, or name the folder that holds its results"
-        )
+        raise InputError(f"there are no runs in {folder}; run the study first, or name the folder that holds them")
     rows = pd.DataFrame([asdict(row) for record in records for row in record.rows], columns=list(ROW_FIELDS))
-    by_id = {record.run_id: record for record in records}
-    return Results(
-        rows,
-        {run_id: record.items for run_id, record in by_id.items()},
-        {run_id: record.provenance for run_id, record in by_id.items()},
-        {run_id: record.config for run_id, record in by_id.items()},
-    )
-
-
-def read_rows(folder: Path) -> pd.DataFrame:
-    """Every row of every run in a folder, without the per-item outcomes."""
-    return pd.DataFrame([asdict(row) for record in load_runs(folder) for row in record.rows], columns=list(ROW_FIELDS))
+    parts = ({record.run_id: getattr(record, part) for record in records} for part in ("items", "provenance", "config"))
+    return Results(rows, *parts)
 
 
 def model_names(rows: pd.DataFrame) -> str:
@@ -141,12 +129,9 @@ def version_line(rows: pd.DataFrame) -> str:
     >>> version_line(pd.DataFrame({"versions": ['{"torch": "2.13.0"}']}))
     'torch 2.13.0'
     """
-    texts = []
-    for stored in sorted(rows["versions"].unique()):
-        try:
-            packages = json.loads(stored)
-        except json.JSONDecodeError:
-            texts.append(stored)
-        else:
-            texts.append(", ".join(f"{name} {version}" for name, version in packages.items()))
-    return "; ".join(texts)
+
+    def readable(stored: str) -> str:
+        is_json = stored.startswith("{")
+        return ", ".join(f"{name} {version}" for name, version in json.loads(stored).items()) if is_json else stored
+
+    return "; ".join(map(readable, sorted(rows["versions"].unique())))

@@ -10,13 +10,13 @@ from pathlib import Path
 from crosscal import __version__
 from crosscal.paths import checkout
 
-PACKAGES = ("torch", "transformers", "lm-eval", "numpy")
+_PACKAGES = ("torch", "transformers", "lm-eval", "numpy")
 
 
 def versions() -> str:
     """`"crosscal 0.1.0, torch 2.13.0, ..."`; a package that is not installed is left out."""
     found = [f"crosscal {__version__}"]
-    for package in PACKAGES:
+    for package in _PACKAGES:
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -26,19 +26,16 @@ def versions() -> str:
 
 def _commit() -> str:
     """The checkout's commit, with "-dirty" when the package differs from it; "unknown" outside a checkout."""
-    root = checkout()
+
+    def git(*arguments: str) -> str:
+        how = {"check": True, "capture_output": True, "text": True, "timeout": 30}
+        return subprocess.run(["git", "-C", str(checkout()), *arguments], **how).stdout.strip()
+
     try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", "src")
-    except (OSError, subprocess.CalledProcessError, TypeError):
+        changed = git("status", "--porcelain", "--", "src")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return f"{head}-dirty" if changed else head
-
-
-def _git(root: Path | None, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True, timeout=30
-    ).stdout.strip()
 
 
 def _device_name(device) -> str:
@@ -48,15 +45,12 @@ def _device_name(device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     units = ", bf16 units" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else ""
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads{units}"
-
-
-def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads{units}"
 
 
 def provenance(device) -> dict:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crosscal.stats import RESAMPLES, Estimate, area_under_curve, bootstrap_interval, exp_mean
+from crosscal.stats import RESAMPLES, Estimate, area_under_curve, bootstrap_interval
 
 
 def times(ratio: float) -> str:
@@ -43,9 +43,9 @@ def _mean(drawn: np.ndarray) -> np.ndarray:
     return drawn.mean(axis=1)
 
 
-def _percentile(percent: int) -> _Statistic:
-    """The percentile over all tokens of the windows drawn."""
-    return lambda drawn: np.percentile(drawn.reshape(len(drawn), -1), percent, axis=1)
+def _exp_mean(drawn: np.ndarray) -> np.ndarray:
+    """Perplexity from per-window mean losses."""
+    return np.exp(_mean(drawn))
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class Quantity:
         >>> QUANTITIES["js_divergence"].heading, QUANTITIES["top1_agreement"].heading
         ('JS divergence (nats)', 'same first token (%)')
         """
-        written_in = {"ratio": "", "nats": " (nats)", "points": " (%)"}[self.scale]
-        return self.label + written_in
+        return self.label + {"ratio": "", "nats": " (nats)", "points": " (%)"}[self.scale]
 
     @property
     def neutral(self) -> float:
@@ -137,18 +136,15 @@ def _divergence(name: str, label: str) -> Quantity:
     return Quantity(name, label, "nats per token", False, "nats", "windows", (name,))
 
 
-def _js_percentile(percent: int) -> Quantity:
-    return Quantity(
-        f"js_divergence_p{percent}",
-        f"JS divergence, {percent}th percentile",
-        "nats per token",
-        False,
-        "nats",
-        "tokens",
-        ("js_divergence",),
-        _percentile(percent),
-        _TOKEN_RESAMPLES,
-    )
+def _percentile(percent: int) -> Quantity:
+    """The percentile over all tokens of the windows drawn."""
+
+    def statistic(drawn: np.ndarray) -> np.ndarray:
+        return np.percentile(drawn.reshape(len(drawn), -1), percent, axis=1)
+
+    name, label = f"js_divergence_p{percent}", f"JS divergence, {percent}th percentile"
+    how = ("nats per token", False, "nats", "tokens", ("js_divergence",), statistic, _TOKEN_RESAMPLES)
+    return Quantity(name, label, *how)
 
 
 def _accuracy(name: str, label: str) -> Quantity:
@@ -159,21 +155,22 @@ def _answer_score(name: str, label: str) -> Quantity:
     return Quantity(name, label, "fraction", True, "points", "answers", (name,))
 
 
+_TOP1 = ("same first token", "fraction of tokens", True, "points", "windows", ("top1_agreement",))
 _LAYER_UNIT = "fraction of squared output, mean over layers"
-_AUC_UNIT = "area under the ROC curve"
+_AUC = ("AUC", "area under the ROC curve", True, "points", "task", ("score", "gold"), area_under_curve)
 _REGISTERED = (
-    Quantity("perplexity", "perplexity", "per token", False, "ratio", "windows", ("nll",), exp_mean),
+    Quantity("perplexity", "perplexity", "per token", False, "ratio", "windows", ("nll",), _exp_mean),
     _divergence("js_divergence", "JS divergence"),
     _divergence("kl_divergence", "KL(dense ‖ compressed)"),
     _divergence("kl_divergence_reverse", "KL(compressed ‖ dense)"),
     Quantity(
         "top1_agreement", "same first token", "fraction of tokens", True, "points", "windows", ("top1_agreement",)
     ),
-    *map(_js_percentile, (50, 90, 99)),
+    *map(_percentile, (50, 90, 99)),
     _accuracy("accuracy", "accuracy"),
     _accuracy("accuracy_per_char", "accuracy per character"),
     _accuracy("accuracy_per_byte", "accuracy per byte"),
-    Quantity("auc", "AUC", _AUC_UNIT, True, "points", "task", ("score", "gold"), area_under_curve),
+    Quantity("auc", *_AUC),
     _answer_score("exact_match", "exact match"),
     _answer_score("f1", "F1"),
     _answer_score("rouge1", "ROUGE-1"),
@@ -182,8 +179,6 @@ _REGISTERED = (
 
 QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in _REGISTERED}
 """Every registered quantity by the name it has in rows, in the order of rows."""
-
-
 PERPLEXITY, DIVERGENCE, ACCURACY = (QUANTITIES[name] for name in ("perplexity", "js_divergence", "accuracy"))
 
 
@@ -202,7 +197,5 @@ def task_quantity(metric: str) -> Quantity:
     >>> task_quantity("accuracy").unit, task_quantity("exact_match").items
     ('fraction of items', ('correct',))
     """
-    registered = QUANTITIES.get(metric)
-    if registered is not None and registered.over == "task":
-        return registered
-    return _accuracy(metric, metric.replace("_", " "))
+    registered = {quantity.name: quantity for quantity in quantities_over("task")}
+    return registered.get(metric) or _accuracy(metric, metric.replace("_", " "))

@@ -11,12 +11,11 @@ from crosscal.stats.estimates import (
     bootstrap_mean,
     bootstrap_means,
     bootstrap_statistic,
-    exp_mean,
     multinomial_counts,
     student_mean,
     student_p,
 )
-from crosscal.stats.significance import LEVEL, detectable_effect, holm, sign_flip_p, sign_test_p, two_sided_p
+from crosscal.stats.significance import LEVEL, holm, sign_flip_p, sign_test_p, two_sided_p
 
 __all__ = [
     "DRAWS",
@@ -30,8 +29,6 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_means",
     "bootstrap_statistic",
-    "detectable_effect",
-    "exp_mean",
     "holm",
     "multinomial_counts",
     "sign_flip_p",

@@ -17,7 +17,7 @@ from crosscal.stats.significance import sign_flip_p, two_sided_p
 
 DRAWS = 4000  # of paired comparisons
 RESAMPLES = 2000  # of single values in rows
-MARGINAL = (2.5, 97.5)  # percentiles that bound a 95 % interval
+_MARGINAL = (2.5, 97.5)  # percentiles that bound a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Estimate:
         >>> Estimate.of_draws(np.array([0.5, 0.5, 0.5]), n=9)
         Estimate(value=0.5, lo=0.5, hi=0.5, n=9, p=nan)
         """
-        lo, hi = np.percentile(draws[1:], MARGINAL)
+        lo, hi = np.percentile(draws[1:], _MARGINAL)
         return cls(float(draws[0]), float(lo), float(hi), n, two_sided_p(draws[1:]) if test else math.nan)
 
 
@@ -98,25 +98,19 @@ def bootstrap_statistic(groups: Sequence[np.ndarray], statistic: Callable[[np.nd
 
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None,
-    *,
-    level: float = 0.95,
+    statistic: Callable[[np.ndarray], np.ndarray] = lambda drawn: drawn.mean(axis=1),
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic of independent units (Efron & Tibshirani 1993, ch. 13).
+    """Return the percentile bootstrap's 95 % interval of a statistic of independent units.
 
-    `values` is [n] or [n, k]; `statistic` maps resampled values [resamples, n(, k)] to [resamples] and is the mean
+    Source: Efron & Tibshirani 1993, ch. 13. `values` is [n] or [n, k]; `statistic` maps resampled values [resamples, n(, k)] to [resamples] and is the mean
     over units when left out. One unit alone gives an interval of no width.
 
     >>> bootstrap_interval([1.0, 1.0, 1.0])
     (1.0, 1.0)
     """
     values = np.asarray(values, dtype=np.float64)
-    picks = _picks(len(values), resamples, seed)
-    draws = (statistic or (lambda drawn: drawn.mean(axis=1)))(values[picks])
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
+    low, high = np.percentile(statistic(values[_picks(len(values), resamples, 0)]), _MARGINAL)
     return float(low), float(high)
 
 
@@ -136,15 +130,6 @@ def _counts(size: int, draws: int, seed: tuple) -> np.ndarray:
 def multinomial_counts(size: int, draws: int, seed: int | tuple[int, ...]) -> np.ndarray:
     """Return how often each of `size` units is in each of `draws` resamples, [draws, size], drawn as counts."""
     return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)
-
-
-def exp_mean(drawn: np.ndarray) -> np.ndarray:
-    """Return exp of the mean over units: perplexity from per-window mean losses.
-
-    >>> float(exp_mean(np.zeros((1, 4)))[0])
-    1.0
-    """
-    return np.exp(drawn.mean(axis=1))
 
 
 def area_under_curve(drawn: np.ndarray) -> np.ndarray:

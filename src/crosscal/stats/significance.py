@@ -1,14 +1,13 @@
-"""Tests of paired differences, their correction for many comparisons, and the effect that a test could have seen."""
+"""Tests of paired differences, and their correction for many comparisons."""
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 LEVEL = 0.05
-EXACT = 12  # differences of which all sign assignments are tried
+_EXACT = 12  # differences of which all sign assignments are tried
 
 
 def two_sided_p(draws: np.ndarray) -> float:
@@ -24,7 +23,7 @@ def two_sided_p(draws: np.ndarray) -> float:
 def sign_flip_p(groups: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) -> float:
     """Return the two-sided p of "differences are as often up as down": random sign flips of every difference.
 
-    Up to `EXACT` differences all assignments of signs are tried; beyond that, `draws` random ones, of which the
+    Up to `_EXACT` differences all assignments of signs are tried; beyond that, `draws` random ones, of which the
     observed assignment counts as one, so that p is never below 1 / (draws + 1).
 
     >>> sign_flip_p([np.zeros(5)]), sign_flip_p([np.ones(3)])
@@ -33,7 +32,7 @@ def sign_flip_p(groups: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) 
     weighted = np.concatenate([np.asarray(g, dtype=float) / (len(g) * len(groups)) for g in groups])
     weighted = weighted[weighted != 0]
     observed = abs(weighted.sum())
-    if len(weighted) <= EXACT:
+    if len(weighted) <= _EXACT:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(weighted))))
         return float(np.mean(np.abs(signs @ weighted) >= observed - 1e-9))
     random = np.random.default_rng(seed)
@@ -63,22 +62,3 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     result = np.empty_like(p)
     result[order] = np.minimum(adjusted, 1.0)
     return result
-
-
-def detectable_effect(sd: float, n: int, power: float = 0.8, level: float = LEVEL) -> float:
-    """Return the smallest mean of `n` paired differences with this SD that a two-sided t test finds with this `power`.
-
-    Solves for the noncentrality of Student's t. With many units it tends to 2.8 sd / sqrt(n); infinite below two units.
-
-    >>> round(detectable_effect(1.0, 10_000), 4), round(detectable_effect(0.05, 20), 4)
-    (0.028, 0.033)
-    """
-    if n < 2:
-        return math.inf
-    critical = float(stats.t.ppf(1 - level / 2, n - 1))
-
-    def excess_misses(noncentrality: float) -> float:
-        return float(stats.nct.cdf(critical, n - 1, noncentrality)) - (1 - power)
-
-    noncentrality = optimize.root_scalar(excess_misses, bracket=(0.0, critical + 20.0), method="brentq").root
-    return float(noncentrality) * sd / math.sqrt(n)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from crosscal.results.compare import changes, mean_changes, paired, run_measures, shared_texts
+from crosscal.results.compare import accuracy_tasks, changes, paired, run_measures, shared_texts
 from crosscal.results.quantities import ACCURACY, DIVERGENCE, PERPLEXITY
 from crosscal.results.store import load_run
 from crosscal.stats import LEVEL, Estimate, bootstrap_mean, bootstrap_means
@@ -286,16 +286,16 @@ def _storage(page: Page):
 @CHAPTER.figure("fig-quantization-tasks")
 def _tasks(page: Page):
     """Change of mean task accuracy against storage."""
-    frame, means = _curves(page, ACCURACY), mean_changes(page.results)
+    frame, tasks = _curves(page, ACCURACY), accuracy_tasks(page.results)
     if frame.empty:
         return "No quantized run has a task on which the dense model is above chance."
     frame[["value", "lo", "hi"]] *= 100
     said = _at_focus(page, ACCURACY, points).replace(" [", " points [")
     caption = (
-        f"Mean accuracy over {means['tasks'].iloc[-1]:.0f} tasks against storage. At {FOCUS} bits: {said}. Markers "
+        f"Mean accuracy over {len(tasks)} tasks against storage. At {FOCUS} bits: {said}. Markers "
         "as in the figure of losses; bars: 95 % bootstrap intervals over items, paired with the dense model."
     )
-    guessing = 100 * (means["chance"].iloc[-1] - means["dense"].iloc[-1])
+    guessing = 100 * (tasks["chance"].mean() - tasks["value"].mean())
     y = Axis(ACCURACY.compared, lines={"dense": 0.0, "guessing": guessing})
     alt = f"Change of mean accuracy against bits per weight. At {FOCUS} bits: {said}."
     return _draw(frame, STORAGE_AXIS, y, size=(6.4, 3.5)), caption, alt

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from crosscal.stats import area_under_curve, bootstrap_interval, exp_mean
+from crosscal.results.quantities import PERPLEXITY
+from crosscal.stats import area_under_curve, bootstrap_interval
 
 
 def test_same_values_same_interval():
@@ -39,4 +40,4 @@ def test_area_under_curve_of_one_class_is_a_half():
 
 
 def test_perplexity_of_resampled_windows():
-    assert exp_mean(np.log([[2.0, 8.0]]))[0] == pytest.approx(4.0)
+    assert PERPLEXITY.value({"nll": np.log([2.0, 8.0])}) == pytest.approx(4.0)
