@@ -36,8 +36,8 @@ def paired(
     returned. `sets` are the texts, or usable accuracy tasks, that all runs share unless given; None without any.
     """
     if sets is None:
-        sets = accuracy_tasks(results)["eval_set"] if quantity is ACCURACY else shared_texts(results)
-    if not len(sets):
+        sets = list(accuracy_tasks(results)["eval_set"]) if quantity is ACCURACY else shared_texts(results)
+    if len(sets) == 0:
         return None
     dense, (key,) = results.items[results.dense_id], quantity.items
 
@@ -70,9 +70,9 @@ def changes(results: Results, quantity: Quantity, by: str = "") -> pd.DataFrame:
         own = [name for name, items in results.items[run_id].items() if quantity.items[0] in items]
         present = places[places["eval_set"].isin(own)]
         for over, members in present.groupby(by or (lambda _: "all"), sort=False):
-            both = paired(results, run_id, None, quantity, list(members["eval_set"]))
-            estimate = both.estimate().map(quantity.change)
-            lines.append({"run_id": run_id, "over": over, **vars(estimate)})
+            if both := paired(results, run_id, None, quantity, list(members["eval_set"])):
+                estimate = both.estimate().map(quantity.change)
+                lines.append({"run_id": run_id, "over": over, **vars(estimate)})
     return runs.merge(pd.DataFrame(lines, columns=["run_id", "over", "value", "lo", "hi", "n"]), on="run_id")
 
 

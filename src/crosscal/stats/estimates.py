@@ -103,8 +103,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap's 95 % interval of a statistic of independent units.
 
-    Source: Efron & Tibshirani 1993, ch. 13. `values` is [n] or [n, k]; `statistic` maps resampled values [resamples, n(, k)] to [resamples] and is the mean
-    over units when left out. One unit alone gives an interval of no width.
+    `values` is [n] or [n, k]; `statistic` maps resampled values [resamples, n(, k)] to [resamples] and is the mean
+    over units when left out. One unit alone gives an interval of no width. Source: Efron & Tibshirani 1993, ch. 13.
 
     >>> bootstrap_interval([1.0, 1.0, 1.0])
     (1.0, 1.0)

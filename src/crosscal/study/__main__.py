@@ -17,7 +17,7 @@ from crosscal.study.grid import count_stored, run_chapter
 
 def _main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m crosscal.study", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m crosscal.study", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=f"{', '.join(CHAPTERS)} (default: all)")
     parser.add_argument("--preset", default="quick", choices=list(PRESETS))
     parser.add_argument("--model", default="smollm2-135m")

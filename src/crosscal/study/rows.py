@@ -111,8 +111,8 @@ def _cells(found: Evaluation) -> Iterator[dict]:
 
 
 def _layer_cells(report: CompressionReport) -> Iterator[dict]:
-    errors = [layer.relative_error for layer in report.layers]
-    if errors and all(error is not None and math.isfinite(error) for error in errors):
+    errors = [math.nan if layer.relative_error is None else layer.relative_error for layer in report.layers]
+    if errors and all(map(math.isfinite, errors)):
         place = {"domain": "calibration", "eval_set": "layers"}
         yield _cell(place, QUANTITIES["layer_error"], {"relative_error": errors})
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,7 +76,7 @@ class Session:
         note: Callable[[str], None] = lambda _: None,
     ):
         self.name, self._dense, self._progress, self._note = name, dense, progress, note
-        self._how = {"device": device, "dtype": dtype}
+        self._how: dict[str, Any] = {"device": device, "dtype": dtype}
         self._how |= {"accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
         self._drawn: dict[tuple, TextWindows] = {}
         self._hidden: dict[str, torch.Tensor] = {}
@@ -83,22 +84,22 @@ class Session:
     @cached_property
     def loaded(self) -> LoadedModel | StreamedModel:
         """The model in memory, or on disk where it does not fit."""
-        if streamed := self._streamed(self.name):
+        if streamed := self._streamed():
             self._note(f"{self.name} does not fit into memory and is read from disk block by block")
             return streamed
         self._note(f"loading {self.name}")
         return load_model(self.name, **self._how)
 
-    def _streamed(self, name: str, always: bool = False) -> StreamedModel | None:
+    def _streamed(self) -> StreamedModel | None:
         """The model on disk, if it has to and can be read block by block."""
-        if is_gguf(name):
+        if is_gguf(self.name):
             return None
         try:
-            model = StreamedModel(name, progress=self._progress, **self._how)
+            model = StreamedModel(self.name, progress=self._progress, **self._how)
         except InputError:
             return None  # loading it works, or says why not
         size = sum(parameter.numel() for parameter in model.model.parameters()) * model.dtype.itemsize
-        return model if always or _COPIES * size > free_bytes(model.device) else None
+        return model if _COPIES * size > free_bytes(model.device) else None
 
     def identify(self, config: RunConfig) -> dict:
         """Return the contents and versions that decide a run's numbers; raise `InputError` for a model there is not."""
@@ -110,8 +111,8 @@ class Session:
         """Return a run, of which only the pieces that are not in the cache folder yet are measured."""
         known = self.identify(config)
         keys = piece_keys(config, known)
-        pieces = {piece: _kept(key) for piece, key in keys.items()}
-        missing = [piece for piece, kept in pieces.items() if kept is None]
+        pieces = {piece: kept for piece, key in keys.items() if (kept := _kept(key))}
+        missing = [piece for piece in keys if piece not in pieces]
         if missing:
             new = replace(config, texts=tuple(name for kind, name in missing if kind == "text"))
             with self._ready(new, keys) as ready:
@@ -120,7 +121,7 @@ class Session:
                         about = ready.report, self._storage_bits(config), provenance(ready.loaded.device)
                         pieces[piece] = make_piece(keys[piece], config, piece, found, *about)
                         save_run(_folder(), pieces[piece], optional=True)
-        return assemble(config, known, preset, pieces)
+        return assemble(config, known, preset, {piece: pieces[piece] for piece in keys})
 
     def missing(self, config: RunConfig) -> list[tuple[str, str]]:
         """Return the pieces, as (kind, name), that are not in the cache folder."""
@@ -146,8 +147,9 @@ class Session:
         )
         if len(group) == 1:  # a task of the harness may be a group of several
             return {group[0]: found}
-        texts = {("text", name): Evaluation(texts={name: scores}) for name, scores in found.texts.items()}
-        return texts | {("task", name): Evaluation(tasks={name: result}) for name, result in found.tasks.items()}
+        parts: dict[tuple[str, str], Evaluation | None] = {}
+        parts |= {("text", name): Evaluation(texts={name: scores}) for name, scores in found.texts.items()}
+        return parts | {("task", name): Evaluation(tasks={name: result}) for name, result in found.tasks.items()}
 
     @contextmanager
     def _ready(self, config: RunConfig, keys: Mapping[tuple[str, str], str]) -> Iterator[_Ready]:
@@ -165,7 +167,7 @@ class Session:
         elif isinstance(self.loaded, StreamedModel):
             folder, reference = _folder() / keys["compression", ""], self.reference(config)
             report = self._compress_folder(config, folder)
-            yield _Ready(self._streamed(str(folder), always=True), reference, report)
+            yield _Ready(StreamedModel(str(folder), progress=self._progress, **self._how), reference, report)
             shutil.rmtree(folder, ignore_errors=True)
         else:
             reference = self.reference(config)
@@ -201,16 +203,16 @@ class Session:
         sizes = config.eval_windows, config.eval_window, _EVALUATION_SEED, "held_out"
         return {source: self._draw(config, source, *sizes) for source in config.texts}
 
-    def _draw(self, config: RunConfig, *of) -> TextWindows:
+    def _draw(self, config: RunConfig, source: str, n: int, length: int, seed: int, split: str) -> TextWindows:
         """Windows of a text, drawn once for as long as the session lives."""
-        key = (*of, config.tasks, config.task_items)
+        key = source, n, length, seed, split, config.tasks, config.task_items
         if key not in self._drawn:
             windows = self._drawn[key] = draw_text(self.loaded, *key)
-            if windows.report is not None and of[0] not in SOURCES:
+            if windows.report is not None and source not in SOURCES:
                 self._note(f"read {windows.report}")
         return self._drawn[key]
 
-    def _asked(self, config: RunConfig) -> dict:
+    def _asked(self, config: RunConfig) -> dict[str, Any]:
         """What compression is asked for, in memory and on disk."""
         calibration = self._calibration(config)
         if not calibration:
@@ -241,9 +243,9 @@ class Session:
         dense_bits = 8 * next(self.loaded.model.parameters()).element_size()
         if config.method in (DENSE, GIVEN):
             return float(dense_bits)
-        asked = {name: value for name, value in config.options if name in ("skip", "only")}
+        asked: dict[str, Any] = {name: value for name, value in config.options if name in ("skip", "only")}
         layers = inventory(self.loaded.model, **asked).layers
-        shapes = [tuple(layer.weight.shape) for block in layers for layer in block]
+        shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for block in layers for layer in block]
         bits = [storage_bits(config.target, dense_bits, shape) * prod(shape) for shape in shapes]
         return sum(bits) / sum(prod(shape) for shape in shapes)
 
@@ -257,7 +259,7 @@ class Session:
             layer.write(weight)
 
 
-def _of_method(config: RunConfig) -> dict[str, object]:
+def _of_method(config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in config.options if name not in _PARTS}
 
 
