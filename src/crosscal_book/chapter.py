@@ -15,7 +15,7 @@ from crosscal.results.frame import DENSE, Results, version_line
 from crosscal.stats import LEVEL
 from crosscal_book.claims import FACTS, Claim, Comparison, Rule, Verdict, corrected, select
 from crosscal_book.drawing import Axis, Drawing
-from crosscal_book.marks import forest, sentence
+from crosscal_book.marks import forest
 from crosscal_book.style import Figure
 from crosscal_book.tables import Table
 from crosscal_book.words import listing
@@ -180,7 +180,7 @@ class Page:
         """Return a figure by its name."""
         made = self.chapter.figures[name](self)
         if isinstance(made, str):
-            return sentence(made).finish(name, made, made)
+            return Drawing.sentence(made).finish(name, made, made)
         drawing, caption, alt = made
         return drawing.finish(name, caption, alt)
 

@@ -134,7 +134,7 @@ class Claim:
         """Return the verdict from the claim's corrected rows; one for each value of the column `each`, where given."""
         if rows.empty:
             missing = self.missing or getattr(self.rows, "missing", "")
-            effect = missing(page) if callable(missing) else missing
+            effect = str(missing(page) if callable(missing) else missing)
             return [Verdict(self.otherwise or self.sentence, OPEN, effect, self.evidence, "", self.paper)]
         verdicts = []
         for part in [part for _, part in rows.groupby(self.each, sort=False)] if self.each else [rows]:

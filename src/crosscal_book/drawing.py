@@ -1,49 +1,48 @@
-"""What marks are drawn on: axes described as data, grids of panels, and the numbers below a figure as CSV."""
+"""What marks are drawn on: axes described as data, panels of a frame's lines, and the numbers below as CSV."""
 
+import io
 import math
+import re
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
+from itertools import product
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from crosscal_book.style import CHANCE_COLOUR, SETTINGS, STYLES, Figure, MethodStyle, style_of, svg_of
+from crosscal_book.style import Figure, MethodStyle, style_of
 
-DARK, GREY, SHADE = "#333333", "#555555", "#d9c36a"
+DARK, GREY, SHADE, CHANCE = "#333333", "#555555", "#d9c36a", "#767676"
 DASHED = ("chance", "guessing")
 ONE = MethodStyle("", DARK, "o")  # the look of a frame without series
-FINE = (
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    0.95,
-    0.98,
-    1,
-    1.02,
-    1.05,
-    1.1,
-    1.2,
-    1.3,
-    1.5,
-    2,
-    2.5,
-    3,
-    4,
-    5,
-    6,
-    8,
-)
+FINE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1]
+FINE += [1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 2, 2.5, 3, 4, 5, 6, 8]
+SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "lines.markersize": 5,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "path",
+}
 MEANINGS = {
     "run_id": "stored run",
     "other": "stored run that it is compared with",
@@ -74,6 +73,26 @@ class Axis:
     lines: Mapping[str, float] = field(default_factory=dict)
     band: tuple[float, float] | None = None
 
+    def scale(self, axes: Axes, side: str) -> None:
+        """Make the side of some axes logarithmic, where it is to be."""
+        if self.log:
+            getattr(axes, f"set_{side}scale")("log", base=self.log)
+
+    def draw_levels(self, axes: Axes, side: str) -> None:
+        """Draw the named levels and the shaded band."""
+        draw_line, draw_band = (axes.axvline, axes.axvspan) if side == "x" else (axes.axhline, axes.axhspan)
+        for name, place in self.lines.items():
+            dashed = name in DASHED
+            draw_line(place, color=CHANCE if name else DARK, linewidth=1, linestyle="--" if dashed else "-", zorder=1)
+            spot, shift, end = ((0.02 if dashed else 0.99, place), (0, 2), "left" if dashed else "right")
+            within = ("axes fraction", "data")
+            if side == "x":
+                spot, shift, end, within = (place, 1), (0, 3), "center", ("data", "axes fraction")
+            look: dict[str, Any] = {"textcoords": "offset points", "color": GREY, "fontsize": 8, "ha": end}
+            axes.annotate(name, spot, shift, xycoords=within, **look)
+        if self.band:
+            draw_band(*self.band, color=SHADE, alpha=0.35, linewidth=0, zorder=0)
+
 
 Axes_ = Axis | Mapping[str, Axis]
 
@@ -86,154 +105,163 @@ class Drawing:
     frame: pd.DataFrame
     about: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def sentence(cls, words: str) -> "Drawing":
+        """Return what stands where there is nothing to draw: the sentence that says why."""
+        canvas, (axes,) = open_canvas(1, 1, (6.4, 0.9))
+        axes.set_axis_off()
+        axes.text(0, 0.5, textwrap.fill(words, 80), va="center")
+        return cls(canvas, pd.DataFrame())
+
     def meaning(self, **texts: str) -> "Drawing":
         """Return the drawing with other meanings of some columns, such as what an interval is of."""
         return replace(self, about={**self.about, **texts})
 
     def finish(self, name: str, caption: str, alt: str) -> Figure:
-        """Return the figure: SVG, words, and the frame as CSV."""
-        return Figure(name, svg_of(self.canvas, name, alt), caption, alt, _csv(self.frame, self.about), self.frame)
+        """Return the figure: SVG, words, and the frame as CSV below lines that say what its columns mean."""
+        frame = self.frame[[c for c in ORDER if c in self.frame] + [c for c in self.frame if c not in ORDER]]
+        head = "".join(f"# {c}: {text}\n" for c, text in {**MEANINGS, **self.about}.items() if c in frame)
+        csv = "" if frame.empty else head + frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return Figure(name, _svg(self.canvas, name, alt), caption, alt, csv, self.frame)
 
 
-def _canvas(rows: int, columns: int, width: float, height: float, **share) -> tuple[Canvas, list[Axes]]:
+def _svg(canvas: Canvas, name: str, alt: str) -> str:
+    """A canvas as SVG that is the same, byte for byte, whenever the same thing is drawn."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, **SETTINGS}):
+        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    title = f'<title id="{name}-title">{escape(alt, quote=False)}</title>'
+    before, tag, after = re.split(r"(<svg [^>]*)>", buffer.getvalue(), maxsplit=1)
+    svg = f'{before}{tag} role="img" aria-labelledby="{name}-title">\n {title}{after}'
+    svg = re.sub(r' (d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)  # 0.01 pt is plenty
+    return "\n".join(line.strip() for line in svg.splitlines()) + "\n"
+
+
+def open_canvas(rows: int, columns: int, size: tuple[float, float], **share) -> tuple[Canvas, list[Axes]]:
+    """Return an empty canvas with a grid of axes, row by row."""
     with matplotlib.rc_context(SETTINGS):
-        canvas = Canvas(figsize=(width, height), layout="constrained")
-        grid = canvas.subplots(rows, columns, squeeze=False, **share)
-    return canvas, list(grid.flat)
+        canvas = Canvas(figsize=size, layout="constrained")
+        return canvas, list(canvas.subplots(rows, columns, squeeze=False, **share).flat)
 
 
-def _grid(frame: pd.DataFrame, columns: int, width: float, height: float, share: dict, title) -> tuple[Canvas, dict]:
-    """The canvas, and (axes, its lines) by facet and panel; places without lines are left empty.
+class Panels:
+    """The lines of a frame by facet (rows of panels) and panel (columns, or `columns` of them without facets).
 
-    A `title` of None names facet and panel, one of "edges" facets in the first column and panels in the first row.
+    `lines` is the frame with columns that no reader gets: `_facet`, `_panel`, `_series`, and those that are `given`.
+    `order` names the series in the order of their looks (methods: the book's order), others as they come. Once the
+    canvas is open, `grid` holds (facet, panel, axes, lines) of all panels that have lines.
     """
-    facets, panels = _values(frame, "facet"), _values(frame, "panel")
-    columns = len(panels) if "facet" in frame else columns
-    rows = len(facets) if "facet" in frame else -(-len(panels) // columns)
-    canvas, cells = _canvas(rows, columns, width, height, **share)
-    found: dict[tuple[str, str], tuple[Axes, pd.DataFrame]] = {}
-    for place, (facet, panel) in enumerate((f, p) for f in facets for p in panels):
-        part = frame[(_column(frame, "facet") == facet) & (_column(frame, "panel") == panel)]
-        if part.empty:
-            continue
-        found[facet, panel], axes = (cells[place], part), cells[place]
-        edges = f"{facet * (panel == panels[0])}\n{panel * (facet == facets[0])}".rstrip("\n")
-        text = ", ".join(filter(None, (facet, panel))) if title is None else edges if title == "edges" else title
-        wrapped = [
-            textwrap.fill(one, int(13 * width / columns)) for one in text.format(facet=facet, panel=panel).split("\n")
-        ]
-        axes.set_title(_plain("\n".join(wrapped)), loc="left", fontsize=9.5)
-    for axes in cells:
-        axes.set_visible(axes in [used for used, _ in found.values()])
-    return canvas, found
+
+    def __init__(self, frame: pd.DataFrame, series: str, looks: Mapping[str, MethodStyle], columns: int, **given):
+        self.frame, self.looks = frame.reset_index(drop=True), looks
+        sources = {"_facet": "facet", "_panel": "panel", "_series": series}
+        own = {name: self.frame[of].astype(str) if of in frame else "" for name, of in sources.items()}
+        self.lines = self.frame.assign(**own, **{name: np.asarray(values) for name, values in given.items()})
+        self.facets, self.panels, names = (list(dict.fromkeys(self.lines[name])) or [""] for name in sources)
+        self.order = [name for name in looks if name in names] + [name for name in names if name not in looks]
+        self.columns = len(self.panels) if "facet" in frame else columns or len(self.panels)
+        self.rows = len(self.facets) if "facet" in frame else -(-len(self.panels) // self.columns)
+        self.grid: list[tuple[str, str, Axes, pd.DataFrame]] = []
+
+    def open(self, size: tuple[float, float], title: str | None, **share) -> None:
+        """Open the canvas, with titles of panels.
+
+        A `title` of None names facet and panel, one of "edges" facets in the first column and panels in the first row.
+        """
+        self.size = size
+        self.canvas, cells = open_canvas(self.rows, self.columns, size, **share)
+        for axes, (facet, panel) in zip(cells, product(self.facets, self.panels), strict=False):
+            lines = self.lines[(self.lines["_facet"] == facet) & (self.lines["_panel"] == panel)]
+            if lines.empty:
+                continue
+            self.grid.append((facet, panel, axes, lines))
+            edges = f"{facet * (panel == self.panels[0])}\n{panel * (facet == self.facets[0])}".rstrip("\n")
+            text = ", ".join(filter(None, (facet, panel))) if title is None else edges if title == "edges" else title
+            rows = text.format(facet=facet, panel=panel).split("\n")
+            wrapped = [textwrap.fill(row, int(13 * size[0] / self.columns)) for row in rows]
+            axes.set_title(plain("\n".join(wrapped)), loc="left", fontsize=9.5)
+        for axes in cells:
+            axes.set_visible(axes in [used for _, _, used, _ in self.grid])
+
+    def apart(self, span: float) -> dict[str, float]:
+        """Return offsets of series that share a place, so that their intervals stand beside each other."""
+        step = span / max(len(self.order), 2)
+        return {name: step * (number - (len(self.order) - 1) / 2) for number, name in enumerate(self.order)}
+
+    def look(self, name: str) -> MethodStyle:
+        """Return how a series is named and drawn."""
+        return self.looks[name] if name in self.looks else style_of(name) if name else ONE
+
+    def finish(self, x: Axes_, y: Axes_ | None, keep_ticks: bool = False) -> None:
+        """Draw levels, then set limits, ticks and labels of all panels, once all data are drawn: panels may share them.
+
+        Labels are those of each panel, or of the whole figure where panels share them.
+        """
+        for side, axis in (("y", y), ("x", x)):
+            if axis is None:
+                continue
+            for _, panel, axes, _ in self.grid:
+                axis_of(axis, panel).draw_levels(axes, side)
+            for _, panel, axes, _ in self.grid:
+                self._set_ticks(axes, axis_of(axis, panel), side, keep_ticks and side == "x")
+        for side, axis in (("x", x), ("y", y)):
+            if isinstance(axis, Axis) and len(self.grid) > 1:
+                getattr(self.canvas, f"sup{side}label")(axis.label, fontsize=10)
+            elif axis is not None:
+                for _, panel, axes, _ in self.grid:
+                    getattr(axes, f"set_{side}label")(axis_of(axis, panel).label)
+
+    def _set_ticks(self, axes: Axes, axis: Axis, side: str, keep_ticks: bool) -> None:
+        """Limits, those given and those of the data, and ticks."""
+        now = sorted(axes.get_xlim() if side == "x" else axes.get_ylim())
+        low, high = (one if one is not None else end for one, end in zip(axis.limits, now, strict=True))
+        getattr(axes, f"set_{side}lim")(*((high, low) if axis.reverse else (low, high)))
+        if not keep_ticks and (axis.ticks or axis.log):
+            ticks = [t for t in axis.ticks if low <= t <= high] or _log_ticks(low, high, self._gap(side, low < 0.01))
+            own = axes.xaxis if side == "x" else axes.yaxis
+            own.set_major_locator(FixedLocator(ticks))
+            own.set_minor_locator(NullLocator())
+            own.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:,g}{axis.suffix}" if value >= 1e-3 else f"{value:g}")
+            )
+
+    def _gap(self, side: str, long: bool) -> float:
+        """The share of an axis that a tick's number takes: across by its digits, upwards by a line of text."""
+        width, height = self.size
+        across, upwards = 0.085 * (7 if long else 5) / (0.75 * width / self.columns), 0.25 * self.rows / height
+        return max(0.1, across if side == "x" else upwards)
+
+    def key(self) -> None:
+        """Draw markers and names of the series above the panels; open markers where all points are `_hollow`."""
+        handles = []
+        for name in self.order:
+            style, own = self.look(name), self.lines[self.lines["_series"] == name]
+            face = "white" if own["_hollow"].all() and len(own) else style.colour
+            handles.append(Line2D([], [], color=style.colour, marker=style.marker, mfc=face, lw=0, label=style.label))
+        with matplotlib.rc_context(SETTINGS):
+            look: dict[str, Any] = {"frameon": False, "fontsize": 9, "handletextpad": 0.2}
+            self.canvas.legend(handles=handles, loc="outside upper left", ncols=min(len(self.order), 6), **look)
+
+    def drawing(self, **axes: Axes_) -> Drawing:
+        """Return the drawing; what its columns mean is said by their `axes`, where panels differ, for each panel."""
+        about = {}
+        for column, axis in axes.items():
+            panels = {"": axis} if isinstance(axis, Axis) else axis
+            labels = {panel: " ".join(own.label.split()) for panel, own in panels.items() if own.label}
+            many = len(set(labels.values())) > 1
+            text = "; ".join(dict.fromkeys(f"{v} (panel {k})" if many else v for k, v in labels.items()))
+            about |= {column: text} if text else {}
+        return Drawing(self.canvas, self.frame, about)
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib draws as it stands, and not as a formula between dollar signs."""
+def plain(text: str) -> str:
+    """Return text that matplotlib draws as it stands, and not as a formula between dollar signs."""
     return text.replace("$", r"\$")
 
 
-def _column(frame: pd.DataFrame, name: str) -> pd.Series:
-    return frame[name].astype(str) if name in frame else pd.Series("", frame.index)
-
-
-def _values(frame: pd.DataFrame, name: str) -> list[str]:
-    return list(dict.fromkeys(_column(frame, name))) or [""]
-
-
-def _split(frame: pd.DataFrame, name: str):
-    return [(value, frame[_column(frame, name) == value]) for value in _values(frame, name)]
-
-
-def _in_order(names: Sequence[str], looks: Mapping[str, MethodStyle] = STYLES) -> list[str]:
-    """Series in the order of their looks (methods: the book's order), others as they come."""
-    return [name for name in looks if name in names] + [name for name in names if name not in looks]
-
-
-def _apart(count: int, span: float) -> list[float]:
-    """Offsets of series that share a place, so that their intervals stand beside each other."""
-    step = span / max(count, 2)
-    return [step * (number - (count - 1) / 2) for number in range(count)]
-
-
-def _axis_of(axis: Axes_, panel: str) -> Axis:
+def axis_of(axis: Axes_, panel: str) -> Axis:
+    """Return the axis of a panel."""
     return axis if isinstance(axis, Axis) else axis[panel]
-
-
-def _look(looks: Mapping[str, MethodStyle], name: str) -> MethodStyle:
-    return looks[name] if name in looks else style_of(name) if name else ONE
-
-
-def _scale(axes: Axes, axis: Axis, side: str) -> None:
-    if axis.log:
-        getattr(axes, f"set_{side}scale")("log", base=axis.log)
-
-
-def _settle(grid: Mapping, axis: Axes_, side: str, keep_ticks: bool = False) -> None:
-    """Levels, then limits and ticks, of all panels, once all data are drawn: panels may share them."""
-    for (_, panel), (axes, _) in grid.items():
-        _draw_levels(axes, _axis_of(axis, panel), side)
-    for (_, panel), (axes, _) in grid.items():
-        _set_ticks(axes, _axis_of(axis, panel), side, keep_ticks)
-
-
-def _draw_levels(axes: Axes, axis: Axis, side: str) -> None:
-    """The named levels and the shaded band."""
-    draw_line, draw_band = (axes.axvline, axes.axvspan) if side == "x" else (axes.axhline, axes.axhspan)
-    for name, place in axis.lines.items():
-        dashed = name in DASHED
-        colour, style = CHANCE_COLOUR if name else DARK, "--" if dashed else "-"
-        draw_line(place, color=colour, linewidth=1, linestyle=style, zorder=1)
-        spot, shift, end = ((0.02 if dashed else 0.99, place), (0, 2), "left" if dashed else "right")
-        within = ("axes fraction", "data")
-        if side == "x":
-            spot, shift, end, within = (place, 1), (0, 3), "center", ("data", "axes fraction")
-        look = {"color": GREY, "fontsize": 8, "ha": end}
-        axes.annotate(name, spot, shift, xycoords=within, textcoords="offset points", **look)
-    if axis.band:
-        draw_band(*axis.band, color=SHADE, alpha=0.35, linewidth=0, zorder=0)
-
-
-def _set_ticks(axes: Axes, axis: Axis, side: str, keep_ticks: bool) -> None:
-    """Limits, those given and those of the data, and ticks."""
-    low, high = (
-        given if given is not None else now for given, now in zip(axis.limits, _limits(axes, side), strict=True)
-    )
-    getattr(axes, f"set_{side}lim")(*((high, low) if axis.reverse else (low, high)))
-    if not keep_ticks and (axis.ticks or axis.log):
-        ticks = (
-            [t for t in axis.ticks if low <= t <= high]
-            if axis.ticks
-            else _log_ticks(low, high, _tick_gap(axes, side, 6 if low < 0.01 else 4))
-        )
-        own = axes.xaxis if side == "x" else axes.yaxis
-        own.set_major_locator(FixedLocator(ticks))
-        own.set_minor_locator(NullLocator())
-        own.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,g}{axis.suffix}" if value >= 1e-3 else f"{value:g}")
-        )
-
-
-def _name_axes(canvas: Canvas, grid: dict, x: Axes_, y: Axes_ | None) -> None:
-    """Labels: of each panel, or of the whole figure where panels share them."""
-    for side, axis in (("x", x), ("y", y)):
-        if isinstance(axis, Axis) and len(grid) > 1:
-            getattr(canvas, f"sup{side}label")(axis.label, fontsize=10)
-        elif axis is not None:
-            for (_, panel), (axes, _) in grid.items():
-                getattr(axes, f"set_{side}label")(_axis_of(axis, panel).label)
-
-
-def _limits(axes: Axes, side: str) -> tuple[float, float]:
-    low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
-    return min(low, high), max(low, high)
-
-
-def _tick_gap(axes: Axes, side: str, longest: float) -> float:
-    """The share of an axis that a tick's number takes: across by its digits, upwards by a line of text."""
-    rows, columns = axes.get_gridspec().get_geometry()
-    width, height = axes.figure.get_size_inches()
-    return max(0.1, 0.085 * (longest + 1) / (0.75 * width / columns) if side == "x" else 0.25 * rows / height)
 
 
 def _log_ticks(low: float, high: float, share: float = 0.1) -> list[float]:
@@ -250,39 +278,3 @@ def _log_ticks(low: float, high: float, share: float = 0.1) -> list[float]:
         if low <= tick <= high and all(abs(math.log(tick / other)) > gap for other in kept):
             kept.append(float(tick))
     return sorted(kept)
-
-
-def _key(canvas: Canvas, order: Sequence[str], looks, hollow: Collection[str] = ()) -> None:
-    """Markers and names above the panels."""
-    handles = []
-    for name in order:
-        style = _look(looks, name)
-        face = "white" if name in hollow else style.colour
-        handles.append(Line2D([], [], color=style.colour, marker=style.marker, mfc=face, lw=0, label=style.label))
-    with matplotlib.rc_context(SETTINGS):
-        columns = min(len(order), 6)
-        canvas.legend(
-            handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9, handletextpad=0.2
-        )
-
-
-def _about(frame: pd.DataFrame, axes: Mapping[str, Axes_]) -> dict[str, str]:
-    """What the drawn columns mean, from their axes; where panels differ, for each panel."""
-    about = {}
-    for column, axis in axes.items():
-        labels = {
-            panel: own.label for panel, own in ({"": axis} if isinstance(axis, Axis) else axis).items() if own.label
-        }
-        many = len(set(labels.values())) > 1
-        about[column] = "; ".join(dict.fromkeys(f"{v} (panel {k})" if many else v for k, v in labels.items()))
-    return {column: " ".join(text.split()) for column, text in about.items() if text}
-
-
-def _csv(frame: pd.DataFrame, about: Mapping[str, str]) -> str:
-    """The frame as CSV, below comment lines that say what its columns mean; "" without columns."""
-    if frame.empty:
-        return ""
-    frame = frame[[c for c in ORDER if c in frame] + [c for c in frame if c not in ORDER]]
-    meanings = {c: text for c, text in (MEANINGS | about).items() if c in frame}
-    head = "".join(f"# {column}: {meaning}\n" for column, meaning in meanings.items())
-    return head + frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")

@@ -7,43 +7,18 @@ are this very frame. Points, lines and tables of colours are seaborn's; interval
 matplotlib, because seaborn would compute its own.
 """
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Rectangle
 
-from crosscal_book.drawing import (
-    Axes_,
-    Drawing,
-    _about,
-    _apart,
-    _axis_of,
-    _canvas,
-    _column,
-    _grid,
-    _in_order,
-    _key,
-    _look,
-    _name_axes,
-    _plain,
-    _scale,
-    _settle,
-    _split,
-    _values,
-)
-from crosscal_book.style import STYLES, MethodStyle, spread
-
-
-def sentence(words: str) -> Drawing:
-    """Return what stands where there is nothing to draw: the sentence that says why."""
-    canvas, (axes,) = _canvas(1, 1, 6.4, 0.9)
-    axes.set_axis_off()
-    axes.text(0, 0.5, textwrap.fill(words, 80), va="center")
-    return Drawing(canvas, pd.DataFrame())
+from crosscal_book.drawing import Axes_, Drawing, Panels, axis_of, open_canvas, plain
+from crosscal_book.style import STYLES, MethodStyle
 
 
 def forest(
@@ -65,35 +40,33 @@ def forest(
     `size` is the width and the height of a row; `hollow` marks open points, `bold` the rows of means, `labels` are
     words above points. Panels stand side by side, or in so many `columns`.
     """
-    hollow, labels, frame = _aligned(hollow), _aligned(labels), frame.reset_index(drop=True)
-    facets = {f: list(dict.fromkeys(part["name"])) for f, part in _split(frame, "facet")}
-    heights = [len(names) + 1.0 for names in facets.values()]
-    many = len(facets) > 1
-    columns = columns or len(_values(frame, "panel"))
-    bands = 1 if many else -(-len(_values(frame, "panel")) // columns)
-    share = {"sharex": "row" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights * bands}}
-    height = size[1] * sum(heights) * bands + (0.7 if many else bands * (1.0 - size[1]))
-    canvas, grid = _grid(frame, columns, size[0], height, share, "edges" if many else title)
-    order = _in_order(_values(frame, series), looks)
-    places = dict(zip(order, _apart(len(order), 0.72 if key else 0.0), strict=True))
-    for (facet, panel), (axes, part) in grid.items():
-        names, axis = facets[facet], _axis_of(x, panel)
-        _scale(axes, axis, "x")
-        rows = part["name"].map(names.index).astype(float) + (part[series].map(places) if series in part else 0.0)
+    given = {"_label": "" if labels is None else labels, "_hollow": False if hollow is None else hollow}
+    panels = Panels(frame, series, looks, columns, **given)
+    facets = {f: list(dict.fromkeys(part["name"])) for f, part in panels.lines.groupby("_facet", sort=False)}
+    many, heights = len(facets) > 1, [len(names) + 1.0 for names in facets.values()]
+    heights *= 1 if many else panels.rows
+    height = size[1] * sum(heights) + (0.7 if many else panels.rows * (1.0 - size[1]))
+    share = {"sharex": "row" if many else False, "sharey": "row", "gridspec_kw": {"height_ratios": heights}}
+    panels.open((size[0], height), "edges" if many else title, **share)
+    places = panels.apart(0.72 if key else 0.0)
+    for facet, panel, axes, part in panels.grid:
+        names = facets[facet]
+        axis_of(x, panel).scale(axes, "x")
+        rows = part["name"].map(names.index).astype(float) + part["_series"].map(places)
         drawn = part.assign(_x=part["value"], _y=rows)
-        _points(axes, drawn, series, looks, hollow, {"lo": "_x"})
-        for at, row, word in zip(drawn["_x"], rows, labels.loc[part.index], strict=True) if labels is not None else ():
-            axes.annotate(word, (at, row), (0, 5), textcoords="offset points", ha="center", fontsize=8)
-        axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=8)
+        _points(axes, drawn, panels, {"lo": "_x"})
+        for line in drawn[drawn["_label"] != ""].to_dict("records"):
+            at = line["_x"], line["_y"]
+            axes.annotate(line["_label"], at, (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=8)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         for label in axes.get_yticklabels():
             label.set_fontweight("bold" if label.get_text() in bold else "normal")
-    _settle(grid, x, "x")
-    _name_axes(canvas, grid, x, None)
+    panels.finish(x, None)
     if key:
-        _key(canvas, order, looks, _open_series(frame, series, hollow))
-    return Drawing(canvas, frame, _about(frame, {"value": x}))
+        panels.key()
+    return panels.drawing(value=x)
 
 
 def lines(
@@ -123,47 +96,41 @@ def lines(
     points, `aside` how far series stand apart. Where `across` holds targets, percentages are to scale and N:M patterns
     have columns of their own. `size` is that of a row of panels.
     """
-    line, hollow, labels = (_aligned(given) for given in (line, hollow, labels))
-    frame = frame.reset_index(drop=True)
-    if isinstance(line, str):
-        line = frame[series] if series in frame else pd.Series("all", frame.index)
-    columns = len(_values(frame, "panel")) if "facet" in frame else columns
-    rows = len(_values(frame, "facet")) if "facet" in frame else -(-len(_values(frame, "panel")) // columns)
-    height = size[1] * rows
-    canvas, grid = _grid(frame, columns, size[0], height, {"sharex": share[0], "sharey": share[1]}, title)
-    targets = _target_places(frame[across]) if not pd.api.types.is_numeric_dtype(frame[across]) else None
-    order = _in_order(_values(frame, series), looks)
-    apart = dict(zip(order, _apart(len(order), aside * len(order)), strict=True))
+    given = {"_label": "" if labels is None else labels, "_hollow": False if hollow is None else hollow}
+    panels = Panels(frame, series, looks, columns, **given)
+    own = panels.lines["_series"] if series in frame else "all"
+    panels.lines["_line"] = own if isinstance(line, str) else "" if line is None else np.asarray(line)
+    panels.open((size[0], size[1] * panels.rows), title, sharex=share[0], sharey=share[1])
+    targets = None if pd.api.types.is_numeric_dtype(frame[across]) else _target_places(frame[across])
+    apart = panels.apart(aside * len(panels.order))
     last: dict[Axes, pd.DataFrame] = {}
-    for number, ((_, panel), (axes, part)) in enumerate(grid.items()):
-        over, up = _axis_of(x, panel), _axis_of(y, panel)
-        _scale(axes, over, "x")
-        _scale(axes, up, "y")
+    labelled: list[tuple[Axes, pd.DataFrame]] = []
+    for number, (_, panel, axes, part) in enumerate(panels.grid):
+        over = axis_of(x, panel)
+        over.scale(axes, "x")
+        axis_of(y, panel).scale(axes, "y")
         places = part[across].map(targets) if targets else part[across].astype(float)
-        shift = part[series].map(apart) if series in part and aside else 0.0
-        drawn = part.assign(_x=places * (1 + shift) if over.log else places + shift, _y=part["value"])
-        if line is not None:
-            drawn = drawn.assign(_line=line.loc[part.index])
-            _join(axes, drawn if path else drawn.sort_values("_x"), series, looks, hollow)
-        _points(axes, drawn, series, looks, hollow, {"lo": "_y"} | ({"x_lo": "_x"} if "x_lo" in part else {}))
+        shift = part["_series"].map(apart)
+        drawn = part.assign(_x=places * (1 + shift) if over.log else places + shift, _y=part["value"], _across=places)
+        _join(axes, drawn if path else drawn.sort_values("_x"), panels)
+        _points(axes, drawn, panels, {"lo": "_y"} | ({"x_lo": "_x"} if "x_lo" in part else {}))
         if targets:
             _target_axis(axes, targets)
-        if (number + 1) % columns == 0 or number == len(grid) - 1:
-            last[axes] = drawn if line is None else drawn[drawn["_line"] != ""]
-    _settle(grid, y, "y")
-    _settle(grid, x, "x", keep_ticks=bool(targets))
-    _name_axes(canvas, grid, x, y)
+        if labels is not None:
+            labelled.append((axes, drawn))
+        if (number + 1) % panels.columns == 0 or number == len(panels.grid) - 1:
+            last[axes] = drawn[drawn["_line"] != ""]
+    panels.finish(x, y, keep_ticks=bool(targets))
     if labels is not None or ends:
-        canvas.draw_without_rendering()  # settles limits and layout, so that places in pixels are final
-    if labels is not None:
-        for axes, part in grid.values():
-            _label_points(axes, part.assign(_label=labels.loc[part.index]), across, targets, series, looks)
+        panels.canvas.draw_without_rendering()  # settles limits and layout, so that places in pixels are final
+    for axes, drawn in labelled:
+        _label_points(axes, drawn, panels)
     if ends and series in frame:
         for axes, drawn in last.items():
-            _name_ends(axes, drawn, series, looks)
+            _name_ends(axes, drawn, panels)
     if key:
-        _key(canvas, order, looks, _open_series(frame, series, hollow))
-    return Drawing(canvas, frame, _about(frame, {across: x, "value": y}))
+        panels.key()
+    return panels.drawing(**{across: x, "value": y})
 
 
 def scatter(frame: pd.DataFrame, x: Axes_, y: Axes_, *, key: bool = True, **options) -> Drawing:
@@ -185,18 +152,18 @@ def matrix(
 
     `labels` are those of rows and columns, `colours` that of the colour bar; cells that are `framed` have a border.
     """
-    rows, columns = _values(frame, "name"), _values(frame, "panel")
-    canvas, (axes,) = _canvas(1, 1, 6.6, 0.8 + 0.46 * len(rows))
+    rows, columns = (list(dict.fromkeys(frame[name])) for name in ("name", "panel"))
+    canvas, (axes,) = open_canvas(1, 1, (6.6, 0.8 + 0.46 * len(rows)))
     table = frame.pivot(index="name", columns="panel", values=shade).loc[rows, columns]
     text = frame.assign(_text=frame.apply(write, axis=1)).pivot(index="name", columns="panel", values="_text")
-    gain = matplotlib.colors.LinearSegmentedColormap.from_list("gain", ["#7fb3d5", "#ffffff", "#f0a878"])
+    gain = LinearSegmentedColormap.from_list("gain", ["#7fb3d5", "#ffffff", "#f0a878"])
     bar = {"label": colours, "extend": "both", "fraction": 0.035, "pad": 0.02}
     look = {"color": "black", "fontsize": 8.5}
     seaborn.heatmap(table, annot=text.loc[rows, columns], fmt="", cmap=gain, vmin=-limit, vmax=limit, ax=axes,
                     cbar_kws=bar, annot_kws=look)  # fmt: skip
     for line in frame[framed].to_dict("records") if framed is not None else ():
         corner = columns.index(line["panel"]) + 0.03, rows.index(line["name"]) + 0.04
-        axes.add_patch(matplotlib.patches.Rectangle(corner, 0.94, 0.92, fill=False, edgecolor="black", linewidth=1.8))
+        axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, edgecolor="black", linewidth=1.8))
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set(xlabel=labels[1], ylabel=labels[0])
@@ -204,24 +171,23 @@ def matrix(
     return Drawing(canvas, frame, {"value": labels[1], shade: colours})
 
 
-def _join(axes: Axes, drawn: pd.DataFrame, series: str, looks, hollow: pd.Series | None) -> None:
+def _join(axes: Axes, drawn: pd.DataFrame, panels: Panels) -> None:
     """The lines between points: solid, or dashed between hollow ones."""
     joined = drawn[(drawn["_line"] != "") & drawn["_y"].notna()]
     if len(joined):
-        joined = joined.assign(_series=_column(joined, series))
-        open_lines = hollow.loc[joined.index].groupby(joined["_line"]).transform("all") if hollow is not None else False
-        palette = {name: _look(looks, name).colour for name in joined["_series"].unique()}
+        open_lines = joined.groupby("_line")["_hollow"].transform("all")
         joined = joined.assign(_dash=np.where(open_lines, "dashed", "solid"))
+        palette = {name: panels.look(name).colour for name in joined["_series"].unique()}
+        dashes: Any = {"solid": "", "dashed": (4, 2)}
         seaborn.lineplot(joined, x="_x", y="_y", hue="_series", units="_line", style="_dash", estimator=None,
-                         errorbar=None, palette=palette, dashes={"solid": "", "dashed": (4, 2)}, sort=False,
-                         legend=False, linewidth=1.3, ax=axes)  # fmt: skip
+                         errorbar=None, palette=palette, dashes=dashes, sort=False, legend=False, linewidth=1.3,
+                         ax=axes)  # fmt: skip
 
 
-def _points(axes: Axes, drawn: pd.DataFrame, series: str, looks, hollow: pd.Series | None, bars: Mapping) -> None:
+def _points(axes: Axes, drawn: pd.DataFrame, panels: Panels, bars: Mapping[str, str]) -> None:
     """Markers, filled or open, and the intervals in the directions that `bars` names."""
     drawn = drawn[drawn["_x"].notna() & drawn["_y"].notna()]
-    drawn = drawn.assign(_series=_column(drawn, series))
-    styles = {name: _look(looks, name) for name in drawn["_series"].unique()}
+    styles = {name: panels.look(name) for name in drawn["_series"].unique()}
     colours = [styles[name].colour for name in drawn["_series"]]
     for low, direction in bars.items():
         if low in drawn:
@@ -233,9 +199,8 @@ def _points(axes: Axes, drawn: pd.DataFrame, series: str, looks, hollow: pd.Seri
         seaborn.scatterplot(drawn, x="_x", y="_y", hue="_series", style="_series", legend=False, s=34, ax=axes,
                             palette={name: style.colour for name, style in styles.items()},
                             markers={name: style.marker for name, style in styles.items()}, zorder=3)  # fmt: skip
-        marks = axes.collections[-1]
-        faces = colours if hollow is None else np.where(hollow.loc[drawn.index], "white", colours)
-        marks.set(facecolors=list(faces), edgecolors=colours, linewidths=0.9)
+        faces = list(np.where(drawn["_hollow"], "white", colours))
+        axes.collections[-1].set(facecolors=faces, edgecolors=colours, linewidths=0.9)
     axes.set(xlabel="", ylabel="")
 
 
@@ -266,29 +231,53 @@ def _target_axis(axes: Axes, places: Mapping[str, float]) -> None:
         axes.axvline(places[patterns[0]] - 5.5, color="#bbbbbb", linewidth=0.8)
 
 
-def _name_ends(axes: Axes, drawn: pd.DataFrame, series: str, looks) -> None:
+def _name_ends(axes: Axes, drawn: pd.DataFrame, panels: Panels) -> None:
     """Each series' name at the right edge, at the height of its last point."""
     to_axes = axes.transData + axes.transAxes.inverted()
     right = drawn.assign(_at=to_axes.transform(drawn[["_x", "_y"]].to_numpy(dtype=float))[:, 0]).sort_values("_at")
-    names = _in_order(list(dict.fromkeys(right[series].astype(str))), looks)
-    last = right.groupby(right[series].astype(str))["_y"].last()
+    last = right.groupby("_series")["_y"].last()
+    names = [name for name in panels.order if name in last]
     heights = [min(max(to_axes.transform((right["_x"].iloc[-1], last[name]))[1], 0.02), 0.98) for name in names]
-    gap = 10.5 / max(axes.get_window_extent().height * 72 / axes.figure.dpi, 1)
-    for name, height in zip(names, spread(heights, gap), strict=True):
-        look = _look(looks, name)
-        axes.text(1.02, height, look.label, color=look.colour, transform=axes.transAxes, va="center", fontweight="bold")
+    gap = 10.5 / max(axes.get_window_extent().height * 72 / panels.canvas.dpi, 1)
+    for name, height in zip(names, _spread(heights, gap), strict=True):
+        look, place = panels.look(name), axes.transAxes
+        axes.text(1.02, height, look.label, color=look.colour, transform=place, va="center", fontweight="bold")
+
+
+def _spread(values: Sequence[float], gap: float) -> list[float]:
+    """Positions near `values`, in their order, at least `gap` apart: for labels that must not overlap.
+
+    >>> _spread([0.50, 0.51], 0.10)
+    [0.455, 0.555]
+    """
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    placed = [values[i] for i in order]
+    for _ in range(100):
+        moved = False
+        for k in range(len(placed) - 1):
+            overlap = gap - (placed[k + 1] - placed[k])
+            if overlap > 1e-9:
+                placed[k] -= overlap / 2
+                placed[k + 1] += overlap / 2
+                moved = True
+        if not moved:
+            break
+    result = [0.0] * len(values)
+    for i, position in zip(order, placed, strict=True):
+        result[i] = round(position, 6)
+    return result
 
 
 # Pixels from a point to its label, best place first.
 OFFSETS = [(dx * 9, dy) for dy in (7, -7, 16, -16, 27, -27) for dx in (1, -1)]
 
 
-def _label_points(axes: Axes, part: pd.DataFrame, across: str, targets, series: str, looks) -> None:
+def _label_points(axes: Axes, drawn: pd.DataFrame, panels: Panels) -> None:
     """Texts beside points, each where it covers no point and no other text; the first place where none is free."""
-    x = part[across].map(targets) if targets else part[across]
-    places = axes.transData.transform(np.column_stack([x, part["value"]]).astype(float))
+    spots = drawn[["_across", "_y"]].to_numpy(dtype=float)
+    places = axes.transData.transform(spots)
     taken = [(a - 5, b - 5, a + 5, b + 5) for a, b in places]
-    for (a, b), line, place in zip(places, part.to_dict("records"), zip(x, part["value"], strict=True), strict=True):
+    for (a, b), spot, line in zip(places, spots, drawn.to_dict("records"), strict=True):
         if not line["_label"] or not np.isfinite([a, b]).all():
             continue
         width = 4.6 * len(line["_label"])
@@ -297,19 +286,9 @@ def _label_points(axes: Axes, part: pd.DataFrame, across: str, targets, series: 
         free = [offset for offset, box in boxes.items() if not any(_overlap(box, other) for other in taken)]
         dx, dy = free[0] if free else OFFSETS[0]
         taken.append(boxes[dx, dy])
-        colour = _look(looks, str(line.get(series, ""))).colour
-        axes.annotate(line["_label"], place, (0.72 * dx, 0.72 * dy), textcoords="offset points", fontsize=8,
-                      ha="left" if dx > 0 else "right", va="center", color=colour)  # fmt: skip
-
-
-def _open_series(frame: pd.DataFrame, series: str, hollow: pd.Series | None) -> set[str]:
-    """The series all of whose points are hollow."""
-    return set() if hollow is None or series not in frame else set(frame[series]) - set(frame.loc[~hollow, series])
-
-
-def _aligned(given):
-    """A column that goes with a frame, numbered like the frame's own lines."""
-    return given.reset_index(drop=True) if isinstance(given, pd.Series) else given
+        look: dict[str, Any] = {"fontsize": 8, "va": "center", "color": panels.look(line["_series"]).colour}
+        axes.annotate(line["_label"], (spot[0], spot[1]), (0.72 * dx, 0.72 * dy), textcoords="offset points",
+                      ha="left" if dx > 0 else "right", **look)  # fmt: skip
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -29,7 +29,7 @@ class Table:
         """
         records = lines.to_dict("records")
         cells = columns.values()
-        body = [[c(line) if callable(c) else c.format(**line) for c in cells] for line in records]
+        body = [[c(line) if callable(c) else c.format_map(line) for c in cells] for line in records]
         return cls(list(columns), body, note, text_columns)
 
     @classmethod

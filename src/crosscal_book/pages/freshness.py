@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
@@ -32,9 +33,7 @@ SHOWING = ("crosscal_book", "crosscal.results", "crosscal.stats")  # plans are h
 WORDS = {"source": "its notebook", "code": "the code that draws it", "plan": "its plan", "results": "its rows"}
 
 
-def fingerprints(
-    notebook: Path, folder: Path, run_ids: Sequence[str], parameters: Mapping[str, object]
-) -> dict[str, str]:
+def fingerprints(notebook: Path, folder: Path, run_ids: Sequence[str], parameters: Mapping[str, Any]) -> dict[str, str]:
     """Return hashes of what a notebook executed with `parameters` is made from: its text, code, plan and rows.
 
     Raises `InputError` when one of the runs is not in the `folder`.
