@@ -16,8 +16,18 @@ from torch import Tensor
 from crosscal.errors import InputError
 
 
+class _Moments:
+    diagonal: Float[Tensor, " d_in"]
+    n_tokens: int
+
+    @property
+    def mean_square(self) -> Float[Tensor, " d_in"]:
+        """mean_t x_tj^2 for each input j."""
+        return self.diagonal / self.n_tokens
+
+
 @dataclass(frozen=True)
-class InputStats:
+class InputStats(_Moments):
     """Second moments of a layer's inputs: `gram` = sum_t x_t x_t^T (float32) over `n_tokens` tokens.
 
     Statistics of disjoint texts add. Raises `InputError` for a Gram matrix that is not square.
@@ -43,18 +53,13 @@ class InputStats:
         """sum_t x_tj^2 for each input j."""
         return self.gram.diagonal()
 
-    @property
-    def mean_square(self) -> Float[Tensor, " d_in"]:
-        """mean_t x_tj^2 for each input j."""
-        return self.diagonal / self.n_tokens
-
     def averaged(self, weight: float) -> "InputStats":
         """Return `weight` times the per-token average, as statistics of one token; `weight` is above 0."""
         return InputStats(self.gram / (self.n_tokens / weight), n_tokens=1)
 
 
 @dataclass(frozen=True)
-class DiagonalStats:
+class DiagonalStats(_Moments):
     """The diagonal of the Gram matrix alone, sum_t x_tj^2 over `n_tokens` tokens: all that Wanda reads.
 
     It adds and mixes as `InputStats` does, at a fraction of the cost.
@@ -70,17 +75,13 @@ class DiagonalStats:
     def __add__(self, other: "DiagonalStats") -> "DiagonalStats":
         return DiagonalStats(self.diagonal + other.diagonal, self.n_tokens + other.n_tokens)
 
-    @property
-    def mean_square(self) -> Float[Tensor, " d_in"]:
-        """mean_t x_tj^2 for each input j."""
-        return self.diagonal / self.n_tokens
-
     def averaged(self, weight: float) -> "DiagonalStats":
         """Return `weight` times the per-token average, as statistics of one token; `weight` is above 0."""
         return DiagonalStats(self.diagonal / (self.n_tokens / weight), n_tokens=1)
 
 
 Stats = TypeVar("Stats", InputStats, DiagonalStats)
+_Part = TypeVar("_Part")
 
 
 def mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats:
@@ -99,14 +100,17 @@ def mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats:
     >>> mix({"c4": general, "pubmed": domain}, {"c4": 0.5, "pubmed": 0.5}).diagonal.tolist()
     [2.0, 2.0]
     """
-    check_weights(stats, weights)
-    parts = []
-    for name, part in stats.items():
-        if weights[name] > 0:
-            if part.n_tokens < 1:
-                raise InputError(f"source '{name}' has no tokens for this layer; give it more text")
-            parts.append(part.averaged(weights[name]))
+    parts = [part.averaged(share) for share, part in _used(stats, weights, "n_tokens", "tokens for this layer")]
     return replace(sum(parts[1:], start=parts[0]), n_tokens=1)
+
+
+def _used(parts: Mapping[str, _Part], weights: Mapping[str, float], count: str, what: str) -> list[tuple[float, _Part]]:
+    """The share and the part of each source that counts; raises `InputError` for one that holds nothing."""
+    check_weights(parts, weights)
+    for name, part in parts.items():
+        if weights[name] > 0 and getattr(part, count) < 1:
+            raise InputError(f"source '{name}' has no {what}; give it more text")
+    return [(weights[name], part) for name, part in parts.items() if weights[name] > 0]
 
 
 def check_weights(sources: Collection[str], weights: Mapping[str, float]) -> None:
@@ -144,11 +148,7 @@ def mix_gradients(parts: Mapping[str, WeightGradient], weights: Mapping[str, flo
     >>> mixed.square.tolist(), mixed.n_windows
     ([[5.0, 5.0]], 6)
     """
-    check_weights(parts, weights)
-    used = [(weights[name], part) for name, part in parts.items() if weights[name] > 0]
-    for name, part in parts.items():
-        if weights[name] > 0 and part.n_windows < 1:
-            raise InputError(f"source '{name}' has no windows; give it more text")
+    used = _used(parts, weights, "n_windows", "windows")
     squares = [share * part.square for share, part in used]
     terms = [share * part.term for share, part in used if part.term is not None]
     term = sum(terms[1:], start=terms[0]) if terms else None
