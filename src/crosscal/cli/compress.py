@@ -73,7 +73,8 @@ def _request(options: argparse.Namespace) -> Request:
     given |= {"target": target, "allocation": allocation, "options": _method_options(options.option)}
     given |= {"weights": _read_shares(sources, options) if sources else None}
     given |= {name: tuple(given[name] or ()) for name in ("skip", "only")}
-    request = Request(**{name: value for name, value in given.items() if value not in (None, "auto")})
+    given |= {name: None for name in ("device", "dtype") if given[name] == "auto"}
+    request = Request(**{name: value for name, value in given.items() if value is not None})
     _check(request, options)
     return request
 
