@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from crosscal.results.compare import accuracy_tasks, changes, paired, run_measures, shared_texts
-from crosscal.results.quantities import ACCURACY, DIVERGENCE, PERPLEXITY
+from crosscal.results.quantities import ACCURACY, DIVERGENCE, PERPLEXITY, Quantity
 from crosscal.results.store import load_run
 from crosscal.stats import LEVEL, Estimate, bootstrap_mean, bootstrap_means
 from crosscal_book.chapter import Chapter, Page
@@ -30,16 +30,18 @@ EQUAL_STORAGE = 0.01  # storage that differs by at most one per cent is called e
 SAME = 0.005
 # Twice the divergence that rounding alone causes is called the floor: two independent roundings of one size add up.
 FLOOR_TIMES = 2.0
-# Embedded models whose weights come from a file of few bits: bits, and inputs in a block that shares a scale.
-ORIGINS = {"smollm2-135m": (4, 32)}
+ORIGINS = {"smollm2-135m": 4}  # bits of the file that the weights of an embedded model come from
 # A squared error that is a quarter smaller than without the old grid is called visible: one bit more makes it about
 # four times smaller, so a quarter is worth a sixth of a bit. Set before any run was seen.
 VISIBLE = 1.25
 LEAST = 1e-4  # nats; a smaller loss is noise, and interpolation needs a logarithm
 HIGHEST = 1000.0  # relative perplexity at which the axis is cut
 ROWS, ORDER = "per row", "act_order=True"
-PLAIN = run(kind="quantization", options="")  # only quantized, in the methods' default order of columns
+KIND = "quantization"
+PLAIN = run(kind=KIND, options="")  # only quantized, in the methods' default order of columns
 PAIRS, STORAGE, ORIGIN = "fig-quantization-pairs", "fig-quantization-storage", "fig-quantization-origin"
+TO = "{first[target]}: {first[label]} to {second[label]}"
+SETTING = ("method", "target", "calibration", "weight", "n_windows", "window", "seed", "schedule")
 IN_PAIRS = {"family": "pairs", "evidence": PAIRS}
 
 CHAPTER = Chapter(
@@ -47,8 +49,6 @@ CHAPTER = Chapter(
     note="All runs read one draw of the calibration text: intervals (95 %, bootstrap over windows) do not hold the "
     "variation between draws. p is Holm-corrected over all comparisons of one figure.",
 )
-
-# ------------------------------------------------------------------------------------------ comparisons of a kind
 
 
 def _nearby(page: Page):
@@ -66,14 +66,16 @@ def _groups(page: Page) -> pd.DataFrame:
     constant factor with each bit. A straight line would pass above and flatter the groups. `p` is the bootstrap's.
     """
     plain, found = page.select(**PLAIN).sort_values("storage_bits", kind="stable"), []
-    for line in page.select(**PLAIN, bits=FOCUS).to_dict("records") if shared_texts(page.results) else ():
+    for line in page.select(**PLAIN, bits=FOCUS).to_dict("records"):
         rows = plain[(plain["method"] == line["method"]) & (plain["group"] == ROWS)]
         below, above = rows[rows["bits"] == FOCUS], rows[rows["storage_bits"] > line["storage_bits"]]
         if line["group"] == ROWS or below.empty or above.empty or below["storage_bits"].iloc[0] > line["storage_bits"]:
             continue
-        three = (line, below.iloc[0], above.iloc[0])
+        three = (line, *(rows.loc[part.index[0]].to_dict() for part in (below, above)))
         place, low, high = (one["storage_bits"] for one in three)
-        both = [paired(page.results, one["run_id"], None, PERPLEXITY) for one in three]
+        both = [two for one in three if (two := paired(page.results, one["run_id"], None, PERPLEXITY))]
+        if not both:
+            continue
         own, *ends = (bootstrap_means(one.groups()) for one in both)
         logs, share = [np.log(np.maximum(end, LEAST)) for end in ends], (place - low) / (high - low)
         gap = Estimate.of_draws(own - np.exp((1 - share) * logs[0] + share * logs[1]), both[0].n, test=True)
@@ -90,33 +92,23 @@ def _floor(page: Page) -> str | None:
 def _over_floor(page: Page) -> pd.DataFrame:
     """The divergence of every plain 8-bit run over that of rounding alone, geometric mean over windows."""
     floor, found = _floor(page), []
-    if floor is None or not shared_texts(page.results):
-        return pd.DataFrame()
-    least = paired(page.results, floor, None, DIVERGENCE).groups()
+    least = paired(page.results, floor, None, DIVERGENCE) if floor else None
     for line in page.select(**PLAIN, bits=8).to_dict("records"):
-        windows = paired(page.results, line["run_id"], None, DIVERGENCE).groups()
-        if min(values.min() for values in [*least, *windows]) <= 0:
+        own = paired(page.results, line["run_id"], None, DIVERGENCE) if least else None
+        if least is None or own is None or min(values.min() for values in (*least.groups(), *own.groups())) <= 0:
             return pd.DataFrame()
-        logs = [np.log(one / other) for one, other in zip(windows, least, strict=True)]
-        found.append({**line, "other": floor, "name": run_name(line), "limit": FLOOR_TIMES})
-        found[-1] |= vars(bootstrap_mean(logs).map(math.exp))
+        ratio = bootstrap_mean([np.log(a / b) for a, b in zip(own.groups(), least.groups(), strict=True)])
+        facts = {"other": floor, "name": run_name(line), "limit": FLOOR_TIMES}
+        found.append(line | facts | vars(ratio.map(math.exp)))
     return pd.DataFrame(found).drop(columns="p", errors="ignore")
 
 
-def _no_floor(page: Page) -> str:
-    if page.select(**PLAIN, bits=8).empty:
-        return "there is no run at 8 bits"
-    if _floor(page) is None:
-        return "the dense model was not run in float32 here"
-    return "in some window nothing diverges at all, so that there is no ratio to a floor"
-
-
-def expected_gain(bits: int, more: int) -> float:
+def _expected_gain(bits: int, more: int) -> float:
     """Return how many times smaller squared rounding errors get from `bits` to `more` bits on weights off any grid.
 
     A group's range is cut into 2^bits - 1 steps, and rounding errs by a twelfth of the squared step.
 
-    >>> round(expected_gain(3, 4), 2)
+    >>> round(_expected_gain(3, 4), 2)
     4.59
     """
     return ((2**more - 1) / (2**bits - 1)) ** 2
@@ -128,16 +120,16 @@ def _origin_gain(page: Page) -> pd.DataFrame:
     The geometric mean over layers, with a bootstrap interval over layers; the limit is `VISIBLE` times the gain that
     weights on no grid would have.
     """
-    bits, _ = ORIGINS[_model(page)]
+    bits = ORIGINS[_model(page)]
     for _, runs in sorted(page.select(**PLAIN, method="rtn").groupby("group"), key=lambda part: part[0] == ROWS):
         by_bits = {line["bits"]: line for line in runs.to_dict("records")}
         if {FOCUS, bits} <= set(by_bits):
             layers = [load_run(page.folder, by_bits[b]["run_id"]).layers for b in (FOCUS, bits)]
             coarse, fine = ({la["name"]: e for la in one if (e := la.get("relative_error"))} for one in layers)
             logs = np.array([np.log(coarse[name] / fine[name]) for name in coarse if name in fine])
-            expected = expected_gain(FOCUS, bits)
-            line = by_bits[bits] | vars(bootstrap_mean([logs]).map(math.exp)) if len(logs) else {}
-            line |= {"expected": expected, "limit": VISIBLE * expected, "name": line.get("group", "")}
+            expected, line = _expected_gain(FOCUS, bits), by_bits[bits]
+            line |= {"expected": expected, "limit": VISIBLE * expected, "name": line["group"]}
+            line |= vars(bootstrap_mean([logs]).map(math.exp)) if len(logs) else {}
             return pd.DataFrame([line] if len(logs) else []).drop(columns="p", errors="ignore")
     return pd.DataFrame()
 
@@ -146,18 +138,11 @@ def _model(page: Page) -> str:
     return page.results.describe_run(page.results.dense_id)["model"]
 
 
-# ------------------------------------------------------------------------------------------ claims
-
 for method, label in (("gptq", "GPTQ"), ("awq", "AWQ")):
     CHAPTER.claim(
         f"{method}-beats-rounding",
         f"{label} beats rounding to nearest (RTN) at {FOCUS} bits",
-        compare(
-            run(**PLAIN, method=method, bits=FOCUS),
-            run(method="rtn"),
-            match=("target",),
-            name="{first[target]}: {first[label]} to {second[label]}",
-        ),
+        compare(run(**PLAIN, method=method, bits=FOCUS), run(method="rtn"), ("target",), TO),
         every("better", by=MARGIN),
         **IN_PAIRS,
     )
@@ -179,7 +164,13 @@ CHAPTER.claim(
     on=PERPLEXITY,
     evidence=STORAGE,
     says="the farthest of {count} runs, {name}, diverges {estimate} as much as the same weights in float32",
-    missing=_no_floor,
+    missing=lambda page: (
+        "there is no run at 8 bits"
+        if page.select(**PLAIN, bits=8).empty
+        else "in some window nothing diverges at all, so that there is no ratio to a floor"
+        if _floor(page)
+        else "the dense model was not run in float32 here"
+    ),
 )
 CHAPTER.claim(
     "joint-beats-plain",
@@ -203,12 +194,7 @@ CHAPTER.claim(
 CHAPTER.claim(
     "act-order-helps",
     "Act-order (GPTQ takes the inputs with the most energy first) gives lower perplexity",
-    compare(
-        run(options=ORDER),
-        run(options=""),
-        match=("method", "target", "calibration", "weight", "n_windows", "window", "seed", "schedule"),
-        name="{first[target]}: act-order to given order",
-    ),
+    compare(run(options=ORDER), run(options=""), SETTING, "{first[target]}: act-order to given order"),
     every("better", by=MARGIN),
     **IN_PAIRS,
 )
@@ -228,12 +214,9 @@ CHAPTER.claim(
     when=lambda page: _model(page) in ORIGINS,
 )
 
-# ------------------------------------------------------------------------------------------ figures and table
-
-CURVE = ["run_id", "method", "target", "options", "calibration", "weight", "group", "kind", "panel", "x", "value"]
-CURVE += ["lo", "hi", "n"]
-BITS = "bits per weight, masks and scales counted (fewer to the right)"
-STORAGE_AXIS = Axis(BITS, log=2, ticks=(2, 2.5, 3, 4, 6, 8), reverse=True)
+CURVE = ["run_id", "method", "target", "options", "calibration", "weight", "group", "kind", "panel", "x"]
+CURVE += ["value", "lo", "hi", "n"]
+BITS = Axis("bits per weight, masks and scales counted (fewer to the right)", 2, (2, 2.5, 3, 4, 6, 8), reverse=True)
 
 
 def _curves(page: Page, *quantities) -> pd.DataFrame:
@@ -245,34 +228,33 @@ def _curves(page: Page, *quantities) -> pd.DataFrame:
 def _draw(frame: pd.DataFrame, x: Axis, y, **options):
     """A line per method and kind of group, open per row; sparse and reordered runs by themselves, named once."""
     order = frame["options"] == ORDER
-    alone = order | (frame["kind"] != PLAIN["kind"])
+    alone = order | (frame["kind"] != KIND)
     line = (frame["method"] + " " + frame["group"]).mask(alone, "")
     labels = frame["target"].mask(order, "act-order").where(alone & (frame["panel"] != DIVERGENCE.name), "")
     return lines(frame, x, y, line=line, hollow=frame["group"] == ROWS, labels=labels, title="", **options)
 
 
-def _at_focus(page: Page, quantity, write) -> str:
+def _at_focus(page: Page, quantity: Quantity) -> str:
     """What the plain runs at `FOCUS` bits have of a quantity, in words."""
-    frame = changes(page.results, quantity)
-    frame = frame[frame["run_id"].isin(page.select(**PLAIN, bits=FOCUS)["run_id"])]
-    ordered = [line for _, part in by_method(frame) for line in part.sort_values("storage_bits").to_dict("records")]
-    return listing([f"{run_name(line)} {cell(line, write=write)}" for line in ordered]) or "no run"
+    frame, unit = changes(page.results, quantity), " points" if quantity is ACCURACY else ""
+    frame = frame[frame["run_id"].isin(page.select(**PLAIN, bits=FOCUS)["run_id"])].sort_values("storage_bits")
+    every = [line for _, part in by_method(frame) for line in part.to_dict("records")]
+    return listing([f"{run_name(line)} {cell(line, write=quantity.write, unit=unit)}" for line in every]) or "no run"
 
 
 @CHAPTER.figure(STORAGE)
 def _storage(page: Page):
-    """Perplexity and divergence against storage."""
     frame = _curves(page, PERPLEXITY, DIVERGENCE)
     if frame.empty:
         return "There are no quantized runs among these to show."
     frame = frame[frame["lo"] > 0]  # a divergence of nothing has no place on a logarithmic axis
-    ratio, floor = frame[frame["panel"] == PERPLEXITY.name], _floor(page)
-    rounding = {"rounding alone": paired(page.results, floor, None, DIVERGENCE).value} if floor else {}
+    ratio, diverged = frame[frame["panel"] == PERPLEXITY.name], changes(page.results, DIVERGENCE).set_index("run_id")
+    rounding = {"rounding alone": float(diverged["value"][floor])} if (floor := _floor(page)) else {}
     limits = (0.9, min(1.5 * ratio["hi"].max(), HIGHEST))
     y = {PERPLEXITY.name: Axis(PERPLEXITY.compared, 10, suffix="×", limits=limits, lines={"dense": 1.0})}
     y[DIVERGENCE.name] = Axis(DIVERGENCE.compared, 10, lines=rounding)
-    said, cut = _at_focus(page, PERPLEXITY, times), int((ratio["value"] > HIGHEST).sum())
-    joint = "; green triangles: pruned and quantized by SparseGPT" * bool((frame["kind"] != PLAIN["kind"]).any())
+    said, cut = _at_focus(page, PERPLEXITY), int((ratio["value"] > HIGHEST).sum())
+    joint = "; green triangles: pruned and quantized by SparseGPT" * bool((frame["kind"] != KIND).any())
     caption = (
         f"Loss against storage on {len(shared_texts(page.results))} held-out texts. At {FOCUS} bits: {said}. "
         f"Filled markers and solid lines: groups of inputs; open and dashed: per row{joint}. Bars: 95 % bootstrap "
@@ -280,30 +262,28 @@ def _storage(page: Page):
         + (f" Cut at {HIGHEST:,.0f}×, exceeded by {cut} of {len(ratio)} runs." if cut else "")
     )
     alt = f"Relative perplexity and JS divergence rise as bits per weight fall. At {FOCUS} bits: {said}."
-    return _draw(frame, STORAGE_AXIS, y), caption, alt
+    return _draw(frame, BITS, y), caption, alt
 
 
 @CHAPTER.figure("fig-quantization-tasks")
 def _tasks(page: Page):
-    """Change of mean task accuracy against storage."""
-    frame, tasks = _curves(page, ACCURACY), accuracy_tasks(page.results)
+    frame, asked = _curves(page, ACCURACY), accuracy_tasks(page.results)
     if frame.empty:
         return "No quantized run has a task on which the dense model is above chance."
     frame[["value", "lo", "hi"]] *= 100
-    said = _at_focus(page, ACCURACY, points).replace(" [", " points [")
+    said = _at_focus(page, ACCURACY)
     caption = (
-        f"Mean accuracy over {len(tasks)} tasks against storage. At {FOCUS} bits: {said}. Markers "
+        f"Mean accuracy over {len(asked)} tasks against storage. At {FOCUS} bits: {said}. Markers "
         "as in the figure of losses; bars: 95 % bootstrap intervals over items, paired with the dense model."
     )
-    guessing = 100 * (tasks["chance"].mean() - tasks["value"].mean())
+    guessing = 100 * (asked["chance"].mean() - asked["value"].mean())
     y = Axis(ACCURACY.compared, lines={"dense": 0.0, "guessing": guessing})
     alt = f"Change of mean accuracy against bits per weight. At {FOCUS} bits: {said}."
-    return _draw(frame, STORAGE_AXIS, y, size=(6.4, 3.5)), caption, alt
+    return _draw(frame, BITS, y, size=(6.4, 3.5)), caption, alt
 
 
 @CHAPTER.figure(PAIRS)
 def _pairs(page: Page):
-    """Every comparison behind a verdict as a ratio of perplexities with its interval."""
     rows = page.rows("pairs")
     if rows.empty:
         return "No two of these runs can be compared as the claims ask."
@@ -319,7 +299,6 @@ def _pairs(page: Page):
 
 @CHAPTER.figure(ORIGIN)
 def _origin(page: Page):
-    """The layers' output errors against bits, beside what rounding gives on weights that lie on no grid."""
     errors = page.results.only(metric="layer_error")[["run_id", "value", "lo", "hi", "n"]]
     frame = page.select(**PLAIN).merge(errors, on="run_id").assign(panel="", options="")
     bits = sorted(int(b) for b in frame["bits"].unique())
@@ -327,13 +306,11 @@ def _origin(page: Page):
         return "There are no runs at two numbers of bits to compare layer errors of."
     frame = frame.assign(x=frame["bits"])[CURVE]
     rtn = frame[frame["method"] == "rtn"].sort_values(["group", "x"])
-    named = listing([f"{cell(line, write=_short)} at {line['target']}" for line in rtn.to_dict("records")])
+    named = listing([f"{cell(line, write='{:.2g}'.format)} at {line['target']}" for line in rtn.to_dict("records")])
     start = rtn[rtn["x"] == FOCUS].sort_values("group", key=lambda group: group == ROWS)
     if len(start):
-        off = pd.DataFrame({"x": bits, "value": [start["value"].iloc[0] / expected_gain(FOCUS, b) for b in bits]})
-        frame = pd.concat(
-            [frame, off.assign(method="no grid", group="", kind=PLAIN["kind"], target="", options="", panel="")]
-        )
+        off = pd.DataFrame({"x": bits, "value": [start["value"].iloc[0] / _expected_gain(FOCUS, b) for b in bits]})
+        frame = pd.concat([frame, off.assign(method="no grid", group="", kind=KIND, target="", options="", panel="")])
     caption = (
         f"Mean output error of layers against bits. RTN: {named}. No grid: RTN's error at {FOCUS} bits, scaled as "
         "rounding of weights that lie on no grid scales it. Markers as in the figure of losses; bars: 95 % bootstrap "
@@ -345,7 +322,6 @@ def _origin(page: Page):
 
 @CHAPTER.table("runs")
 def _runs(page: Page) -> Table:
-    """Every quantized run: storage, perplexity, divergence and tasks, with intervals."""
     runs = run_measures(page.results, PERPLEXITY, DIVERGENCE, ACCURACY).sort_values("storage_bits", kind="stable")
     runs = pd.concat([runs.iloc[:0], *(part for _, part in by_method(runs[runs["group"] != ""]))])
     note = (
@@ -357,11 +333,7 @@ def _runs(page: Page) -> Table:
         "": lambda line: run_name(line).replace(" ", "\u00a0") + (" act-order" if line["options"] == ORDER else ""),
         "bits": "{storage_bits:.2f}",
         "perplexity": lambda line: cell(line, "perplexity", lambda r: f"{r:.3f}×" if r < 2 else times(r)),
-        "JS divergence": lambda line: cell(line, "js_divergence", _short),
+        "JS divergence": lambda line: cell(line, "js_divergence", "{:.2g}".format),
         "accuracy": lambda line: cell(line, "accuracy", points),
     }
     return Table.of(runs, columns, note)
-
-
-def _short(value: float) -> str:
-    return f"{value:.2g}"

@@ -8,7 +8,7 @@ import pytest
 
 from crosscal.results.compare import paired
 from crosscal.results.quantities import PERPLEXITY
-from crosscal_book.chapters.quantization import CHAPTER, expected_gain
+from crosscal_book.chapters.quantization import CHAPTER, _expected_gain
 from crosscal_book.claims import FAILS, HOLDS, OPEN
 from tests.unit.crosscal_book.chapters.made_up_grids import Made, study
 
@@ -123,7 +123,7 @@ def test_holm_runs_over_all_comparisons(tmp_path):
 
 @pytest.mark.parametrize(("gain", "answer"), [(1.0, FAILS), (1.6, HOLDS), (1.25, OPEN)])
 def test_the_old_grid_shows_where_rounding_gains_too_much(tmp_path, gain, answer):
-    fine = layers(0.2 / (gain * expected_gain(3, 4)))
+    fine = layers(0.2 / (gain * _expected_gain(3, 4)))
     for number, layer in enumerate(fine):
         layer["relative_error"] *= (0.8, 1.25)[number % 2]
     runs = [replace(RTN, layers=layers(0.2)), Made("rtn", "4 bits g128", 0.1, layers=fine)]
@@ -141,7 +141,7 @@ def test_rounding_of_weights_on_no_grid_gains_what_is_expected():
     """The formula against rounding itself: groups of 128 on a min-max grid of whole zero points."""
     weights = np.random.default_rng(0).standard_normal((4000, 128))
     errors = {bits: np.square(weights - _rounded(weights, bits)).mean() for bits in (3, 4)}
-    assert errors[3] / errors[4] == pytest.approx(expected_gain(3, 4), rel=0.06)
+    assert errors[3] / errors[4] == pytest.approx(_expected_gain(3, 4), rel=0.06)
     blocks = _rounded(weights.reshape(-1, 32), 4)  # such weights gain endlessly on the same blocks
     assert np.square(blocks - _rounded(blocks, 4)).mean() < 1e-6
 
