@@ -34,3 +34,34 @@ def test_unknown_modules_are_still_unknown():
     for name in ("crosscal.nowhere", "crosscal.streaming.nowhere"):
         with pytest.raises(ModuleNotFoundError):
             import_module(name)
+
+
+NAMES = {
+    "crosscal.cli.config": "read_config",
+    "crosscal.cli.files": "check_new",
+    "crosscal.export": "save_model",
+    "crosscal.gather": "gather_statistics",
+    "crosscal.methods.rtn": "rtn",
+    "crosscal.metrics.likelihood": "perplexity",
+    "crosscal.metrics.tasks.adapter": "InMemoryLM head_logits",
+    "crosscal.metrics.tasks.harness": "load_harness_tasks quiet",
+    "crosscal.models": "LoadedModel decoder_blocks",
+    "crosscal.packing": "packed_tensors",
+    "crosscal.paths": "cache_dir checkout",
+    "crosscal.report.notebooks": "executed_copy",
+    "crosscal.report.rows": "read_results",
+    "crosscal.report.studies.report_card_show": "finish card_table savings_table card_figure",
+    "crosscal.streaming.journal": "Journal",
+    "crosscal.study.grid": "run_chapter",
+    "crosscal.study.parameters": "PruningSettings ReportCardSettings read_parameters",
+    "crosscal.study.store": "RunRecord has_run save_run write_atomically",
+    "crosscal.targets": "parse_target",
+    "crosscal.text.documents": "NGRAM SHARED_NGRAMS documents word_ngrams",
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("module", NAMES)
+def test_names_that_outside_checks_import_are_there(module):
+    found = import_module(module)
+    assert [name for name in NAMES[module].split() if not hasattr(found, name)] == []
