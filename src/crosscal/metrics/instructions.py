@@ -12,13 +12,10 @@ from crosscal.errors import InputError, suggest, whole_number
 from crosscal.metrics.tasks.items import _task_documents
 from crosscal.text import SOURCES, documents
 
-_VERSION = 1
-"""Rises when the same items would be asked, answered or scored differently."""
-
+_VERSION = 1  # rises when the same items would be asked, answered or scored differently
 _MAX_INSTRUCTION_WORDS = 120
 _MAX_REFERENCE_WORDS = 60
 _ORDER_SEED = 0
-
 _SQUAD_REQUEST = "Answer with a few words from the text."
 
 
@@ -133,7 +130,7 @@ INSTRUCTION_SETS: tuple[str, ...] = tuple(_SETS)
 
 
 def _check_name(name: str) -> str:
-    if name not in INSTRUCTION_SETS:
-        known = list(INSTRUCTION_SETS)
+    if name not in _SETS:
+        known = list(_SETS)
         raise InputError(f"there is no instruction set '{name}'{suggest(name, known)} (use {' or '.join(known)})")
     return name

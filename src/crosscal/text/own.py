@@ -21,14 +21,8 @@ _PLAIN = (".txt", ".md")
 _JSON = (".jsonl", ".ndjson", ".json")
 _CHAT = "chat:"
 _KINDS = "a .txt, .jsonl or .json file, or one of these with .gz"
-# The marks of UTF-32 begin with those of UTF-16, so they come first.
-_MARKS = (
-    (BOM_UTF8, "utf-8"),
-    (BOM_UTF32_LE, "utf-32-le"),
-    (BOM_UTF32_BE, "utf-32-be"),
-    (BOM_UTF16_LE, "utf-16-le"),
-    (BOM_UTF16_BE, "utf-16-be"),
-)
+_MARKS = {BOM_UTF8: "utf-8", BOM_UTF32_LE: "utf-32-le", BOM_UTF32_BE: "utf-32-be"}
+_MARKS |= {BOM_UTF16_LE: "utf-16-le", BOM_UTF16_BE: "utf-16-be"}  # those of UTF-32 begin with these, so they come first
 # Lines without ink part documents: spaces of all kinds, and characters of no width.
 _BLANK_LINES = re.compile("\n(?:[^\\S\n]|[\u200b\u200c\u200d\u2060\ufeff])*\n")
 _LINE_ENDS = str.maketrans({"\x85": "\n", "\u2028": "\n", "\u2029": "\n\n"})
@@ -73,8 +67,8 @@ class SourceReport:
 
 def _is_path(source: str) -> bool:
     """Whether a name is meant as a file: it has a separator or one of the endings that are read, or is one."""
-    ending = _ending(_file_of(source)[0].name)
-    return ending in (*_PLAIN, *_JSON) or "/" in source or os.sep in source or _is_file(source)
+    named = _ending(_file_of(source)[0].name) in (*_PLAIN, *_JSON)
+    return named or "/" in source or os.sep in source or _is_file(source)
 
 
 def _is_json(source: str) -> bool:
@@ -137,7 +131,7 @@ def _is_file(source: str) -> bool:
 def _decoded(path: Path) -> tuple[str, str]:
     """The text of a file with plain line ends, and the name of its encoding."""
     data = _bytes_of(path)
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "utf-8"))
+    mark, encoding = next(((mark, name) for mark, name in _MARKS.items() if data.startswith(mark)), (b"", "utf-8"))
     name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
     try:
         text = data[len(mark) :].decode(encoding)
@@ -155,9 +149,9 @@ def _bytes_of(path: Path) -> bytes:
             raise InputError(f"{path} is a folder; give one file: its texts as JSON lines, or parted by blank lines")
         path.stat()
         if _ending(path.name) not in (*_PLAIN, *_JSON):
+            way = "in pandas: table.to_json('notes.jsonl', orient='records', lines=True)"
             raise InputError(
-                f"{path} is not {_KINDS}; give text with blank lines between documents, or JSON lines (in pandas: "
-                "table.to_json('notes.jsonl', orient='records', lines=True))"
+                f"{path} is not {_KINDS}; give text with blank lines between documents, or JSON lines ({way})"
             )
         data = path.read_bytes()
         return gzip.decompress(data) if path.suffix.lower() == ".gz" else data

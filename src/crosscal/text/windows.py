@@ -23,9 +23,7 @@ from crosscal.text.own import SourceReport, _changed_at, _file_of, _is_path
 _Packing = Literal["auto", "packed", "within"]
 _PACKINGS = ("auto", "packed", "within")
 
-_UNKNOWN_TOLD = 0.1  # share of unknown tokens from which a warning is logged
-_UNKNOWN_REFUSED = 0.5  # and from which a text is refused
-
+_UNKNOWN_TOLD, _UNKNOWN_REFUSED = 0.1, 0.5  # shares of unknown tokens: a warning is logged, a text is refused
 _PROGRESS_FROM = 2_000_000  # characters: below that, tokenizing takes about a second
 _BATCH = 64  # documents a call
 _COMPARED = 32  # documents that are decoded again where a tokenizer has no unknown token
@@ -232,9 +230,8 @@ def _told(name: str, documents: Sequence[_Document], ids: list[Tensor], tokenize
 
 def _token_ids(texts: list[str], tokenizer, special: bool = False) -> list[Int[Tensor, " tokens"]]:
     """Token ids of each text (int32): none around it, and unless `special`, what looks like a special one is text."""
-    batch = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=not special, return_attention_mask=False, verbose=False
-    )
+    how = {"add_special_tokens": False, "split_special_tokens": not special, "verbose": False}
+    batch = tokenizer(texts, return_attention_mask=False, **how)
     return [torch.tensor(row, dtype=torch.int32) for row in batch["input_ids"]]
 
 
@@ -250,6 +247,5 @@ def _check_request(n_windows: int, length: int, seed: int, packing: str) -> None
     whole_number("length", length, 2)
     whole_number("seed", seed)
     if packing not in _PACKINGS:
-        raise InputError(
-            f"there is no packing '{packing}'{suggest(str(packing), list(_PACKINGS))} (use packed or within)"
-        )
+        near = suggest(str(packing), list(_PACKINGS))
+        raise InputError(f"there is no packing '{packing}'{near} (use packed or within)")

@@ -105,36 +105,28 @@ def check_tasks(names: Sequence[str]) -> None:
 
 def _result(name: str, task, samples: list[dict]) -> TaskResult:
     """A task's score from the harness's samples, those of its first filter."""
+    version = task_version(name)
     samples = sorted((s for s in samples if s["filter"] == samples[0]["filter"]), key=lambda s: s["doc_id"])
     if name in TASKS:
-        domain, metric, version = TASKS[name].domain, TASKS[name].metric, task_version(name)
-        items = _yes_no_items(samples) if metric == "auc" else _option_items(samples, metric, task)
+        domain, metric = TASKS[name].domain, TASKS[name].metric
+        items = _embedded_items(samples, metric, task)
     else:
-        domain, version = _harness_domain(name), task_version(name)
+        domain = _harness_domain(name)
         version += "" if domain == "own" else f", task {task.VERSION}"
         metric, items = _harness_items(name, samples, task)
     return TaskResult(name, domain, metric, task_quantity(metric).value(items), items, version, len(samples))
 
 
-def _yes_no_items(samples: list[dict]) -> dict[str, list]:
-    """Scores and golds of embedded items whose options are yes and no, in this order."""
-    lists: dict[str, list] = {"id": [], "score": [], "gold": []}
-    for sample in samples:
-        yes, no = _logprobs(sample)
-        lists["id"].append(sample["doc"]["id"])
-        lists["score"].append(round(yes - no, _DECIMALS))
-        lists["gold"].append(int(sample["doc"]["gold"] == 0))
-    return lists
-
-
-def _option_items(samples: list[dict], metric: str, task) -> dict[str, list]:
-    """Outcomes of embedded items, and margins."""
+def _embedded_items(samples: list[dict], metric: str, task) -> dict[str, list]:
+    """Outcomes of embedded items and margins; of options that are yes and no, in this order, scores and golds."""
+    ids, golds = ([sample["doc"][name] for sample in samples] for name in ("id", "gold"))
+    if metric == "auc":
+        pairs = map(_logprobs, samples)
+        scores = [round(yes - no, _DECIMALS) for yes, no in pairs]
+        return {"id": ids, "score": scores, "gold": [int(gold == 0) for gold in golds]}
     theirs = next(theirs for theirs, ours in _ACCURACIES.items() if ours == metric)
-    return {
-        "id": [sample["doc"]["id"] for sample in samples],
-        "correct": [int(_outcome(sample, theirs, task)) for sample in samples],
-        "margin": [_margin(_scores(sample, theirs, task), sample["doc"]["gold"]) for sample in samples],
-    }
+    margins = [_margin(_scores(sample, theirs, task), gold) for sample, gold in zip(samples, golds, strict=True)]
+    return {"id": ids, "correct": [int(_outcome(sample, theirs, task)) for sample in samples], "margin": margins}
 
 
 def _harness_items(name: str, samples: list[dict], task) -> tuple[str, dict[str, list]]:
