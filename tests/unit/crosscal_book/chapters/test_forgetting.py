@@ -14,6 +14,7 @@ from crosscal.stats import Estimate
 from crosscal.types import Row
 from crosscal_book.chapters import forgetting
 from crosscal_book.claims import FAILS, HOLDS, OPEN, mean
+from crosscal_book.numbers.skills import READING, TYPOS, Skills
 
 PAGES: dict[int, object] = {}
 
@@ -21,6 +22,10 @@ PAGES: dict[int, object] = {}
 def page_of(results: Results):
     """The chapter on some results; one page each, because its numbers are cached by page."""
     return PAGES.setdefault(id(results), forgetting.CHAPTER.page(results))
+
+
+def numbers(results: Results) -> Skills:
+    return forgetting._skills(page_of(results))
 
 
 def verdicts(results: Results):
@@ -93,19 +98,19 @@ def results(tmp_path_factory) -> Results:
 
 
 def test_the_skills_are_the_registrys_without_variants_and_without_tasks_at_chance(results):
-    assert forgetting._skills(page_of(results)) == {
+    assert numbers(results).members == {
         "knowledge": ["sciq"],
         "reading": ["sciq_reading", "lambada"],
         "language": ["agreement"],
     }
-    assert forgetting._pairs(page_of(results))[forgetting.READING] == (("sciq", "sciq_reading"),)
-    assert forgetting._pairs(page_of(results))[forgetting.TYPOS] == (("sciq_typos", "sciq"),)
-    columns = forgetting._columns(page_of(results), [results.dense_id], ("sciq", "sciq_reading"), "correct")
+    assert numbers(results).pairs[READING] == [("sciq", "sciq_reading")]
+    assert numbers(results).pairs[TYPOS] == [("sciq_typos", "sciq")]
+    columns = numbers(results).columns([results.dense_id], ("sciq", "sciq_reading"), "correct")
     assert len(columns) == 220
 
 
 def test_shares_of_skill_are_those_that_were_put_in(results):
-    kept = forgetting._kept(page_of(results), "correct").set_index(["run_id", "skill"])
+    kept = numbers(results).kept.query("key == 'correct'").set_index(["run_id", "skill"])
     line = kept.loc[("sparsegpt-30", "knowledge")]
     assert line["value"] == pytest.approx(100 * 0.2 / 0.4, abs=2)
     assert line["lo"] < line["value"] < line["hi"]
@@ -113,12 +118,12 @@ def test_shares_of_skill_are_those_that_were_put_in(results):
     assert kept.loc[(f"svd-{LOW}".replace("%", "").replace(" ", "-"), "reading"), "value"] == pytest.approx(0, abs=3)
     reading = kept.loc[("asvd-low-rank-56.25", "reading"), "value"]
     assert reading == pytest.approx(40, abs=3)  # both tasks keep two fifths
-    shifts = forgetting._kept(page_of(results), "margin").set_index(["run_id", "skill"])["value"]
+    shifts = numbers(results).kept.query("key == 'margin'").set_index(["run_id", "skill"])["value"]
     assert shifts[("sparsegpt-30", "knowledge")] < -0.5
 
 
 def test_runs_stand_by_perplexity_and_ruined_ones_enter_no_contrast(results):
-    assert list(forgetting._runs(page_of(results))["method"]) == [
+    assert list(numbers(results).runs["method"]) == [
         "sparsegpt",
         "sparsegpt",
         "wanda",
@@ -126,15 +131,15 @@ def test_runs_stand_by_perplexity_and_ruined_ones_enter_no_contrast(results):
         "fwsvd",
         "svd",
     ]
-    assert list(forgetting._runs(page_of(results))["ruined"]) == [False] * 4 + [True] * 2
-    contrasts = forgetting._contrasts(page_of(results))
+    assert list(numbers(results).runs["ruined"]) == [False] * 4 + [True] * 2
+    contrasts = numbers(results).contrasts
     assert contrasts.loc[contrasts["series"] == "run", "name"].nunique() == 4
     assert "Left out of contrasts" in str(page_of(results).takeaways())
 
 
 def test_a_contrast_is_paired_and_pooled(results):
-    one = forgetting._contrast(page_of(results), ("sparsegpt-30",), (("sciq", "sciq_reading"),))
-    both = forgetting._contrast(page_of(results), ("sparsegpt-30", "sparsegpt-50"), (("sciq", "sciq_reading"),))
+    one = numbers(results).contrast(("sparsegpt-30",), (("sciq", "sciq_reading"),))
+    both = numbers(results).contrast(("sparsegpt-30", "sparsegpt-50"), (("sciq", "sciq_reading"),))
     assert one["points"].value == pytest.approx(-0.18, abs=0.02)
     assert one["share"].value == pytest.approx(-0.5 + 0.02 / 0.6, abs=0.04)
     assert one["margin"].value == pytest.approx(4 * -0.18, abs=1e-6)  # the same for every question: no interval
@@ -145,7 +150,7 @@ def test_a_contrast_is_paired_and_pooled(results):
 def test_questions_are_matched_by_id_whatever_their_order(results):
     dense = results.items[results.dense_id]
     alone, given = (dict(zip(dense[t]["id"], dense[t]["correct"], strict=True)) for t in ("sciq", "sciq_reading"))
-    gap = forgetting._dense_gap(page_of(results), [("sciq", "sciq_reading")])
+    gap = numbers(results).dense_gap(READING)
     assert gap.value == pytest.approx(np.mean([alone[i] - right for i, right in given.items()]), abs=1e-12)
     assert gap.hi <= 0  # no question is right alone and wrong with its paragraph
 
