@@ -125,9 +125,6 @@ _SETS: dict[str, Callable[[], tuple[_Instruction, ...]]] = {
     "squad": _squad,
 }
 
-INSTRUCTION_SETS: tuple[str, ...] = tuple(_SETS)
-"""The names of all sets."""
-
 
 def _check_name(name: str) -> str:
     if name not in _SETS:

@@ -149,10 +149,8 @@ def _bytes_of(path: Path) -> bytes:
             raise InputError(f"{path} is a folder; give one file: its texts as JSON lines, or parted by blank lines")
         path.stat()
         if _ending(path.name) not in (*_PLAIN, *_JSON):
-            way = "in pandas: table.to_json('notes.jsonl', orient='records', lines=True)"
-            raise InputError(
-                f"{path} is not {_KINDS}; give text with blank lines between documents, or JSON lines ({way})"
-            )
+            lines = "JSON lines (in pandas: table.to_json('notes.jsonl', orient='records', lines=True))"
+            raise InputError(f"{path} is not {_KINDS}; give text with blank lines between documents, or {lines}")
         data = path.read_bytes()
         return gzip.decompress(data) if path.suffix.lower() == ".gz" else data
     except InputError:

@@ -7,8 +7,8 @@ import pytest
 from crosscal.errors import InputError
 from crosscal.metrics import instructions
 from crosscal.metrics.instructions import (
+    _SETS,
     _SQUAD_REQUEST,
-    INSTRUCTION_SETS,
     _Instruction,
     _instructions_version,
     _load_instructions,
@@ -17,7 +17,7 @@ from crosscal.metrics.tasks.items import _task_documents
 from crosscal.text import SOURCES, documents
 from crosscal.text.documents import word_ngrams
 
-FROM_SOURCES = [name for name in INSTRUCTION_SETS if name in SOURCES]
+FROM_SOURCES = [name for name in _SETS if name in SOURCES]
 
 
 def plain(text):
@@ -52,7 +52,7 @@ def test_items_are_short_and_distinct(name, n):
     assert all(1 <= len(answer.split()) <= 60 for item in items for answer in item.references)
 
 
-@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("name", _SETS)
 def test_instructions_are_nested(name):
     items = _load_instructions(name, 8)
     assert _load_instructions(name, 3) == items[:3]

@@ -35,18 +35,17 @@ class _InMemoryLM(TemplateLM):
     `InputError` where the model's outputs are not finite.
     """
 
-    def __init__(self, model, tokenizer, *, token_budget: int | None = None, progress: bool = True, share=None):
+    def __init__(
+        self, model, tokenizer, *, token_budget: int | None = None, progress: bool = True, share=None, device=None
+    ):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        self._device = self._where()
+        self._device = model.get_input_embeddings().weight.device if device is None else device
         default = _TOKEN_BUDGET.get(self._device.type, _TOKEN_BUDGET["cpu"])
         self.token_budget = default if token_budget is None else whole_number("token_budget", token_budget, least=1)
         self.progress = progress
         self.share = _can_share(model) if share is None else share
         self._n_appended = _n_appended(tokenizer)
-
-    def _where(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
 
     @property
     def eot_token_id(self) -> int | None:
@@ -56,8 +55,7 @@ class _InMemoryLM(TemplateLM):
     @property
     def prefix_token_id(self) -> int:
         """The token an empty context is replaced by: beginning of sequence, else end of text, else `InputError`."""
-        prefix = self._prefix()
-        if prefix is None:
+        if (prefix := self._prefix()) is None:
             raise InputError(
                 "this task scores text without a context, for which the tokenizer has no beginning-of-sequence and no "
                 "end-of-text token to put in its place; set one of them in tokenizer_config.json"
@@ -150,11 +148,9 @@ class _InMemoryLM(TemplateLM):
         if options.get("do_sample") and options.get("temperature", 1.0) > 0:
             raise InputError("this task asks for sampled answers, and only greedy ones are supported; choose another")
         n_new = int(options.get("max_gen_toks", options.get("max_new_tokens", _DEFAULT_NEW_TOKENS)))
-        room = self.max_length - n_new
-        if room < 1:
-            raise InputError(
-                f"the task writes up to {n_new} tokens but the model takes {self.max_length}; use another model"
-            )
+        if (room := self.max_length - n_new) < 1:
+            most = self.max_length
+            raise InputError(f"the task writes up to {n_new} tokens but the model takes {most}; use another model")
         until = options.get("until") or []
         stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
         prompt = self.tok_encode(context)[-room:]
@@ -172,12 +168,8 @@ class _StreamedLM(_InMemoryLM):
 
     def __init__(self, residence, *, token_budget: int | None = None, progress: bool = True):
         self._residence = residence
-        super().__init__(
-            residence.model, residence.tokenizer, token_budget=token_budget, progress=progress, share=False
-        )
-
-    def _where(self) -> torch.device:
-        return self._residence.device
+        options = {"token_budget": token_budget, "progress": progress, "share": False, "device": residence.device}
+        super().__init__(residence.model, residence.tokenizer, **options)
 
     def _scored(self, pieces) -> Iterator[dict[int, tuple[float, bool]]]:
         """The answers to all pieces by index, some at a time, after all have passed through all blocks."""
