@@ -24,27 +24,18 @@ MANY_COMMITS = 3  # more commits than these are counted, not listed
 
 
 @dataclass(frozen=True)
-class Text:
-    """Markdown that a notebook shows as such."""
+class _Text:
+    """Markdown that a notebook shows as such; a stamp brings the ids of its runs, for the freshness check."""
 
     markdown: str
+    run_ids: Sequence[str] = ()
 
     def __str__(self) -> str:
         return self.markdown
 
-    def _repr_markdown_(self) -> str:
-        return self.markdown
-
-
-@dataclass(frozen=True)
-class Stamp(Text):
-    """Where a page's numbers come from: a line for the reader, and the run ids for the freshness check."""
-
-    run_ids: Sequence[str] = ()
-
     def _repr_mimebundle_(self, include=None, exclude=None):
-        ids = {"run_ids": list(self.run_ids)}
-        return {"text/markdown": self.markdown, "text/plain": self.markdown}, {"crosscal": ids}
+        ids = {"crosscal": {"run_ids": list(self.run_ids)}} if self.run_ids else {}
+        return {"text/markdown": self.markdown, "text/plain": self.markdown}, ids
 
 
 class Chapter:
@@ -121,14 +112,15 @@ class Page:
     @cached_property
     def _rows(self) -> dict[str, pd.DataFrame]:
         """The rows of every claim, corrected over its family."""
-        claims = [claim for claim in self.chapter.claims.values() if claim.when(self)]
-        raw = {claim.name: claim.rows(self) for claim in claims}
-        found: dict[str, pd.DataFrame] = {}
-        for claim in claims:
-            members = [c.name for c in claims if (c.family or c.name) == (claim.family or claim.name)]
-            if claim.name not in found:
-                found |= dict(zip(members, corrected(raw[name] for name in members), strict=True))
-        return {claim.name: found[claim.name] for claim in claims}
+        families: dict[str, list[str]] = {}
+        for claim in self.chapter.claims.values():
+            if claim.when(self):
+                families.setdefault(claim.family or claim.name, []).append(claim.name)
+        rows: dict[str, pd.DataFrame] = {}
+        for names in families.values():
+            raw = [self.chapter.claims[name].rows(self) for name in names]
+            rows |= dict(zip(names, corrected(raw), strict=True))
+        return {name: rows[name] for name in self.chapter.claims if name in rows}
 
     def select(self, **equal: object) -> pd.DataFrame:
         """Return the compressed runs whose columns have these values, or one of a tuple of values."""
@@ -156,13 +148,11 @@ class Page:
         return forest(rows[[c for c in columns if c in rows]], axis, hollow=rows["p_holm"] >= LEVEL)
 
     def verdicts(self, *patterns: str) -> list[Verdict]:
-        """Return the verdicts on all claims, or those whose names fit one of some patterns."""
-        claims = [
-            self.chapter.claims[name] for name in self._rows if any(fnmatchcase(name, p) for p in patterns or "*")
-        ]
-        return [verdict for claim in claims for verdict in claim.verdicts(self._rows[claim.name], self)]
+        """Return the verdicts on all claims, or those of a name or family, or of names such as `"gptq-*"`."""
+        named = [(self.chapter.claims[name], self._rows[name]) for name in self._named(patterns or ("*",))]
+        return [verdict for claim, rows in named for verdict in claim.verdicts(rows, self)]
 
-    def takeaways(self) -> Text:
+    def takeaways(self) -> _Text:
         """Return the opening of the chapter: one line per claim, linked to its evidence, then the chapter's note.
 
         The link is plain Markdown, which reads well in Jupyter too; roles would only be understood by the book.
@@ -173,8 +163,8 @@ class Page:
             + (f" ([evidence](#{v.evidence}))." if v.evidence else ".")
             for v in self.verdicts()
         ]
-        more = [note] if isinstance(note, str) else note
-        return Text("\n\n".join(["**Takeaways**", "\n".join(lines), *(part for part in more if part)]) + "\n")
+        parts = ["**Takeaways**", "\n".join(lines), *([note] if isinstance(note, str) else note)]
+        return _Text("\n\n".join(filter(None, parts)) + "\n")
 
     def figure(self, name: str) -> Figure:
         """Return a figure by its name."""
@@ -184,31 +174,31 @@ class Page:
         drawing, caption, alt = made
         return drawing.finish(name, caption, alt)
 
-    def table(self, name: str) -> Table | Text:
+    def table(self, name: str) -> Table | _Text:
         """Return a table by its name."""
         made = self.chapter.tables[name](self)
-        return Text(made) if isinstance(made, str) else made
+        return _Text(made) if isinstance(made, str) else made
 
-    def stamp(self, planned: int | None = None) -> Stamp:
+    def stamp(self, planned: int | None = None) -> _Text:
         """Return the line that says where the page's numbers come from, and how many runs were `planned`."""
         return stamp(self.every, planned)
 
 
-def stamp(results: Results, planned: int | None = None) -> Stamp:
+def stamp(results: Results, planned: int | None = None) -> _Text:
     """Return preset, model, machine, commit and versions of the runs behind a page, and how many of those `planned`."""
     rows = results.rows
-    made = [("Preset", "preset"), ("model", "model"), ("machine", "device"), ("commit", "commit")]
-    values = {name: sorted(rows[column].unique()) for name, column in made}
-    few = {name: one for name, one in values.items() if len(one) <= MANY_COMMITS or name != "commit"}
-    parts = [f"{name} {listing(one)}" for name, one in few.items()]
-    if "commit" not in few:
-        parts.append(f"{len(values['commit'])} commits, listed by run on the status page")
+    parts = []
+    for name, column in (("Preset", "preset"), ("model", "model"), ("machine", "device"), ("commit", "commit")):
+        values = sorted(rows[column].unique())
+        many = column == "commit" and len(values) > MANY_COMMITS
+        parts.append(
+            f"{len(values)} commits, listed by run on the status page" if many else f"{name} {listing(values)}"
+        )
     count, dense = len(results.run_ids), rows[rows["method"] == DENSE]
     runs = f"{count} runs" if planned in (None, count) else f"{count} of {planned} planned runs"
-    items = dense.loc[dense["unit"] == "fraction of items", "n"]
-    span = f"{items.min()}" if len(items) and items.min() == items.max() else f"{items.min()} to {items.max()}"
-    size = f", {span} items a task" if len(items) else ""
-    return Stamp(f"*{'; '.join(parts)}; {version_line(rows)}; {runs}{size}.*\n", results.run_ids)
+    items = sorted(set(dense.loc[dense["unit"] == "fraction of items", "n"]))
+    size = f", {' to '.join(str(end) for end in dict.fromkeys((items[0], items[-1])))} items a task" if items else ""
+    return _Text(f"*{'; '.join(parts)}; {version_line(rows)}; {runs}{size}.*\n", results.run_ids)
 
 
 def chapter_named(name: str) -> Chapter:

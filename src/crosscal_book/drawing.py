@@ -179,9 +179,14 @@ class Panels:
             text = ", ".join(filter(None, (facet, panel))) if title is None else edges if title == "edges" else title
             rows = text.format(facet=facet, panel=panel).split("\n")
             wrapped = [textwrap.fill(row, int(13 * size[0] / self.columns)) for row in rows]
-            axes.set_title(plain("\n".join(wrapped)), loc="left", fontsize=9.5)
+            axes.set_title("\n".join(wrapped).replace("$", r"\$"), loc="left", fontsize=9.5)  # no formula between dollars
         for axes in cells:
             axes.set_visible(axes in [used for _, _, used, _ in self.grid])
+
+    @staticmethod
+    def axis(axis: Axes_, panel: str) -> Axis:
+        """Return the axis of a panel."""
+        return axis if isinstance(axis, Axis) else axis[panel]
 
     def apart(self, span: float) -> dict[str, float]:
         """Return offsets of series that share a place, so that their intervals stand beside each other."""
@@ -201,15 +206,15 @@ class Panels:
             if axis is None:
                 continue
             for _, panel, axes, _ in self.grid:
-                axis_of(axis, panel).draw_levels(axes, side)
+                self.axis(axis, panel).draw_levels(axes, side)
             for _, panel, axes, _ in self.grid:
-                self._set_ticks(axes, axis_of(axis, panel), side, keep_ticks and side == "x")
+                self._set_ticks(axes, self.axis(axis, panel), side, keep_ticks and side == "x")
         for side, axis in (("x", x), ("y", y)):
             if isinstance(axis, Axis) and len(self.grid) > 1:
                 getattr(self.canvas, f"sup{side}label")(axis.label, fontsize=10)
             elif axis is not None:
                 for _, panel, axes, _ in self.grid:
-                    getattr(axes, f"set_{side}label")(axis_of(axis, panel).label)
+                    getattr(axes, f"set_{side}label")(self.axis(axis, panel).label)
 
     def _set_ticks(self, axes: Axes, axis: Axis, side: str, keep_ticks: bool) -> None:
         """Limits, those given and those of the data, and ticks."""
@@ -252,16 +257,6 @@ class Panels:
             text = "; ".join(dict.fromkeys(f"{v} (panel {k})" if many else v for k, v in labels.items()))
             about |= {column: text} if text else {}
         return Drawing(self.canvas, self.frame, about)
-
-
-def plain(text: str) -> str:
-    """Return text that matplotlib draws as it stands, and not as a formula between dollar signs."""
-    return text.replace("$", r"\$")
-
-
-def axis_of(axis: Axes_, panel: str) -> Axis:
-    """Return the axis of a panel."""
-    return axis if isinstance(axis, Axis) else axis[panel]
 
 
 def _log_ticks(low: float, high: float, share: float = 0.1) -> list[float]:

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
-from crosscal_book.drawing import Axes_, Drawing, Panels, axis_of, open_canvas, plain
+from crosscal_book.drawing import Axes_, Drawing, Panels, open_canvas
 from crosscal_book.style import STYLES, MethodStyle
 
 
@@ -51,14 +51,14 @@ def forest(
     places = panels.apart(0.72 if key else 0.0)
     for facet, panel, axes, part in panels.grid:
         names = facets[facet]
-        axis_of(x, panel).scale(axes, "x")
+        panels.axis(x, panel).scale(axes, "x")
         rows = part["name"].map(names.index).astype(float) + part["_series"].map(places)
         drawn = part.assign(_x=part["value"], _y=rows)
         _points(axes, drawn, panels, {"lo": "_x"})
         for line in drawn[drawn["_label"] != ""].to_dict("records"):
             at = line["_x"], line["_y"]
             axes.annotate(line["_label"], at, (0, 5), textcoords="offset points", ha="center", fontsize=8)
-        axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=8)
+        axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names], fontsize=8)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         for label in axes.get_yticklabels():
@@ -106,9 +106,9 @@ def lines(
     last: dict[Axes, pd.DataFrame] = {}
     labelled: list[tuple[Axes, pd.DataFrame]] = []
     for number, (_, panel, axes, part) in enumerate(panels.grid):
-        over = axis_of(x, panel)
+        over = panels.axis(x, panel)
         over.scale(axes, "x")
-        axis_of(y, panel).scale(axes, "y")
+        panels.axis(y, panel).scale(axes, "y")
         places = part[across].map(targets) if targets else part[across].astype(float)
         shift = part["_series"].map(apart)
         drawn = part.assign(_x=places * (1 + shift) if over.log else places + shift, _y=part["value"], _across=places)

@@ -34,15 +34,6 @@ def percent(change: float) -> str:
     return f"{points(change)} %"
 
 
-def point_change(change: float) -> str:
-    """Return a change of accuracy for a sentence.
-
-    >>> point_change(-0.0312)
-    '−3.1 points'
-    """
-    return f"{points(change)} points"
-
-
 def interval(value: float, lo: float, hi: float, write: Callable[[float], str] = times, unit: str = "") -> str:
     """Return a value with its unit and interval.
 
