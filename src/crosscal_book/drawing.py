@@ -179,7 +179,8 @@ class Panels:
             text = ", ".join(filter(None, (facet, panel))) if title is None else edges if title == "edges" else title
             rows = text.format(facet=facet, panel=panel).split("\n")
             wrapped = [textwrap.fill(row, int(13 * size[0] / self.columns)) for row in rows]
-            axes.set_title("\n".join(wrapped).replace("$", r"\$"), loc="left", fontsize=9.5)  # no formula between dollars
+            words = "\n".join(wrapped).replace("$", r"\$")  # a pair of dollars would be a formula
+            axes.set_title(words, loc="left", fontsize=9.5)
         for axes in cells:
             axes.set_visible(axes in [used for _, _, used, _ in self.grid])
 
