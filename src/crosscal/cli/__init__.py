@@ -44,7 +44,7 @@ _SMALLER = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of the process, and return the exit status."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    interrupted = f"interrupted; {_COMMANDS[name].interrupted}" if name in _COMMANDS else "interrupted"
+    interrupted = f"interrupted; {_COMMANDS[name]['interrupted']}" if name in _COMMANDS else "interrupted"
     _occupy_closed()
     with contextlib.redirect_stderr(_LastingError(sys.stderr)):
         try:
@@ -70,7 +70,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     options = _parse(parser, name, arguments)
     options.reproducing = _config_values(parser, name, options)
     _check_new(options.save_config)
-    module = import_module(f"crosscal.cli.{_COMMANDS[name].module}")
+    module = import_module(f"crosscal.cli.{_COMMANDS[name]['module']}")
     with mock.patch.dict(os.environ, _SILENT if options.quiet else {}), contextlib.redirect_stdout(sys.stderr):
         result = _within_memory(getattr(module, f"_run_{name}"), options)
     _print_result(

@@ -31,7 +31,7 @@ def test_help_has_worked_examples(crosscal, command):
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_examples_of_help_name_options_that_exist(command):
     known = set(_CommandParser(command)._option_string_actions)
-    for line in re.findall(rf"crosscal {command}((?:.|\\\n)*?)(?<!\\)\n", _COMMANDS[command].examples + "\n"):
+    for line in re.findall(rf"crosscal {command}((?:.|\\\n)*?)(?<!\\)\n", _COMMANDS[command]["examples"] + "\n"):
         assert set(re.findall(r"--[a-z-]+", line)) <= known
 
 
@@ -84,7 +84,7 @@ def run_with(monkeypatch, crosscal, error, command="assets", *arguments):
     def fail(options):
         raise error
 
-    monkeypatch.setattr(import_module(f"crosscal.cli.{_COMMANDS[command].module}"), f"_run_{command}", fail)
+    monkeypatch.setattr(import_module(f"crosscal.cli.{_COMMANDS[command]['module']}"), f"_run_{command}", fail)
     return crosscal(command, *arguments)
 
 
