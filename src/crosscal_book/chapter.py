@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -95,7 +96,7 @@ class Page:
 
     chapter: Chapter
     every: Results
-    settings: Settings
+    settings: Any
     folder: Path
 
     @cached_property

@@ -14,8 +14,7 @@ from crosscal_book.chapter import Chapter, Page
 from crosscal_book.claims import every, mean, most
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines, matrix
-from crosscal_book.numbers.sources import RANDOM, SELF
-from crosscal_book.numbers.spreads import MIN_TEXTS, SIZES, Spreads, name_of
+from crosscal_book.numbers.sources import MIN_TEXTS, RANDOM, SELF, SIZES, Sources, name_of
 from crosscal_book.numbers.written import SCORES, Written
 from crosscal_book.style import STYLES, MethodStyle, style_of
 from crosscal_book.tables import Table
@@ -35,8 +34,8 @@ NAMES = {RANDOM: "random tokens", SELF: "self-written"}
 
 
 @lru_cache(maxsize=8)
-def _sources(page: Page) -> Spreads:
-    return Spreads(page.results, page.settings.calibration)
+def _sources(page: Page) -> Sources:
+    return Sources(page.results, page.settings.calibration)
 
 
 @lru_cache(maxsize=8)
@@ -56,11 +55,9 @@ def _note(page: Page) -> str:
         f"said otherwise; sources: {listing(runs.sources())}; perplexity is the geometric mean over "
         f"{listing(runs.sets(PERPLEXITY))}. "
     )
-    if drawn:
-        return (
-            f"{text}Draws of {runs.general}: {listing(drawn)}. Where a method has one draw, the widest known stands in."
-        )
-    return f"{text}Nothing was drawn twice, so the intervals hold the held-out windows' uncertainty only."
+    if not drawn:
+        return f"{text}Nothing was drawn twice, so the intervals hold the held-out windows' uncertainty only."
+    return f"{text}Draws of {runs.general}: {listing(drawn)}. Where a method has one draw, the widest known stands in."
 
 
 CHAPTER = Chapter("calibration", note=_note, prepare=lambda results, _: results)
@@ -74,7 +71,7 @@ def _rows(pick):
 CHAPTER.claim(
     "source-against-draw",
     "With most methods, the calibration source moves perplexity more than its draw does",
-    _rows(lambda runs: runs.source_rows()),
+    _rows(Sources.source_rows),
     most("better"),
     evidence=EFFECTS,
     lead="SD due to the source over SD due to the draw",
@@ -85,9 +82,7 @@ for other in ("wanda", "gptq"):
     CHAPTER.claim(
         f"depends-more-than-{other}",
         f"SparseGPT depends more on the calibration source than {style_of(other).label}",
-        lambda page, other=other: pd.DataFrame(
-            list(_sources(page).dependence_rows(("sparsegpt", _focus(page)), other))
-        ),
+        lambda page, other=other: pd.DataFrame(_sources(page).dependence_rows(("sparsegpt", _focus(page)), other)),
         every("better"),
         family="depends-more",
         evidence=SOURCES,
@@ -98,7 +93,7 @@ for other in ("wanda", "gptq"):
 CHAPTER.claim(
     "own-domain-is-best",
     "For most methods and domains, the domain's own text calibrates best for it",
-    _rows(lambda runs: runs.own_domain_rows()),
+    _rows(Sources.own_domain_rows),
     most("better"),
     evidence=MATRIX,
     lead="perplexity after the own text, beside the best of the others'",
@@ -121,7 +116,7 @@ CHAPTER.claim(
 CHAPTER.claim(
     "any-text-beats-random",
     "Any text calibrates better than random tokens, whatever the method",
-    _rows(lambda runs: runs.random_rows()),
+    _rows(Sources.random_rows),
     every("better"),
     evidence=SOURCES,
     lead="perplexity beside random tokens'",
@@ -131,7 +126,7 @@ CHAPTER.claim(
 CHAPTER.claim(
     "random-is-useless",
     "Random tokens are useless: no better than magnitude pruning, which needs no text",
-    _rows(lambda runs: runs.magnitude_rows()),
+    _rows(Sources.magnitude_rows),
     every("worse"),
     evidence=SOURCES,
     lead="perplexity after random tokens, beside magnitude pruning's",
@@ -151,7 +146,7 @@ CHAPTER.claim(
 CHAPTER.claim(
     "task-data-is-better",
     "Task data calibrates better than general data, on answers of {which} task, on average over methods",
-    lambda page: _written(page).rows(DECIDES) if _written(page) else pd.DataFrame(),
+    lambda page: written.rows(DECIDES) if (written := _written(page)) else pd.DataFrame(),
     mean("better", by=GAIN),
     each="which",
     otherwise="Task data calibrates better than general data, on answers of the same and of another task",
@@ -166,9 +161,8 @@ CHAPTER.claim(
 
 def _looks(page: Page, frame: pd.DataFrame) -> dict:
     """Options of marks: a series per group with its method's look, open at other sparsities than the one looked at."""
-    groups = frame.drop_duplicates("series").set_index("series")["method"]
-    order = {name: style_of(groups[name]) for g in _sources(page).groups if (name := name_of(g)) in groups}
-    looks = {name: MethodStyle(name, style.colour, style.marker) for name, style in order.items()}
+    shown, groups = set(frame["series"]), {name_of(group): group for group in _sources(page).groups}
+    looks = {name: replace(style_of(group[0]), label=name) for name, group in groups.items() if name in shown}
     return {"series": "series", "looks": looks, "key": True, "hollow": _is_open(page, frame)}
 
 
@@ -187,7 +181,7 @@ def _sources_figure(page: Page):
     height = 0.16 + 0.11 * frame["series"].nunique()
     drawing = forest(frame, axes, size=(6.6, height), title="", **_looks(page, frame))
     closed = frame[(frame["panel"] == PERPLEXITY.name) & ~_is_open(page, frame)].groupby("series", sort=False)
-    said = "; ".join(filter(None, (_extremes(name, part) for name, part in closed))) or "No method has two texts"
+    said = "; ".join(filter(None, (_extremes(str(name), part) for name, part in closed))) or "No method has two texts"
     caption = (
         f"Results after calibration on each source, all at {runs.size[0]} windows of {runs.size[1]} tokens: "
         f"perplexity and Jensen-Shannon divergence over {len(runs.sets(PERPLEXITY))} texts, change of mean accuracy "
@@ -216,8 +210,9 @@ def _matrix(page: Page):
         return f"{name_of(group)} was not calibrated on {runs.general} and another source."
     frame = runs.by_text(group).drop(columns="series")
     frame = frame.assign(name=frame["calibration"].replace(NAMES), panel=frame["text"].str.replace("_", " "))
-    best = frame.loc[frame.groupby("text", sort=False)["beside"].idxmin()].set_index("text")["calibration"]
-    own = [text for text in best.index if text in sources]
+    least = frame.loc[frame.groupby("text", sort=False)["beside"].idxmin()]
+    best = dict(zip(least["text"], least["calibration"], strict=True))
+    own = [text for text in best if text in sources]
     won = sum(best[text] == text for text in own)
     said = f"The own text gives the lowest perplexity on {won} of {len(own)} texts with an own source"
     caption = (
@@ -233,7 +228,7 @@ def _matrix(page: Page):
 
 
 def _cell_of(line: pd.Series) -> str:
-    return f"{times(line['value'])}\n{times(line['lo']).rstrip('×')} to {times(line['hi']).rstrip('×')}"
+    return "{}\n{} to {}".format(times(line["value"]), *(times(line[end]).rstrip("×") for end in ("lo", "hi")))
 
 
 @CHAPTER.figure(SIZE)
@@ -241,7 +236,7 @@ def _size(page: Page):
     runs, frames, said, axes = _sources(page), [], [], {}
     total = f"{math.prod(runs.size):,} tokens in all"
     for column, unit in (("n_windows", "windows"), ("window", "tokens in a window")):
-        frame = runs.along(column, total)
+        frame = runs.by_size(column, total)
         if len(frame):
             frame["panel"] = total if column == "window" else f"windows of {frame['window'].iloc[0]} tokens"
             frames.append(frame)
@@ -249,7 +244,7 @@ def _size(page: Page):
             axes[frame["panel"].iloc[0]] = Axis(label, 2, ticks=sorted(frame["x"].unique()))
         for name, part in frame.groupby("series", sort=False) if len(frame) else ():
             ids, ends = list(part["run_id"]), (part["x"].iloc[0], part["x"].iloc[-1])
-            said.append(f"{name}: {runs.change_along(ids)} from {ends[0]} to {ends[1]} {unit}")
+            said.append(f"{name}: {runs.change_text(ids[-1:], ids[:1])} from {ends[0]} to {ends[1]} {unit}")
     if not frames:
         return "No method was calibrated on several numbers or lengths of windows."
     frame, words = pd.concat(frames, ignore_index=True), "; ".join(said)
@@ -305,14 +300,13 @@ def _answers(page: Page):
 @CHAPTER.table("sources")
 def _source_table(page: Page) -> Table:
     runs = _sources(page)
-    texts = runs.results.only(metric="perplexity", run_id=runs.results.dense_id)["eval_set"]
     note = (
         "Perplexity / dense perplexity (bold: the text's own source) and its mean over all but the tasks' prompts; "
         "Jensen-Shannon divergence in nats; change of mean accuracy in points over the "
         f"{len(runs.sets(ACCURACY))} tasks that all runs share. In brackets: 95 % intervals over windows or items "
         "and over calibration draws."
     )
-    head = ["", "calibration", *[text.replace("_", " ") for text in texts], "mean", "JS", "accuracy"]
+    head = ["", "calibration", *[text.replace("_", " ") for text in runs.every_text], "mean", "JS", "accuracy"]
     return Table(head, runs.source_lines(), note, 2)
 
 

@@ -15,7 +15,7 @@ from crosscal.stats import DRAWS, Estimate
 from crosscal.types import Row
 from crosscal_book.chapters.calibration import CHAPTER
 from crosscal_book.claims import FAILS, HOLDS, OPEN
-from crosscal_book.numbers.spreads import Spreads
+from crosscal_book.numbers.sources import Sources
 from crosscal_book.numbers.written import Written
 
 TEXTS = {"pubmed": "biomedical", "legal": "legal", "wikipedia": "general", "news": "general", "task_prompts": "tasks"}
@@ -144,7 +144,7 @@ def without(results: Results, *words: str) -> Results:
 
 
 def test_each_setting_counts_once_and_the_dense_run_without_answers_is_the_reference(make):
-    evidence = Spreads(make(), "c4")
+    evidence = Sources(make(), "c4")
     assert evidence.results.dense_id == "dense"
     assert (evidence.size, evidence.seed) == ((16, 64), 0)
     assert not evidence.runs.duplicated(["method", "target", "calibration", "n_windows", "window", "seed"]).any()
@@ -157,14 +157,14 @@ def test_each_setting_counts_once_and_the_dense_run_without_answers_is_the_refer
 def test_runs_of_another_allocation_or_with_options_are_left_out(make):
     results = make()
     odd = {"wanda-50-legal": {"allocation": "owl"}, "wanda-50-news": {"options": [["act_order", True]]}}
-    kept = set(Spreads(replace(results, configs=results.configs | odd), "c4").runs["run_id"])
+    kept = set(Sources(replace(results, configs=results.configs | odd), "c4").runs["run_id"])
     assert "wanda-50-pubmed" in kept
     assert not kept & set(odd)
 
 
 def test_a_level_is_the_log_ratio_to_the_dense_model(make):
     results = make()
-    found = Spreads(results, "c4").level("sparsegpt-50-legal", PERPLEXITY, ("legal", "news"))
+    found = Sources(results, "c4").level("sparsegpt-50-legal", PERPLEXITY, ("legal", "news"))
     shift = [
         np.mean(results.items["sparsegpt-50-legal"][t]["nll"]) - np.mean(results.items["dense"][t]["nll"])
         for t in ("legal", "news")
@@ -174,7 +174,7 @@ def test_a_level_is_the_log_ratio_to_the_dense_model(make):
 
 
 def test_a_difference_holds_the_noise_of_both_draws(make):
-    evidence = Spreads(make(draw=0.05), "c4")
+    evidence = Sources(make(draw=0.05), "c4")
     group = ("sparsegpt", "50%")
     noise = evidence.noise(group, PERPLEXITY)
     assert (noise.freedom, noise.group) == (4, group)
@@ -189,14 +189,14 @@ def test_a_difference_holds_the_noise_of_both_draws(make):
 
 
 def test_noise_is_borrowed_from_the_method_then_from_all_and_is_none_without_draws(make):
-    evidence = Spreads(without(make(draw=0.05), "wanda-50-c4-draw"), "c4")
+    evidence = Sources(without(make(draw=0.05), "wanda-50-c4-draw"), "c4")
     assert evidence.noise(("wanda", "50%"), PERPLEXITY).group[0] in ("sparsegpt", "gptq")
-    evidence = Spreads(without(make(draw=0.05), "-draw"), "c4")
+    evidence = Sources(without(make(draw=0.05), "-draw"), "c4")
     assert evidence.noise(("wanda", "50%"), PERPLEXITY) is None
 
 
 def test_an_sd_of_five_has_the_interval_of_the_chi_squared_law(make):
-    evidence = Spreads(make(draw=0.05), "c4")
+    evidence = Sources(make(draw=0.05), "c4")
     found = ends(evidence.sd_over(evidence.draws(("sparsegpt", "50%"), "c4"), PERPLEXITY))
     # the 2.5 and 97.5 % quantiles of chi-squared with 4 degrees of freedom are 0.484 and 11.143
     assert found.lo == pytest.approx(found.value * math.sqrt(4 / 11.143), rel=0.06)
@@ -204,7 +204,7 @@ def test_an_sd_of_five_has_the_interval_of_the_chi_squared_law(make):
 
 
 def test_the_source_ratio_takes_the_draw_out_of_the_sources(make):
-    evidence, group = Spreads(make(draw=0.02), "c4"), ("sparsegpt", "50%")
+    evidence, group = Sources(make(draw=0.02), "c4"), ("sparsegpt", "50%")
     ids = [evidence.base(group, s) for s in evidence.sources(group, text_only=True)]
     over = np.std([evidence.level(i, PERPLEXITY)[0] for i in ids], ddof=1)
     under = np.std([evidence.level(i, PERPLEXITY)[0] for i in evidence.draws(group, "c4")], ddof=1)
@@ -234,7 +234,7 @@ def _pitman(a, b, t):
 
 
 def test_the_ratio_of_spreads_has_pitmans_interval(make):
-    evidence, pair = Spreads(make(), "c4"), (("sparsegpt", "50%"), ("wanda", "50%"))
+    evidence, pair = Sources(make(), "c4"), (("sparsegpt", "50%"), ("wanda", "50%"))
     values = [
         np.array([evidence.level(evidence.base(g, s), PERPLEXITY)[0] for s in evidence.sources(g, text_only=True)])
         for g in pair
