@@ -35,30 +35,28 @@ def check_method(method: Method) -> list[str]:
     for prove in _PROPERTIES:
         for target in [target for kind in method.targets for target in _TARGETS[kind]]:
             prove(_Trial(method, target))
-    return [_words(prove) for prove in _PROPERTIES]
+    names = [prove.__name__.strip("_").replace("_", " ") for prove in _PROPERTIES]
+    return [name.replace("shapes dtypes", "shapes, dtypes") for name in names]
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A method, and the target it is tried with."""
+    """A method, the target it is tried with, and the pattern and the grid of that target, if it has them."""
 
     method: Method
     target: Target
 
     @property
     def pattern(self) -> Unstructured | NofM | None:
-        """The pattern of the target, if it has one."""
         pattern = self.target.pattern if isinstance(self.target, SparseGrid) else self.target
         return pattern if isinstance(pattern, (Unstructured, NofM)) else None
 
     @property
     def grid(self) -> Grid | None:
-        """The grid of the target, if it has one."""
         grid = self.target.grid if isinstance(self.target, SparseGrid) else self.target
         return grid if isinstance(grid, Grid) else None
 
     def solve(self, weights: list[Tensor], stats: InputStats, target: Target | None = None, **options) -> list[Tensor]:
-        """The new weights."""
         return self.outcome(weights, stats, target, **options)[0]
 
     def outcome(self, weights: list[Tensor], stats: InputStats, target: Target | None = None, **options):
@@ -70,7 +68,6 @@ class _Trial:
         return self.method.solve(weights, evidence, target or self.target, **(damp | options))
 
     def require(self, holds: bool | Tensor, fault: str) -> None:
-        """Raise `AssertionError` unless something holds."""
         if not holds:
             raise AssertionError(f"{self.method.name}, {self.target}: {fault}")
 
@@ -192,10 +189,6 @@ def _facts_and_refusals_are_what_the_engine_expects(trial: _Trial) -> None:
         except InputError:
             return
         trial.require(not isinstance(trial.pattern, NofM), f"check lets {bad} pass for {D_IN} inputs")
-
-
-def _words(prove: Callable) -> str:
-    return prove.__name__.strip("_").replace("_", " ").replace("shapes dtypes", "shapes, dtypes")
 
 
 _PROPERTIES: tuple[Callable[[_Trial], None], ...] = (

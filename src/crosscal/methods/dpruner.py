@@ -23,7 +23,7 @@ def dpruner(
     strength: float = 0.1,
     damp: float = 0.01,
 ) -> Float[Tensor, "d_out d_in"]:
-    """Zero the weights whose removal should change the regularized domain loss least (`dpruner_scores`); no update.
+    """Zero the weights whose removal should change the regularized domain loss least; no update.
 
     `stats` are of general text and `gradient` of domain text. Unstructured: weights compete across the whole matrix
     and exactly floor(sparsity * size) go. N:M: within each group of M inputs of a row.
@@ -38,7 +38,7 @@ def dpruner(
     [[1.0, 0.0, 1.0, 0.0]]
     """
     _check_finite(weight)
-    scores = dpruner_scores(weight, stats, gradient, strength=strength, damp=damp)
+    scores = _scores(weight, _inverse_factor(stats, damp), stats.n_tokens, gradient, strength)
     return torch.where(drop_mask(scores, pattern, per="matrix"), 0, weight)
 
 
@@ -53,13 +53,12 @@ def _solve(
     return new, {"failed": factor.failed, "damp": damp}
 
 
-def dpruner_scores(
+def _scores(
     weight: Float[Tensor, "d_out d_in"],
-    stats: InputStats,
+    factor: _InverseFactor,
+    n_tokens: int,
     gradient: WeightGradient,
-    *,
-    strength: float = 0.1,
-    damp: float = 0.01,
+    strength: float,
 ) -> Float[Tensor, "d_out d_in"]:
     """|L(W) - L(W with W_m = 0)| in nats for each weight m, to second order, with L the regularized domain loss.
 
@@ -94,19 +93,7 @@ def dpruner_scores(
 
     F is of window gradients; token by token it would be larger, so the second-order term is on the low side.
     The product form is the paper's: a weight without domain gradient scores 0 however much general text needs it.
-
-    Raises `InputError` as `dpruner` does.
     """
-    return _scores(weight, _inverse_factor(stats, damp), stats.n_tokens, gradient, strength)
-
-
-def _scores(
-    weight: Float[Tensor, "d_out d_in"],
-    factor: _InverseFactor,
-    n_tokens: int,
-    gradient: WeightGradient,
-    strength: float,
-) -> Float[Tensor, "d_out d_in"]:
     if gradient.term is None:
         raise InputError("the gradient has no term; gather it with METHOD.term of crosscal.methods.dpruner")
     if gradient.term.shape != weight.shape:
@@ -115,17 +102,11 @@ def _scores(
     if strength < 0:
         raise InputError(f"strength is {strength:g}; give 0 (domain text alone) or more")
     weight = weight.float()
-    general = _relative(_general_importance(weight, factor, n_tokens))
+    # H^-1 = U^T U: its diagonal is the sum of squares of each column of U.
+    inverse_diagonal = factor.upper.square().sum(dim=0) * n_tokens
+    general = _relative(torch.where(factor.dead, 0, weight.square() / inverse_diagonal))
     slope = 1 + 2 * strength * _relative(general * _relative(gradient.square))
     return (slope * gradient.term * weight - (slope * weight).square() * gradient.square / 2).abs()
-
-
-def _general_importance(
-    weight: Float[Tensor, "d_out d_in"], factor: _InverseFactor, n_tokens: int
-) -> Float[Tensor, "d_out d_in"]:
-    """W_ij^2 / [H^-1]_jj per token; with H^-1 = U^T U, its diagonal is the sum of squares of each column of U."""
-    inverse_diagonal = factor.upper.square().sum(dim=0) * n_tokens
-    return torch.where(factor.dead, 0, weight.square() / inverse_diagonal)
 
 
 def _gradient_itself(gradient: Tensor, weight: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ from crosscal.methods.masks import _check_finite
 from crosscal.methods.registry import Evidence, Method
 from crosscal.types import LowRank
 
-FISHER_FLOOR = 1e-4
+_FISHER_FLOOR = 1e-4
 """Least Fisher weight of an input, relative to the mean over inputs: its square stays above float32's rounding."""
-DAMP = 1e-6
+_DAMP = 1e-6
 """Damping of the Gram matrix, relative to each input's own sum of squares: about ten times float32's rounding."""
 
 
@@ -51,7 +51,7 @@ def fwsvd(
     """Fisher-weighted SVD: an error at input j costs f_j = sqrt(mean over i of (dL/dW_ij)^2).
 
     `squared_gradient` is (dL/dW)^2 averaged over batches, in any unit: only ratios of f_j count. No f_j is taken as
-    less than `FISHER_FLOOR` of their mean; a gradient that is zero everywhere leaves the plain `svd`.
+    less than `_FISHER_FLOOR` of their mean; a gradient that is zero everywhere leaves the plain `svd`.
     Source: Hsu et al. 2022 (arXiv 2207.00112), where weights are input x output and f belongs to a row.
 
     Raises `InputError` for weights or squared gradients that are not finite, and for negative squared gradients.
@@ -65,7 +65,7 @@ def fwsvd(
     if not (squared_gradient.amin() >= 0) & fisher.isfinite().all():
         raise InputError("a squared gradient is negative, NaN or infinite; average (dL/dW)^2 in float32 over batches")
     size = fisher.sqrt()
-    relative = torch.where(size.any(), size / size.mean(), torch.ones_like(size)).clamp(min=FISHER_FLOOR)
+    relative = torch.where(size.any(), size / size.mean(), torch.ones_like(size)).clamp(min=_FISHER_FLOOR)
     left, right = _factors(weight, weight.float() * relative, target)
     return (left @ right).to(weight.dtype)
 
@@ -73,7 +73,7 @@ def fwsvd(
 def asvd(weight: Float[Tensor, "d_out d_in"], stats: InputStats, target: LowRank) -> Float[Tensor, "d_out d_in"]:
     """Activation-aware SVD: the matrix of its rank whose outputs on the calibration text are closest.
 
-    Minimizes tr((W - W') H (W - W')^T) with H = G + `DAMP` * diag(G), where a dead input is damped like the quietest
+    Minimizes tr((W - W') H (W - W')^T) with H = G + `_DAMP` * diag(G), where a dead input is damped like the quietest
     live one. The damping decides only where rank goes that the text leaves over (fewer tokens than inputs, dead
     inputs): to the weights themselves. Where rounding makes H indefinite the damping rises tenfold, to 0.01 at most.
     Source: the optimum is that of Wang et al. 2024 (SVD-LLM, arXiv 2403.07378), who scale by a Cholesky factor of G
@@ -133,7 +133,7 @@ def _gram_root(stats: InputStats) -> Float[Tensor, "d_in d_in"]:
         size = torch.where(live, squares, torch.where(live.any(), quietest, 1.0)).sqrt()
         correlation = gram / size[:, None] / size
         for attempt in range(5):
-            damping = torch.full_like(size, DAMP * 10**attempt).diag()
+            damping = torch.full_like(size, _DAMP * 10**attempt).diag()
             lower, info = torch.linalg.cholesky_ex(correlation + damping)
             if info.item() == 0:
                 return size[:, None] * lower

@@ -84,7 +84,7 @@ def _drop_of_group(scores: Float[Tensor, "m rows"], count: int) -> Bool[Tensor, 
     return ranks < count
 
 
-def kth_smallest_of_parts(
+def _kth_smallest_of_parts(
     scores: Float[Tensor, "block rows"], rows: Sequence[int], positions: Sequence[int], *, radix: bool | None = None
 ) -> Float[Tensor, " parts"]:
     """Return, for each of several matrices that stand side by side, the score at its position (from 0) of its scores.
@@ -95,7 +95,7 @@ def kth_smallest_of_parts(
 
     Raises `InputError` for a position outside its part, or parts that do not add up to all rows.
 
-    >>> kth_smallest_of_parts(torch.tensor([[5.0, 1.0, 4.0], [2.0, 3.0, 6.0]]), [2, 1], [1, 0]).tolist()
+    >>> _kth_smallest_of_parts(torch.tensor([[5.0, 1.0, 4.0], [2.0, 3.0, 6.0]]), [2, 1], [1, 0]).tolist()
     [2.0, 4.0]
     """
     block, n_rows = scores.shape

@@ -12,7 +12,7 @@ from crosscal.errors import InputError, whole_number
 from crosscal.methods.gptq import _FittedLevels
 from crosscal.methods.kernels import _BlockRule
 from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
-from crosscal.methods.masks import _check_finite, kth_smallest_of_parts
+from crosscal.methods.masks import _check_finite, _kth_smallest_of_parts
 from crosscal.methods.registry import Evidence, Method, _check_divides
 from crosscal.methods.sweep import BLOCK, _block_edges, _sweep_stacked
 from crosscal.types import Grid, NofM, Pattern, PerGroup, SparseGrid, Unstructured
@@ -102,7 +102,7 @@ def _keep(columns: Tensor, scale: Tensor, rows: Sequence[int], pattern: Unstruct
         return torch.full_like(columns, pattern.sparsity == 0, dtype=torch.bool)
     scores = (columns / scale[:, None]).square_()
     positions = [int(len(scores) * n * pattern.sparsity) for n in rows]
-    thresholds = kth_smallest_of_parts(scores, rows, positions)
+    thresholds = _kth_smallest_of_parts(scores, rows, positions)
     parts = zip(scores.split(list(rows), dim=1), thresholds, strict=True)
     return torch.cat([part > threshold for part, threshold in parts], dim=1)
 

@@ -11,7 +11,7 @@ from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import mix
 from crosscal.engine.block import _layer_losses
 from crosscal.engine.gather import _all_finite
-from crosscal.methods.masks import kth_smallest_of_parts
+from crosscal.methods.masks import _kth_smallest_of_parts
 from crosscal.methods.registry import METHODS, Evidence
 from crosscal.types import Grid, NofM, PerGroup, SparseGrid, Unstructured
 
@@ -70,8 +70,8 @@ def test_a_group_is_gathered_solved_and_measured_without_a_look_at_values(name, 
 def test_thresholds_on_a_gpu_are_found_without_a_look_at_values():
     scores = torch.rand(16, 40, generator=torch.Generator().manual_seed(0))
     with NoLooking():
-        found = kth_smallest_of_parts(scores, [30, 10], [100, 7], radix=True)
-    assert torch.equal(found, kth_smallest_of_parts(scores, [30, 10], [100, 7], radix=False))
+        found = _kth_smallest_of_parts(scores, [30, 10], [100, 7], radix=True)
+    assert torch.equal(found, _kth_smallest_of_parts(scores, [30, 10], [100, 7], radix=False))
 
 
 @pytest.mark.parametrize("look", [bool, torch.Tensor.item, torch.Tensor.nonzero, lambda t: t[t > 0]])

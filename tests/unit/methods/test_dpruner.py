@@ -8,13 +8,19 @@ import torch
 from crosscal.calibration import InputStats
 from crosscal.calibration.statistics import WeightGradient
 from crosscal.errors import InputError
-from crosscal.methods.dpruner import METHOD, dpruner, dpruner_scores
+from crosscal.methods.dpruner import METHOD, _scores, dpruner
+from crosscal.methods.linalg import _inverse_factor
 from crosscal.methods.registry import Evidence
 from crosscal.types import NofM, Unstructured
 from tests.oracles import dpruner as oracle
 
 PATTERNS = [*(Unstructured(s) for s in (0.0, 0.25, 0.5, 1.0)), NofM(2, 4), NofM(4, 8), NofM(1, 4), NofM(0, 4)]
 HALF = Unstructured(0.5)
+
+
+def dpruner_scores(weight, stats, gradient, *, strength=0.1, damp=0.01):
+    """The scores that `dpruner` compares."""
+    return _scores(weight, _inverse_factor(stats, damp), stats.n_tokens, gradient, strength)
 
 
 def inputs_of(kind, tokens, d_in, generator):

@@ -10,7 +10,7 @@ import torch
 
 from crosscal.errors import InputError
 from crosscal.methods.kernels import _available, _BlockRule, _supports, _sweep_block
-from crosscal.methods.masks import kth_smallest_of_parts
+from crosscal.methods.masks import _kth_smallest_of_parts
 from crosscal.methods.rtn import _fit_levels, _Levels, _nearest_level
 from crosscal.types import Grid, NofM
 
@@ -243,7 +243,7 @@ SCORES = {
 
 
 def kth_smallest(scores, position, radix):
-    return kth_smallest_of_parts(scores[None], [len(scores)], [position], radix=radix)[0]
+    return _kth_smallest_of_parts(scores[None], [len(scores)], [position], radix=radix)[0]
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -260,7 +260,7 @@ def test_parts_are_selected_apart():
     rows, positions = [40, 1, 59], [60, 2, 0]
     expected = [part.flatten().sort().values[p] for part, p in zip(scores.split(rows, dim=1), positions, strict=True)]
     for radix in (True, False):
-        assert torch.equal(kth_smallest_of_parts(scores, rows, positions, radix=radix), torch.stack(expected))
+        assert torch.equal(_kth_smallest_of_parts(scores, rows, positions, radix=radix), torch.stack(expected))
 
 
 def test_negative_zero_and_nan_sort_as_in_kthvalue():
@@ -274,4 +274,4 @@ def test_positions_that_do_not_exist_get_a_sentence():
     with pytest.raises(InputError, match="no score at position 3 of 3"):
         kth_smallest(torch.ones(3), 3, None)
     with pytest.raises(InputError, match="do not make 3"):
-        kth_smallest_of_parts(torch.ones(2, 3), [1, 1], [0, 0])
+        _kth_smallest_of_parts(torch.ones(2, 3), [1, 1], [0, 0])
