@@ -232,6 +232,8 @@ class _WholeFolder(Residence):
         device, self._folder, kept = resolve_device(request.device), None, stored
         if not is_gguf(request.model):
             self._folder = _find_folder(request, stored)
+            if "quantization_config" in json.loads((self._folder / "config.json").read_text(encoding="utf-8")):
+                raise InputError(f"{request.model} is quantized already; give the dense model that it was made from")
             self._checkpoint = _Checkpoint(self._folder)
             kept = stored or self._checkpoint.dtype
         self._loaded = load_model(

@@ -1,10 +1,11 @@
 """GPTQ: round column by column and let the columns to the right compensate the error."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crosscal.calibration.statistics import InputStats
@@ -16,6 +17,8 @@ from crosscal.methods.registry import Evidence, Method
 from crosscal.methods.rtn import _fit_levels, _group_edges, _Levels
 from crosscal.methods.sweep import BLOCK, _block_edges, _RuleOf, _sweep_stacked
 from crosscal.types import Grid, PerGroup
+
+PRUNED = 0.3  # zeros of a weight that was pruned; rounded ones have up to 15 %, at 0 between their levels
 
 
 def gptq(
@@ -32,7 +35,8 @@ def gptq(
     H = G + damp * mean(diag G) * I, U the upper Cholesky factor of H^-1. Levels per row are fitted once, on the weights
     as given; levels of a group on the weights as they stand when the sweep reaches it, all earlier errors applied, also
     where groups are smaller than `block` or do not divide it. Weights of dead inputs are rounded to nearest: the
-    authors' code sets them to 0, which costs nothing on this text and may cost much on another.
+    authors' code sets them to 0, which costs nothing on this text and may cost much on another. Zeros of a weight that
+    was pruned before, which has at least 30 % of them, stay zero, and their share of the error flows on.
     `act_order` takes the columns by falling diag(G) and keeps the groups of the original order, with levels fitted
     on the weights as given ("static groups"). The last group of a row may be shorter.
     Equation eq-gptq of the book. Source: Frantar et al. 2023 (arXiv 2210.17323), algorithm 1.
@@ -76,16 +80,32 @@ def _ordered(stats: InputStats, order: Tensor | None) -> InputStats:
 
 
 def _quantize(weights, stats: InputStats, factor: _InverseFactor, grid: Grid, act_order: bool, block: int) -> list:
-    d_in = weights[0].shape[1]
+    d_in, zeros = weights[0].shape[1], _pruned(weights)
     order, factor = _order(stats, act_order), factor._replace(dead=torch.zeros_like(factor.dead))
     if order is None:
         edges = _block_edges(d_in, block, grid)
-        return _sweep_stacked(weights, factor, edges, lambda _: _FittedLevels(grid, d_in, block))
+        return _sweep_stacked(weights, factor, edges, lambda _: _keeping(zeros, _FittedLevels(grid, d_in, block)))
     permuted = [weight[:, order] for weight in weights]
     edges = _block_edges(d_in, block)
-    swept = _sweep_stacked(permuted, factor, edges, lambda columns: _static_levels(grid, columns, order))
+    zeros = None if zeros is None else zeros[order]
+    static = lambda columns: _keeping(zeros, _static_levels(grid, columns, order))  # noqa: E731
+    swept = _sweep_stacked(permuted, factor, edges, static)
     back = order.argsort()
     return [weight[:, back] for weight in swept]
+
+
+def _pruned(weights: Sequence[Tensor]) -> Bool[Tensor, "d_in rows"] | None:
+    """The zeros of those weights that were pruned before, [d_in, rows]; None where none was, if asking costs little."""
+    zeros = [weight == 0 for weight in weights]
+    pruned = torch.cat([part & (part.float().mean() >= PRUNED) for part in zeros]).T.contiguous()
+    return pruned if pruned.is_cuda or pruned.any() else None
+
+
+def _keeping(zeros: Tensor | None, rule_of: _RuleOf) -> _RuleOf:
+    """The rules of a sweep, with zeros that stay."""
+    if zeros is None:
+        return rule_of
+    return lambda start, end, *place: replace(rule_of(start, end, *place), keep=~zeros[start:end])
 
 
 class _FittedLevels:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from crosscal.disk import StreamedModel, compress_folder, folder
 from crosscal.disk.checkpoint import _Checkpoint
 from crosscal.errors import InputError
+from crosscal.methods.allocation import Owl
 from crosscal.models import decoder_blocks, linear_layers, load_model
 from tests.unit.disk.common import HALF, TEXT, in_memory, same_weights
 from tests.unit.families import FAMILIES, random_windows, save_tiny, tiny_model, tiny_tokenizer
@@ -198,9 +199,15 @@ def test_bad_requests_are_refused_before_anything_is_written(dense, tmp_path):
             compress_folder(dense, tmp_path / "out", **asked)
         assert [path.name for path in tmp_path.iterdir()] == ["dense"]
     config = json.loads((dense / "config.json").read_text())
-    (dense / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(InputError, match="is quantized already"):
-        wanda(dense, tmp_path / "out")
+    for method, options in (
+        ("gptq", {}),
+        ("fp8", {"weight_block_size": [128, 128]}),
+    ):  # of fp8 a CPU makes dense weights
+        packing = {"quantization_config": {"quant_method": method} | options}
+        (dense / "config.json").write_text(json.dumps(config | packing))
+        for allocation in (None, Owl()):
+            with pytest.raises(InputError, match="is quantized already"):
+                wanda(dense, tmp_path / "out", allocation=allocation)
 
 
 def test_the_tokenizer_is_kept(dense, tmp_path):

@@ -5,7 +5,8 @@ import torch
 
 from crosscal.calibration import InputStats
 from crosscal.errors import InputError
-from crosscal.methods.gptq import gptq
+from crosscal.methods.gptq import METHOD, gptq
+from crosscal.methods.registry import Evidence
 from crosscal.methods.rtn import rtn
 from crosscal.methods.sparsegpt import sparsegpt
 from crosscal.types import Grid, NofM, PerGroup, PerRow, SparseGrid, Unstructured
@@ -257,3 +258,15 @@ def test_an_n_of_m_group_lies_in_one_block_and_in_one_group_of_the_grid():
         sparsegpt(weight, stats, NofM(1, 3), grid=Grid(4))
     with pytest.raises(InputError, match="do not divide the grid's groups of 18"):
         sparsegpt(weight, stats, NofM(2, 4), grid=Grid(4, PerGroup(18)))
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("grid", FEW, ids=str)
+def test_zeros_of_a_pruned_weight_stay(grid, act_order):
+    weight, stats = layer("real-like", d_out=32)
+    pruned = sparsegpt(weight[:16], stats, NofM(2, 4))
+    both = METHOD.solve([pruned, weight[16:]], Evidence(stats), grid, act_order=act_order)[0]
+    assert (both[0][pruned == 0] == 0).all()
+    assert torch.equal(both[1], gptq(weight[16:], stats, grid, act_order=act_order))
+    few = weight[:16] * (torch.rand(16, weight.shape[1], generator=torch.Generator().manual_seed(0)) > 0.1)
+    assert (gptq(few, stats, grid, act_order=act_order)[few == 0] != 0).any()  # they may be levels of an earlier grid
