@@ -226,7 +226,7 @@ def _first_copies(runs: list[set[int]]) -> list[int]:
     homes = list(range(len(runs)))
     holders: dict[int, list[int]] = defaultdict(list)
     for number, own in enumerate(runs):
-        shared = Counter(other for run in own for other in holders[run])
+        shared = Counter(other for run in own & holders.keys() for other in holders[run])
         near = {_home(homes, i) for i, n in shared.items() if n >= _NEARLY_ALL * max(len(own), len(runs[i]))}
         for other in (*near, number):
             homes[other] = min(near, default=number)
@@ -244,9 +244,10 @@ def _home(homes: list[int], number: int) -> int:
 
 def _leaks(runs: list[set[int]], homes: list[int], sides: list[str], every: int) -> tuple[set[int], int]:
     """The first copies of calibration documents that share text with held-out ones, and how many these are."""
+    held_out = set().union(*(own for own, side in zip(runs, sides, strict=True) if side == "held_out"))
     holders: dict[int, set[int]] = defaultdict(set)
     for own, home in zip(runs, homes, strict=True):
-        for run in own:
+        for run in own & held_out:
             holders[run].add(home)
     most = min(_RECURS, _RECURS_LEAST + len(set(homes)) // 20)
     calibration = {home for home, side in zip(homes, sides, strict=True) if side == "calibration"}
