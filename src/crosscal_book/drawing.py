@@ -147,16 +147,26 @@ def open_canvas(rows: int, columns: int, size: tuple[float, float], **share) -> 
 class Panels:
     """The lines of a frame by facet (rows of panels) and panel (columns, or `columns` of them without facets).
 
-    `lines` is the frame with columns that no reader gets: `_facet`, `_panel`, `_series`, and those that are `given`.
+    `lines` is the frame with columns that no reader gets: `_facet`, `_panel`, `_series`, `_hollow`, `_label`.
     `order` names the series in the order of their looks (methods: the book's order), others as they come. Once the
     canvas is open, `grid` holds (facet, panel, axes, lines) of all panels that have lines.
     """
 
-    def __init__(self, frame: pd.DataFrame, series: str, looks: Mapping[str, MethodStyle], columns: int, **given):
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        series: str,
+        looks: Mapping[str, MethodStyle],
+        columns: int,
+        hollow: pd.Series | None,
+        labels: pd.Series | None,
+    ):
         self.frame, self.looks = frame.reset_index(drop=True), looks
         sources = {"_facet": "facet", "_panel": "panel", "_series": series}
         own = {name: self.frame[of].astype(str) if of in frame else "" for name, of in sources.items()}
-        self.lines = self.frame.assign(**own, **{name: np.asarray(values) for name, values in given.items()})
+        own |= {"_hollow": False if hollow is None else np.asarray(hollow)}
+        own |= {"_label": "" if labels is None else np.asarray(labels)}
+        self.lines = self.frame.assign(**own)
         self.facets, self.panels, names = (list(dict.fromkeys(self.lines[name])) or [""] for name in sources)
         self.order = [name for name in looks if name in names] + [name for name in names if name not in looks]
         self.columns = len(self.panels) if "facet" in frame else columns or len(self.panels)

@@ -40,8 +40,7 @@ def forest(
     `size` is the width and the height of a row; `hollow` marks open points, `bold` the rows of means, `labels` are
     words above points. Panels stand side by side, or in so many `columns`.
     """
-    given = {"_label": "" if labels is None else labels, "_hollow": False if hollow is None else hollow}
-    panels = Panels(frame, series, looks, columns, **given)
+    panels = Panels(frame, series, looks, columns, hollow, labels)
     facets = {f: list(dict.fromkeys(part["name"])) for f, part in panels.lines.groupby("_facet", sort=False)}
     many, heights = len(facets) > 1, [len(names) + 1.0 for names in facets.values()]
     heights *= 1 if many else panels.rows
@@ -96,16 +95,14 @@ def lines(
     points, `aside` how far series stand apart. Where `across` holds targets, percentages are to scale and N:M patterns
     have columns of their own. `size` is that of a row of panels.
     """
-    given = {"_label": "" if labels is None else labels, "_hollow": False if hollow is None else hollow}
-    panels = Panels(frame, series, looks, columns, **given)
+    panels = Panels(frame, series, looks, columns, hollow, labels)
     own = panels.lines["_series"] if series in frame else "all"
     panels.lines["_line"] = own if isinstance(line, str) else "" if line is None else np.asarray(line)
     panels.open((size[0], size[1] * panels.rows), title, sharex=share[0], sharey=share[1])
     targets = None if pd.api.types.is_numeric_dtype(frame[across]) else _target_places(frame[across])
     apart = panels.apart(aside * len(panels.order))
-    last: dict[Axes, pd.DataFrame] = {}
-    labelled: list[tuple[Axes, pd.DataFrame]] = []
-    for number, (_, panel, axes, part) in enumerate(panels.grid):
+    placed: list[tuple[Axes, pd.DataFrame]] = []
+    for _, panel, axes, part in panels.grid:
         over = panels.axis(x, panel)
         over.scale(axes, "x")
         panels.axis(y, panel).scale(axes, "y")
@@ -116,18 +113,14 @@ def lines(
         _points(axes, drawn, panels, {"lo": "_y"} | ({"x_lo": "_x"} if "x_lo" in part else {}))
         if targets:
             _target_axis(axes, targets)
-        if labels is not None:
-            labelled.append((axes, drawn))
-        if (number + 1) % panels.columns == 0 or number == len(panels.grid) - 1:
-            last[axes] = drawn[drawn["_line"] != ""]
+        placed.append((axes, drawn))
     panels.finish(x, y, keep_ticks=bool(targets))
     if labels is not None or ends:
         panels.canvas.draw_without_rendering()  # settles limits and layout, so that places in pixels are final
-    for axes, drawn in labelled:
+    for number, (axes, drawn) in enumerate(placed, 1):
         _label_points(axes, drawn, panels)
-    if ends and series in frame:
-        for axes, drawn in last.items():
-            _name_ends(axes, drawn, panels)
+        if ends and series in frame and (number % panels.columns == 0 or number == len(placed)):
+            _name_ends(axes, drawn if line is None else drawn[drawn["_line"] != ""], panels)
     if key:
         panels.key()
     return panels.drawing(**{across: x, "value": y})

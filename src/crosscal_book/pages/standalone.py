@@ -18,13 +18,13 @@ LAST = "## Run it again"  # of the book: the page has a command line of its own
 # A browser that reads this refuses every request, whatever a text or a figure may ask for.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 TABLE = '<div class="table" role="region" aria-label="table" tabindex="0">'  # scrolls by itself on a phone
-STYLE = (Path(__file__).parent / "standalone.css").read_text(encoding="utf-8")
+PAGE, STYLE = (Path(__file__).with_suffix(end).read_text(encoding="utf-8") for end in (".html", ".css"))
 _CITATION = re.compile(r"\s*\{cite:p\}`[^`]*`")
 _PROLOGUE = re.compile(r"<\?xml.*?\?>\s*|<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>\s*", re.DOTALL)
 
 
 def card_notebook() -> Path:
-    """The report card's notebook: the checkout's, else the copy inside the installed package.
+    """Return the report card's notebook: the checkout's, else the copy inside the installed package.
 
     Raises `InputError` when neither is there.
     """
@@ -38,42 +38,19 @@ def card_notebook() -> Path:
 
 
 def standalone_page(notebook: NotebookNode, title: str, facts: Mapping[str, str], command: str) -> str:
-    """The page: title, what was asked (`facts`), the notebook's sections and outputs, and the `command` that made it.
+    """Return the page: title, what was asked (`facts`), the notebook's sections and outputs, and its own `command`.
 
     The book's introduction and its last section are left out, and so is all code. Figures lie inside as data, each
     with its alternative text and caption; outputs that the book folds away are folded here.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").use(dollarmath_plugin, allow_digits=False)
     markdown.add_render_rule("math_inline", _math)
-    markdown.add_render_rule(
-        "table_open", lambda *_: '<div class="table" role="region" aria-label="table" tabindex="0"><table>\n'
-    )
+    markdown.add_render_rule("table_open", lambda *_: f"{TABLE}<table>\n")
     markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
     body = "\n".join(_cells(notebook, markdown))
     asked = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{html.escape(title)}</title>
-<style>
-{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{html.escape(title)}</h1>
-<dl>{asked}</dl>
-{body}
-<h2>Make this page again</h2>
-<pre tabindex="0"><code>{html.escape(command)}</code></pre>
-<p>Finished runs are stored and never repeated.</p>
-</main>
-</body>
-</html>
-"""
+    given = {"title": html.escape(title), "asked": asked, "body": body, "command": html.escape(command)}
+    return PAGE.format(policy=POLICY, style=STYLE, **given)
 
 
 def _cells(notebook: NotebookNode, markdown: MarkdownIt):
@@ -84,7 +61,7 @@ def _cells(notebook: NotebookNode, markdown: MarkdownIt):
             if LAST in cell.source:
                 return
             if begun:
-                yield markdown.render(_plain(cell.source))
+                yield markdown.render(_CITATION.sub("", cell.source))
         elif cell.cell_type == "raw":  # a figure's numbers
             yield cell.source
         elif cell.cell_type == "code":
@@ -114,11 +91,6 @@ def _figure(svg: str, words: Mapping) -> str:
         f'<img src="data:image/svg+xml;base64,{source}" alt="{html.escape(alt)}">'
         f"<figcaption>{html.escape(figure.get('caption', ''))}</figcaption></figure>"
     )
-
-
-def _plain(source: str) -> str:
-    """The book's Markdown without what only the book understands."""
-    return _CITATION.sub("", source)
 
 
 def _math(renderer, tokens, index, options, env) -> str:
