@@ -12,8 +12,8 @@ from crosscal_book.chapter import Chapter, Page
 from crosscal_book.claims import FAILS, HOLDS, OPEN, every, mean
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines
-from crosscal_book.numbers.gains import FEW_DRAWS, MARGIN, TASK_MARGIN, Gains, beyond_sources
-from crosscal_book.numbers.mixes import BOTH, DOMAIN, DPRUNER, GENERAL, HALF, TWICE
+from crosscal_book.numbers import mixes as numbers
+from crosscal_book.numbers.mixes import BOTH, DOMAIN, DPRUNER, GENERAL, HALF, MARGIN, TWICE, Mixes, beyond_sources
 from crosscal_book.style import STYLES, MethodStyle
 from crosscal_book.tables import Table
 from crosscal_book.words import cell, listing, p_text, percent, run_name
@@ -38,14 +38,14 @@ CHAPTER = Chapter(
 
 
 @lru_cache(maxsize=4)
-def _models(page: Page) -> dict[str, Gains]:
+def _models(page: Page) -> dict[str, Mixes]:
     """The runs of each model, the study's own first; one of which only the dense run is stored waits."""
     parts = page.results.rows.groupby("model", sort=False)
     stored = {str(name): list(rows["run_id"]) for name, rows in parts if (rows["method"] != DENSE).any()}
-    return {name: Gains(page.results.only_runs(ids), page.settings.general) for name, ids in stored.items()}
+    return {name: Mixes(page.results.only_runs(ids), page.settings.general) for name, ids in stored.items()}
 
 
-def _main(page: Page) -> Gains:
+def _main(page: Page) -> Mixes:
     return next(iter(_models(page).values()))
 
 
@@ -76,7 +76,7 @@ CHAPTER.claim(
     "tasks-follow",
     "The same shows on tasks: on average, calibrating on both texts keeps domain tasks and general tasks",
     lambda page: _main(page).task_gains(),
-    mean("better", by=TASK_MARGIN),
+    mean("better", by=numbers.TASK_MARGIN),
     evidence=TASKS,
     says="mean accuracy changes by {own} on domain tasks against general text alone, by {rest} on general tasks "
     "against the domain alone, over {pairs} (method, domain) pairs ({tested})",
@@ -148,7 +148,7 @@ CHAPTER.claim(
     every("better", by=MORE),
     each="model",
     otherwise="Cross-calibration keeps both texts on another architecture too",
-    missing=lambda page: NO_MIX if len(_models(page)) > 1 else f"all runs are of one model, {listing(_models(page))}",
+    missing=lambda page: NO_MIX if len(_models(page)) > 1 else f"all runs are of one model, {', '.join(_models(page))}",
     **KEEPS,
 )
 CHAPTER.claim(
@@ -160,7 +160,7 @@ CHAPTER.claim(
     says="over {draws} draws of {methods}, half the weight on the domain changes the domain's perplexity by {own} "
     "against general text alone and the general texts' by {rest} against the domain alone; on their own {alone} of "
     "{pairs} (method, domain) pairs show both gains{others}",
-    missing=f"no method has {FEW_DRAWS} or more draws of its mix and of both its sources",
+    missing=f"no method has {numbers.FEW_DRAWS} or more draws of its mix and of both its sources",
 )
 
 
@@ -187,7 +187,7 @@ def _weights(page: Page):
     mixes, rows = _main(page), page.rows("half-is-a-good-default")
     if rows.empty:
         return "No method has runs on general text, on a domain's text and on both, so no weight is best."
-    worst, best = rows.loc[rows["value"].idxmax()], int((rows["value"] <= 1).sum())
+    worst, best = rows.sort_values("value", kind="stable").iloc[-1], int((rows["value"] <= 1).sum())
     said = (
         f"weight 0.5 is the best of those tried for {best} of {len(rows)} (method, domain) pairs, and at worst gives "
         f"{percent(worst['value'] - 1)} perplexity ({worst['name']}, against weight {worst['best']:g})"
@@ -217,7 +217,7 @@ def _rivals(page: Page):
 
 @CHAPTER.figure("fig-frontier")
 def _frontier(page: Page, model: str | None = None):
-    model = next(iter(_models(page))) if model is None else model
+    model = model or next(iter(_models(page)))
     frame = _models(page)[model].paths() if model in _models(page) else pd.DataFrame()
     if frame.empty:
         return f"No runs of {model} at two weights of a domain are stored, so there is no frontier."
@@ -235,8 +235,7 @@ def _frontier(page: Page, model: str | None = None):
 
 @CHAPTER.figure("fig-frontier-second")
 def _second_frontier(page: Page):
-    second = page.settings.second_model
-    return _frontier(page, second) if second else "No second model was asked for."
+    return _frontier(page, second) if (second := page.settings.second_model) else "No second model was asked for."
 
 
 @CHAPTER.figure(TASKS)
@@ -244,8 +243,7 @@ def _tasks(page: Page):
     frame = _main(page).paths(on_tasks=True)
     if frame.empty:
         return "No mixes were asked both domain and general tasks on which the dense model is above chance."
-    spans = (frame["x_hi"] - frame["x_lo"]).agg(["min", "max"])
-    said = " to ".join(f"{span:.0f}" for span in spans) + " points"
+    said = "{:.0f} to {:.0f} points".format(*(frame["x_hi"] - frame["x_lo"]).agg(["min", "max"]))
     caption = (
         "Accuracy change against the dense model on general and domain tasks, labelled by the domain's weight; upper "
         f"right is better. The intervals on domain tasks are {said} wide. Bars: 95 % intervals, paired over items, of "
@@ -278,8 +276,8 @@ def _draws(page: Page):
     axes = Axis("weight of the domain", ticks=(0, HALF, 1)), Axis("log perplexity ratio to dense")
     look = {"series": "series", "looks": LOOKS, "line": frame["seed"].map("{:g}".format, na_action="ignore").fillna("")}
     shape = {"size": (6.6, 2.5), "title": "{facet}: {panel}", "aside": 0.05, "ends": False}
-    drawing = lines(frame, *axes, across="weight", **look, **shape)
-    drawing = drawing.meaning(lo="lower end of the mean's 95 % interval over draws", hi="upper end of it")
+    ends = {"lo": "lower end of the mean's 95 % interval over draws", "hi": "upper end of it"}
+    drawing = lines(frame, *axes, across="weight", **look, **shape).meaning(**ends)
     caption = f"Each draw of the calibration windows (thin lines): {said}. Dark: mean with its 95 % interval over draws"
     return drawing, f"{caption}.", f"Losses at three weights for every draw: {said}."
 
@@ -296,8 +294,8 @@ def _pairs_table(page: Page) -> Table:
         "model": "{model}",
         "method": run_name,
         "domain": "{domain}",
-        DOMAIN: lambda line: cell(line, "value", **IN_PERCENT),
-        GENERAL: lambda line: cell(line, "general", **IN_PERCENT),
+        DOMAIN: lambda line: cell(line, write=IN_PERCENT["write"]),
+        GENERAL: lambda line: cell(line, "general", IN_PERCENT["write"]),
         "p": lambda line: p_text(line["p_yes_holm"]),
         "keeps both": lambda n: HOLDS if n["p_yes_holm"] < LEVEL else FAILS if n["p_no_holm"] < LEVEL else OPEN,
     }
@@ -315,7 +313,7 @@ def _weights_table(page: Page) -> Table:
         "method": run_name,
         "domain": "{domain}",
         "best other": "{best:g}",
-        "0.5 against it": lambda line: cell(line, "value", **IN_PERCENT),
+        "0.5 against it": lambda line: cell(line, write=IN_PERCENT["write"]),
         "within 1 %": lambda n: "yes" if n["p_yes"] < LEVEL else "no" if n["p_no"] < LEVEL else OPEN,
     }
     return Table.of(page.rows("half-is-a-good-default"), columns, note, 2)
@@ -323,10 +321,10 @@ def _weights_table(page: Page) -> Table:
 
 @CHAPTER.table("draws")
 def _draws_table(page: Page) -> Table:
-    _, seeds = _main(page).drawn()
     note = (
-        f"Perplexity relative to the dense model in {len(seeds)} draws of the calibration windows, on the same "
-        "held-out windows: geometric mean with Student's 95 % interval over draws, and standard deviation over draws."
+        f"Perplexity relative to the dense model in {len(_main(page).drawn()[1])} draws of the calibration windows, "
+        "on the same held-out windows: geometric mean with Student's 95 % interval over draws, and standard deviation "
+        "over draws."
     )
     return Table(["method", "domain", "weight", DOMAIN, "SD", GENERAL, "SD"], _main(page).drawn_text(), note, 3)
 
