@@ -77,8 +77,9 @@ def _check_windows(model: nn.Module, texts: Mapping[str, Windows]) -> None:
                 "use the tokenizer that belongs to the model"
             )
         ends = torch.stack([tokens[:, :2], tokens[:, -2:]])  # a pad token may also be the one that ends documents
-        bare = isinstance(texts[source], Tensor) and pad is not None and tokens.shape[1] > 2
-        if bare and (ends == pad).all(2).any():
+        text = texts[source]
+        unmasked = isinstance(text, Tensor) or (isinstance(text, Mapping) and "attention_mask" not in text)
+        if unmasked and tokens.shape[1] > 2 and pad is not None and (ends == pad).all(2).any():
             raise InputError(f"the windows of '{source}' are padded; give what the tokenizer returns, with its mask")
 
 
