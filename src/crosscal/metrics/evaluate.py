@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from jaxtyping import Int
-from torch import Tensor
-
 from crosscal.engine.driver import Residence
+from crosscal.engine.streams import Windows
 from crosscal.metrics.text_scores import DenseReference, TextScores, _score_texts
 from crosscal.models import LoadedModel
 
@@ -27,7 +25,7 @@ class Evaluation:
 
 def evaluate(
     loaded: LoadedModel | Residence,
-    texts: Mapping[str, Int[Tensor, "n_windows length"]] | None = None,
+    texts: Mapping[str, Windows] | None = None,
     *,
     dense: DenseReference | None = None,
     tasks: Sequence[str] = (),
@@ -38,16 +36,16 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on token windows by text source, and on tasks by name; return an `Evaluation`.
 
-    `texts` maps a source to its windows, or to what `load_text` returns. With `dense`, made by `dense_reference`
-    on the same texts before compression, divergences come too. At most `max_items` items of each task are asked.
-    `answers` names instruction sets ("alpaca", "squad", "dialogues"): `answer_items` answers are written and scored.
+    `texts` maps a source to its windows, or to what `load_text` or a tokenizer returns. With `dense`, made by
+    `dense_reference` on the same texts before compression, divergences come too. At most `max_items` items of each task
+    are asked. `answers` names instruction sets ("alpaca", "squad", "dialogues"): `answer_items` answers are written and
+    scored.
 
     `loaded` is what `load_model` returns, or a `crosscal.disk.StreamedModel`: its weights pass through memory block by
     block, once for all texts and once for all tasks, so that it may be larger than memory; it cannot write.
     """
-    windows = {name: getattr(tokens, "tokens", tokens) for name, tokens in (texts or {}).items()}
     model = loaded if isinstance(loaded, Residence) else loaded.model
-    scores = _score_texts(model, windows, dense, progress=progress) if windows else {}
+    scores = _score_texts(model, texts, dense, progress=progress) if texts else {}
     results = {}
     if tasks:
         from crosscal.metrics.tasks import evaluate_tasks  # brings in the evaluation harness

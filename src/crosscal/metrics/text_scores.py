@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from crosscal.engine.driver import Residence, final_states
+from crosscal.engine.streams import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.metrics.divergence import _Comparison
 from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
@@ -60,7 +62,7 @@ def perplexity(model, tokens, micro_batch: int = _MICRO_BATCH) -> float:
     """
     if hasattr(model, "tokenizer") and not isinstance(model, Residence):
         model = model.model
-    nll = token_nll(model, getattr(tokens, "tokens", tokens), micro_batch)
+    nll = _score_texts(model, {"text": tokens}, micro_batch=micro_batch, progress=False)["text"].per_token["nll"]
     return math.exp(nll.double().mean().item())
 
 
@@ -73,19 +75,28 @@ def token_nll(
     512 rows of logits exist at a time. Raises `InputError` for windows shorter than 2 tokens and for
     non-finite results.
     """
-    if tokens.ndim != 2 or tokens.shape[1] < 2:
-        raise InputError(f"windows are [n_windows, length >= 2], these are {tuple(tokens.shape)}; give longer windows")
-    return _score_texts(model, {"": tokens}, micro_batch=micro_batch, progress=False)[""].per_token["nll"]
+    return _score_texts(model, {"text": tokens}, micro_batch=micro_batch, progress=False)["text"].per_token["nll"]
 
 
-def dense_reference(
-    model, texts: Mapping[str, Int[Tensor, "n_windows length"]], *, progress: bool = True
-) -> DenseReference:
+def _windows_of(model, texts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the token windows of each text; raises `InputError` for what is none, or cannot be scored."""
+    _check_windows(model.model if isinstance(model, Residence) else model, texts)
+    windows = _token_windows(texts)
+    for name, tokens in windows.items():
+        if tokens.shape[1] < 2:
+            raise InputError(f"the windows of '{name}' have one token and no next one; give longer windows")
+        if tokens.min() < 0:
+            raise InputError(f"the windows of '{name}' differ in length; cut them to one, with truncation=True")
+    return windows
+
+
+def dense_reference(model, texts: Mapping[str, Windows], *, progress: bool = True) -> DenseReference:
     """Run the dense model once over every text and keep its final hidden states on the CPU.
 
     Take it before compressing in place: the head, which compression leaves alone, is shared with the model. `model` may
     be one that is read from disk block by block (`crosscal.disk.StreamedModel`); then its head stays in memory.
     """
+    texts = _windows_of(model, texts)
     if isinstance(model, Residence):
         hidden = final_states(model, texts, micro_batch=_MICRO_BATCH, progress=progress)
         with model.head() as filled:
@@ -100,12 +111,13 @@ def dense_reference(
 
 def _score_texts(
     model,
-    texts: Mapping[str, Tensor],
+    texts: Mapping[str, Any],
     dense: DenseReference | None = None,
     micro_batch: int = _MICRO_BATCH,
     progress: bool = True,
 ) -> dict[str, TextScores]:
     """The scores of several texts, for which a model on disk is read once."""
+    texts = _windows_of(model, texts)
     if isinstance(model, Residence):
         states = final_states(model, texts, micro_batch=micro_batch, progress=progress)
         with model.head() as head:

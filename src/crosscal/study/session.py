@@ -137,7 +137,7 @@ class Session:
         texts = self._held_out(config)
         found = evaluate(
             ready.loaded,
-            {name: texts[name].tokens for name in names["text"]},
+            {name: texts[name] for name in names["text"]},
             dense=ready.reference,
             tasks=names["task"],
             max_items=config.task_items,
@@ -182,7 +182,7 @@ class Session:
         if not config.texts:
             return None
         texts = self._held_out(config)
-        if new := {text.fingerprint: text.tokens for text in texts.values() if text.fingerprint not in self._hidden}:
+        if new := {text.fingerprint: text for text in texts.values() if text.fingerprint not in self._hidden}:
             model = self.loaded if isinstance(self.loaded, StreamedModel) else self.loaded.model
             made = dense_reference(model, new, progress=self._progress)
             self._hidden, self._logits = self._hidden | dict(made.hidden), made.logits

@@ -8,6 +8,8 @@ from crosscal import compress
 from crosscal.engine.gather import gather_statistics
 from crosscal.engine.streams import _rows
 from crosscal.errors import InputError
+from crosscal.metrics import perplexity
+from crosscal.metrics.text_scores import dense_reference
 from crosscal.types import Grid, Unstructured
 from tests.unit.families import VOCAB, random_windows, tiny_model, tiny_tokenizer
 
@@ -90,3 +92,24 @@ def test_shorter_whole_numbers_are_taken():
     compress(model, "wanda", HALF, calibration={"own": random_windows().int()}, **QUIET)
     compress(other, "wanda", HALF, calibration={"own": random_windows()}, **QUIET)
     assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("windows", "sentence"),
+    [
+        (random_windows() + VOCAB, "outside the model's vocabulary"),
+        (random_windows(length=1), "have one token"),
+        (tokenized(padding=True, return_tensors="pt"), "differ in length; cut them to one"),
+        (tokenized(padding=True, return_tensors="pt")["input_ids"], "are padded"),
+    ],
+)
+def test_windows_that_cannot_be_scored_are_refused(windows, sentence):
+    model = tiny_model("llama")
+    for call in (lambda: perplexity(model, windows), lambda: dense_reference(model, {"own": windows})):
+        with pytest.raises(InputError, match=sentence):
+            call()
+
+
+def test_what_a_tokenizer_returns_is_scored():
+    text = tokenized(truncation=True, max_length=8)
+    assert perplexity(tiny_model("llama"), text) == perplexity(tiny_model("llama"), torch.tensor(text["input_ids"]))
