@@ -40,9 +40,9 @@ KEPT_WORD, SOME, MUCH, UNCLEAR = "kept", "some loss", "much loss", "unclear"
 SMALL = 0.01  # a change of perplexity below one in a hundred is called none; set before any run was seen
 DEFAULT_WEIGHT, PANELS, LONGEST = 0.5, 4, 18  # weight of the domain; panels of the figure; letters of a file's name
 FIGURE, GENERAL, PERCENT = "fig-report-card", "general text", ("change", "flips")
-LINE = ["run_id", "other", "measure", "kind", "word", "text", "value", "lo", "hi", "n", "p"]
-Weight = float | None
-"""The weight of the domain text, or None for a method that reads no text."""
+LINE = ["lost", "run_id", "measure", "kind", "word", "text", "value", "lo", "hi", "n", "p"]
+LINE += ["weight", "reference", "setting", "pair", "chosen", "mix", "said"]
+Weight = float | None  # of the domain text; None for a method that reads no text
 
 
 @lru_cache(maxsize=8)
@@ -102,12 +102,11 @@ def _texts(page: Page) -> dict[str, list[str]]:
     Whether the domain is one of the preset's texts or not, it is never part of the general side; nor are task prompts.
     """
     rows = page.results.only(run_id=page.results.dense_id, metric=PERPLEXITY.name)
-    own, others = rows["eval_set"] == page.settings.domain, rows[rows["eval_set"] != page.settings.domain]
-    others = others[others["domain"] != PROMPTS]
+    own = rows["eval_set"] == page.settings.domain
+    others = rows[~own & (rows["domain"] != PROMPTS)]
     kinds = [kind for kind in (domain_of(page.settings.general), "general") if kind != "own"]
-    kinds = [kind for kind in kinds if (others["domain"] == kind).any()]
-    general = others[others["domain"] == kinds[0]] if kinds else others
-    sides = {_named(page.settings.domain): list(rows.loc[own, "eval_set"]), GENERAL: list(general["eval_set"])}
+    parts = [part for kind in kinds if len(part := others[others["domain"] == kind])]
+    sides = {_named(page.settings.domain): list(rows[own]["eval_set"]), GENERAL: list([*parts, others][0]["eval_set"])}
     return {side: names for side, names in sides.items() if names}
 
 
@@ -126,7 +125,6 @@ def _word(kind: str, lo: float, hi: float) -> str:
     return KEPT_WORD if hi <= least else UNCLEAR if lo <= least else MUCH if lo >= great else SOME
 
 
-@lru_cache(maxsize=64)
 def _compared(page: Page, run_id: str, other: str) -> pd.DataFrame:
     """A run against another, by `measure`: perplexity and accuracy; against the dense run divergence and flips, too.
 
@@ -147,11 +145,11 @@ def _compared(page: Page, run_id: str, other: str) -> pd.DataFrame:
     rows = []
     for measure, kind, both in found:
         one = both.estimate(test=True).map(math.exp if kind == "ratio" else float)
-        ends, (_, _, _, write, unit) = (one.value, one.lo, one.hi), KINDS[kind]
-        text = interval(*ends, write, unit) if lost or kind != "ratio" else _percent(one)
-        facts = {"run_id": run_id, "other": other, "measure": measure, "kind": kind, "text": text}
-        rows.append(facts | {"word": _word(kind, one.lo, one.hi), **vars(one)})
-    return pd.DataFrame(rows, columns=LINE)
+        text = interval(one.value, one.lo, one.hi, *KINDS[kind][3:]) if lost or kind != "ratio" else _percent(one)
+        word = _word(kind, one.lo, one.hi)
+        facts = {"run_id": run_id, "measure": measure, "kind": kind, "word": word, "text": text, "lost": lost}
+        rows.append({**facts, **vars(one), "said": f"{measure} {text} ({word})"})
+    return pd.DataFrame(rows, columns=None if rows else LINE)
 
 
 def _percent(ratio: Estimate) -> str:
@@ -160,17 +158,25 @@ def _percent(ratio: Estimate) -> str:
 
 
 @lru_cache(maxsize=8)
-def _savings(page: Page) -> pd.DataFrame:
-    """Every other setting against general text alone, then the mix nearest to 1/2 against the domain text alone."""
-    runs, frames = _runs(page), [pd.DataFrame(columns=["pair", "reference", "mix", *LINE])]
+def _lines(page: Page) -> pd.DataFrame:
+    """What each run `lost` against the dense model, as far as known, and what calibration saved.
+
+    Saved: every other setting against general text alone, then the `mix` nearest to 1/2 against the domain text alone.
+    `chosen` is the recommended setting of several.
+    """
+    settings, choice, frames = page.settings, recommend(page).weight, [pd.DataFrame(columns=LINE)]
+    runs, names = _runs(page), {"domain": _named(settings.domain), "general": _named(settings.general)}
     mix = min((w for w in runs if w and w < 1), key=lambda w: abs(w - DEFAULT_WEIGHT), default=None)
-    for weight, reference in [*((w, 0.0) for w in runs if w), (mix, 1.0)]:
-        if weight in runs and reference in runs:
-            pair = f"{_setting(weight, page.settings)} against {_setting(reference, page.settings)}"
-            frame = _compared(page, runs[weight], runs[reference])
-            frames.append(frame.assign(pair=pair, reference=reference, mix=weight == mix))
-    frame = pd.concat(frames[1:] or frames, ignore_index=True).astype({"mix": bool})
-    return frame.assign(p_holm=frame.groupby("measure")["p"].transform(holm))
+    others = runs | {"dense": page.results.dense_id}
+    for weight, other in [*((w, "dense") for w in runs), *((w, 0.0) for w in runs if w), (mix, 1.0)]:
+        if weight in runs and other in others:
+            setting, chosen = _setting(weight, settings), weight == choice and len(runs) > 1
+            facts = {"method": style_of(settings.method).label, "target": str(parse_target(settings.target)), **names}
+            facts |= {"weight": weight, "reference": other, "setting": setting, "chosen": chosen, "mix": weight == mix}
+            pair = "" if other == "dense" else f"{setting} against {_setting(other, settings)}"
+            frames.append(_compared(page, runs[weight], others[other]).assign(**facts, pair=pair))
+    frame = pd.concat(frames[1:] or frames, ignore_index=True).astype({"lost": bool, "chosen": bool, "mix": bool})
+    return frame.assign(p_holm=frame.groupby(["lost", "measure"])["p"].transform(holm))
 
 
 @dataclass(frozen=True)
@@ -233,30 +239,11 @@ def recommend(page: Page) -> Choice:
     return Choice(chosen, tied, f"{said}{f'. Worse than w = {best:g}: {listing(worse)}' * bool(worse)}.{note}")
 
 
-@lru_cache(maxsize=8)
-def _losses(page: Page) -> pd.DataFrame:
-    """What each run lost against the dense model, as far as known, and whether it is the `chosen` one of several."""
-    runs, choice = _runs(page), recommend(page).weight
-    frames = [pd.DataFrame(columns=["setting", "chosen", *LINE])]
-    for weight, run_id in runs.items():
-        chosen = weight == choice and len(runs) > 1
-        frame = _compared(page, run_id, page.results.dense_id)
-        frames.append(frame.assign(weight=weight, setting=_setting(weight, page.settings), chosen=chosen))
-    losses = pd.concat(frames[1:] or frames, ignore_index=True).astype({"chosen": bool})
-    return losses.assign(said=losses["measure"] + " " + losses["text"] + " (" + losses["word"] + ")")
-
-
 def _shown(page: Page) -> pd.DataFrame:
     """The losses of the recommended setting, else of the first."""
-    losses = _losses(page)
+    losses = _lines(page).query("lost")
     first = losses["setting"].isin(losses["setting"].head(1))
     return losses[losses["chosen"] if losses["chosen"].any() else first]
-
-
-def _subject(page: Page) -> dict[str, str]:
-    settings, method = page.settings, style_of(page.settings.method).label
-    facts = {"method": method, "target": str(parse_target(settings.target))}
-    return facts | {"domain": _named(settings.domain), "general": _named(settings.general)}
 
 
 def _kept_rows(page: Page) -> pd.DataFrame:
@@ -264,7 +251,7 @@ def _kept_rows(page: Page) -> pd.DataFrame:
     rows = _shown(page)
     rows = rows[(rows["kind"] == "ratio") | rows["measure"].str.contains("all tasks")]
     yes, no = ((~rows["word"].isin(words)).astype(float) for words in ((KEPT_WORD,), (SOME, MUCH)))
-    return rows.assign(**_subject(page), name=rows["said"], p_yes=yes, p_yes_holm=yes, p_no=no, p_no_holm=no)
+    return rows.assign(name=rows["said"], p_yes=yes, p_yes_holm=yes, p_no=no, p_no_holm=no)
 
 
 CHAPTER.claim(
@@ -289,10 +276,10 @@ def _mix_rows(page: Page, reference: float) -> pd.DataFrame:
     The test's least p is 2^(1 - windows), so that few windows cannot show a saving.
     """
     side = _named(page.settings.domain) if reference == 0 else GENERAL
-    rows = _savings(page)
+    rows = _lines(page).query("not lost")
     rows = rows[rows["mix"] & (rows["reference"] == reference) & (rows["measure"] == f"perplexity, {side}")]
     few = [f"; {n} windows are too few to tell by this test" * (2.0 ** (1 - n) >= LEVEL) for n in rows["n"]]
-    return rows.assign(**_subject(page), name=rows["pair"], few=few).drop(columns="p_holm")
+    return rows.assign(name=rows["pair"], few=few).drop(columns="p_holm")
 
 
 for name, sentence, reference, otherwise in (
@@ -318,8 +305,7 @@ for name, sentence, reference, otherwise in (
 
 @CHAPTER.figure(FIGURE)
 def _card_figure(page: Page):
-    """Perplexity, then one divergence and one accuracy, then what is left, as many as there are panels."""
-    settings, shown, losses, axes = page.settings, _shown(page), _losses(page), {}
+    settings, shown, losses, axes = page.settings, _shown(page), _lines(page).query("lost"), {}
     what = f"{style_of(settings.method).label} to {parse_target(settings.target)}"
     if shown.empty:
         return f"No run of {what} is stored, so there is nothing to show."
@@ -347,7 +333,7 @@ def _plain(text: str) -> str:
 
 @CHAPTER.table("losses")
 def _losses_table(page: Page) -> Table:
-    losses = _losses(page)
+    losses = _lines(page).query("lost")
     settings = losses["setting"] + losses["chosen"].map({True: " ←", False: ""})
     cells = zip(losses["measure"], settings, losses["text"] + ", **" + losses["word"] + "**", strict=True)
     ratio, nats, change, flips = (limits[:2] for limits in KINDS.values())
@@ -361,7 +347,7 @@ def _losses_table(page: Page) -> Table:
 
 @CHAPTER.table("savings")
 def _savings_table(page: Page) -> Table:
-    saved = _savings(page).to_dict("records")
+    saved = _lines(page).query("not lost").to_dict("records")
     cells = [(line["pair"], line["measure"], line["text"] + r"\*" * bool(line["p_holm"] < LEVEL)) for line in saved]
     note = (
         "Negative perplexity and positive accuracy are savings. In brackets: 95 % bootstrap intervals, paired by "
@@ -385,10 +371,10 @@ def _card(page: Page) -> str:
     made = f"; calibrated on {run['n_windows']} windows of {run['window']} tokens from each text, one draw"
     sizes = f"A weight takes {run['storage_bits']:.2f} bits{made * bool(run['n_windows'])}."
     parts = [title, f"{about} {sizes if _runs(page) else 'No run is stored.'}"]
-    for (setting, chosen), own in _losses(page).groupby(["setting", "chosen"], sort=False):
+    for (setting, chosen), own in _lines(page).query("lost").groupby(["setting", "chosen"], sort=False):
         head = f"**What was lost, {setting}{', recommended' * bool(chosen)}**\n\n"
         parts.append(head + "\n".join("- " + own["said"]))
-    saved = _savings(page).groupby("pair", sort=False)
+    saved = _lines(page).query("not lost").groupby("pair", sort=False)
     lines = [f"- {pair}: {'; '.join(own['measure'] + ' ' + own['text'])}" for pair, own in saved]
     parts += ["**What calibration saved**\n\n" + "\n".join(lines)] if lines else []
     return "\n\n".join([*parts, f"**Which setting to use**\n\n{recommend(page).sentence}"]) + "\n"

@@ -18,7 +18,7 @@ from crosscal_book.chapters.report_card import (
     SOME,
     UNCLEAR,
     _balanced,
-    _losses,
+    _lines,
     _runs,
     _setting,
     _task_groups,
@@ -98,7 +98,7 @@ def test_runs_are_found_by_weight_and_texts_by_kind(results):
 
 
 def test_losses_are_those_that_were_put_in(results):
-    losses = _losses(CHAPTER.page(results, SETTINGS))
+    losses = _lines(CHAPTER.page(results, SETTINGS)).query("lost")
     found = losses[losses["weight"] == 0.5].set_index("measure").to_dict("index")
     domain = found["perplexity, pubmed"]
     assert domain["value"] == pytest.approx(math.exp(0.35), rel=0.01)
