@@ -52,13 +52,12 @@ def _runs_by_weight(results: Results, settings: ReportCardSettings) -> dict[Weig
     wanted = (settings.method, str(parse_target(settings.target)), settings.seed, settings.model)
     for run in results.runs.to_dict("records"):
         known = {"": None, settings.general: 0.0, settings.domain: 1.0}
-        known[f"{settings.general}+{settings.domain}"] = round(float(run["weight"]), 6)
+        known[f"{settings.general}+{settings.domain}"] = float(run["weight"])
         if wanted == (run["method"], run["target"], run["seed"], run["model"]) and run["calibration"] in known:
             weight = known[run["calibration"]]
             asked = [w for w in settings.weights if weight is not None and math.isclose(w, weight, abs_tol=1e-6)]
             found.setdefault(asked[0] if asked else weight, run["run_id"])
-    chosen = [None] if None in found else [w for w in sorted(set(settings.weights)) if w in found]
-    return {weight: found[weight] for weight in chosen}
+    return {w: found[w] for w in ([None] if None in found else sorted(set(settings.weights))) if w in found}
 
 
 CHAPTER = Chapter(
@@ -84,39 +83,31 @@ def _named(source: str) -> str:
 
 
 def _setting(weight: Weight, settings: ReportCardSettings) -> str:
-    """A setting for people.
-
-    >>> _setting(1.0, ReportCardSettings()), _setting(0.5, ReportCardSettings()), _setting(None, ReportCardSettings())
-    ('w = 1 (pubmed alone)', 'w = 0.5', 'no text')
-    """
-    if weight is None:
-        return "no text"
+    """A setting for people: `w = 0.5`, `w = 1 (pubmed alone)`, `no text`."""
     alone = {0.0: f" ({_named(settings.general)} alone)", 1.0: f" ({_named(settings.domain)} alone)"}
-    return f"w = {weight:g}{alone.get(weight, '')}"
+    return "no text" if weight is None else f"w = {weight:g}{alone.get(weight, '')}"
 
 
-@lru_cache(maxsize=8)
 def _texts(page: Page) -> dict[str, list[str]]:
     """The domain's held-out text, and the texts of the general source's kind, else all general ones, else the others.
 
     Whether the domain is one of the preset's texts or not, it is never part of the general side; nor are task prompts.
     """
     rows = page.results.only(run_id=page.results.dense_id, metric=PERPLEXITY.name)
+    rows = rows[rows["domain"] != PROMPTS]
     own = rows["eval_set"] == page.settings.domain
-    others = rows[~own & (rows["domain"] != PROMPTS)]
-    kinds = [kind for kind in (domain_of(page.settings.general), "general") if kind != "own"]
-    parts = [part for kind in kinds if len(part := others[others["domain"] == kind])]
+    kinds, others = (domain_of(page.settings.general), "general"), rows[~own]
+    parts = [part for kind in kinds if kind != "own" and len(part := others[others["domain"] == kind])]
     sides = {_named(page.settings.domain): list(rows[own]["eval_set"]), GENERAL: list([*parts, others][0]["eval_set"])}
     return {side: names for side, names in sides.items() if names}
 
 
-@lru_cache(maxsize=8)
 def _task_groups(page: Page) -> dict[str, list[str]]:
     """The usable accuracy tasks: all, and the domain's own where there are some besides others."""
     table, kind = accuracy_tasks(page.results), domain_of(page.settings.domain)
-    groups = {"all": list(table["eval_set"]), kind: list(table.loc[table["domain"] == kind, "eval_set"])}
-    return {f"{name} tasks ({len(tasks)})": tasks for name, tasks in groups.items()
-            if tasks and (name == "all" or len(tasks) < len(table))}  # fmt: skip
+    every, own = list(table["eval_set"]), list(table.loc[table["domain"] == kind, "eval_set"])
+    groups = {"all": every} | ({kind: own} if len(own) < len(every) else {})
+    return {f"{name} tasks ({len(tasks)})": tasks for name, tasks in groups.items() if tasks}
 
 
 def _word(kind: str, lo: float, hi: float) -> str:
@@ -126,10 +117,7 @@ def _word(kind: str, lo: float, hi: float) -> str:
 
 
 def _compared(page: Page, run_id: str, other: str) -> pd.DataFrame:
-    """A run against another, by `measure`: perplexity and accuracy; against the dense run divergence and flips, too.
-
-    `word` and `text` are of a loss against the dense run, else of a saving: ratios in per cent.
-    """
+    """A run against another by `measure`; against the dense one divergence and flips, too, else ratios in per cent."""
     results, lost = page.results, other == page.results.dense_id
     sides, groups, stored = _texts(page), _task_groups(page), results.items[run_id]
     found = [(f"perplexity, {side}", "ratio", paired(results, run_id, other, PERPLEXITY, names))
@@ -146,9 +134,8 @@ def _compared(page: Page, run_id: str, other: str) -> pd.DataFrame:
     for measure, kind, both in found:
         one = both.estimate(test=True).map(math.exp if kind == "ratio" else float)
         text = interval(one.value, one.lo, one.hi, *KINDS[kind][3:]) if lost or kind != "ratio" else _percent(one)
-        word = _word(kind, one.lo, one.hi)
-        facts = {"run_id": run_id, "measure": measure, "kind": kind, "word": word, "text": text, "lost": lost}
-        rows.append({**facts, **vars(one), "said": f"{measure} {text} ({word})"})
+        facts = {"run_id": run_id, "measure": measure, "kind": kind, "word": _word(kind, one.lo, one.hi), "text": text}
+        rows.append({**facts, **vars(one), "lost": lost, "said": f"{measure} {text} ({facts['word']})"})
     return pd.DataFrame(rows, columns=None if rows else LINE)
 
 
@@ -189,10 +176,7 @@ class Choice:
 
 
 def _balanced(page: Page, run_id: str, other: str) -> Estimate:
-    """exp of the mean log-perplexity difference over domain and general text, half each, paired by window.
-
-    With only one of the two sides it is that side's.
-    """
+    """The perplexity ratio, geometric mean over domain and general text, half each, or over the one there is."""
     sides = _texts(page).values()
     weights = {name: 1 / (len(sides) * len(names)) for names in sides for name in names}
     both = paired(page.results, run_id, other, PERPLEXITY, list(weights))
@@ -212,13 +196,12 @@ def recommend(page: Page) -> Choice:
     note = f" Not stored, so not compared: w = {listing(missing)}." * bool(missing)
     if not runs:
         return Choice(None, (), "No run of this method and target is stored, so nothing can be recommended.")
-    if None in runs:
-        label = style_of(settings.method).label
+    only, label = next(iter(runs)), style_of(settings.method).label
+    if only is None:
         return Choice(None, (), f"{label} reads no calibration text, so there is no weight to choose.")
     if len(runs) == 1:
-        (only,) = runs
-        said = f"Only {_setting(only, settings)} is here, so there is nothing to choose between.{note}"
-        return Choice(only, (), said)
+        said = f"Only {_setting(only, settings)} is here, so there is nothing to choose between."
+        return Choice(only, (), said + note)
     if not _texts(page):
         return Choice(None, (), f"No held-out text is common to all runs, so no weight can be recommended.{note}")
     scores = {weight: _balanced(page, run_id, page.results.dense_id) for weight, run_id in runs.items()}
@@ -264,9 +247,7 @@ CHAPTER.claim(
     each="method",
     says=lambda _, rows: f"with {rows['setting'].iloc[0]}, {listing(list(rows['name']))}",
     otherwise="Compression keeps the model",
-    missing=lambda page: (
-        "no text and no task is common to all runs" if _runs(page) else "no run of this method and target is stored"
-    ),
+    missing="no run of this method and target is stored, or no text and no task is common to all runs",
 )
 
 
@@ -316,9 +297,8 @@ def _card_figure(page: Page):
         kept = KINDS[kind][0] * (-scale if kind == "change" else scale)
         axes[_plain(panel)] = Axis(KINDS[kind][2], lines={"": start}, band=(min(start, kept), max(start, kept)))
     frame = pd.concat([losses[losses["measure"] == measure] for measure in shown["measure"]], ignore_index=True)
-    scale = frame["kind"].isin(PERCENT).map({True: 100.0, False: 1.0})
-    frame = frame.assign(**{end: scale * frame[end] for end in ("value", "lo", "hi")})
-    frame = frame.assign(panel=frame["measure"].map(_plain), name=frame["setting"].map(_plain))
+    scaled = frame[["value", "lo", "hi"]].mul(frame["kind"].isin(PERCENT).map({True: 100.0, False: 1.0}), axis=0)
+    frame = frame.assign(panel=frame["measure"].map(_plain), name=frame["setting"].map(_plain), **scaled)
     frame = frame[["run_id", "weight", "panel", "name", "value", "lo", "hi", "n", "word"]]
     values = [f"{m} {text.split(' [')[0]} ({word})" for m, text, word in shown[["measure", "text", "word"]].to_numpy()]
     setting = f"{'recommended ' * bool(shown['chosen'].any())}setting, {shown['setting'].iloc[0]}"
@@ -349,13 +329,13 @@ def _losses_table(page: Page) -> Table:
 def _savings_table(page: Page) -> Table:
     saved = _lines(page).query("not lost").to_dict("records")
     cells = [(line["pair"], line["measure"], line["text"] + r"\*" * bool(line["p_holm"] < LEVEL)) for line in saved]
-    note = (
-        "Negative perplexity and positive accuracy are savings. In brackets: 95 % bootstrap intervals, paired by "
+    if not cells:
+        return Table(["setting"], [], "Nothing to compare: give general text alone, or a mix and domain text alone.")
+    note = "Negative perplexity and positive accuracy are savings. In brackets: 95 % bootstrap intervals, paired by "
+    note += (
         f"window or item. \\* sign-flip p < {LEVEL}, Holm-corrected over each column. One draw of calibration text: "
-        "what another draw would give is not in the intervals."
     )
-    nothing = "Nothing to compare: this needs general text alone, or a mix and domain text alone."
-    return Table.of_cells(cells, "setting", note if cells else nothing)
+    return Table.of_cells(cells, "setting", note + "what another draw would give is not in the intervals.")
 
 
 @CHAPTER.table("card")
@@ -363,9 +343,9 @@ def _card(page: Page) -> str:
     """The whole card as text that reads well as it is: what was lost, what calibration saved, which setting to use."""
     settings, texts, domain = page.settings, _texts(page), _named(page.settings.domain)
     title = f"**Report card: {settings.model}, {style_of(settings.method).label} to {parse_target(settings.target)}**"
+    general = listing([_named(name) for name in texts.get(GENERAL, [])])
     about = f"General text {_named(settings.general)}, domain text {domain}."
-    if GENERAL in texts:
-        about += f" Held-out general text: {listing([_named(name) for name in texts[GENERAL]])}."
+    about += f" Held-out general text: {general}." * bool(general)
     about += " The domain's held-out text was not evaluated." * (domain not in texts)
     run = page.every.describe_run(next(iter(_runs(page).values()), page.every.dense_id))
     made = f"; calibrated on {run['n_windows']} windows of {run['window']} tokens from each text, one draw"
