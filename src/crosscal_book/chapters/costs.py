@@ -3,29 +3,30 @@
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
+from operator import itemgetter
 
-import numpy as np
 import pandas as pd
 
 from crosscal.results.compare import run_measures
 from crosscal.results.quantities import ACCURACY, PERPLEXITY, times
-from crosscal.stats import bootstrap_mean, sign_test_p
+from crosscal.stats import Estimate, bootstrap_mean, sign_test_p
 from crosscal_book.chapter import Chapter, Page
 from crosscal_book.claims import Comparison, compare, every, mean, run
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines
-from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, PARTS, Rate, Scaling, read_scaling
+from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, PARTS, Scaling, read_scaling
 from crosscal_book.pages.speed import CLOCKS, speed_tables
 from crosscal_book.style import style_of
 from crosscal_book.tables import Table
-from crosscal_book.words import cell, interval, listing, points, run_name
+from crosscal_book.words import cell, listing, points, run_name
 
 DEFAULT = "sublayer"
 SEES = {"block": "the compressed blocks before it", "parallel": "the dense model"}
 MARGIN = 0.01  # an advantage of less than one per cent of perplexity is called none, as in chapter 5
 # Single timings on a shared machine repeat to within a fifth or so; runs that differ by less count as equally long.
 CLOSE = 1.2
+SCHEDULES = "{first[label]} {first[target]}: {first[schedule]} to {second[schedule]}"
 PAIRS, TEXTBOOK, SCALING = "fig-costs-pairs", "fig-costs-textbook", "fig-costs-scaling"
 TOKENS = 128 * 2048  # the custom of the pruning literature: 128 windows of 2,048 tokens
 ABSENT = (
@@ -69,17 +70,13 @@ def _against_textbook(page: Page) -> pd.DataFrame:
     ratios = _textbook_ratios(page)
     if ratios.empty:
         return pd.DataFrame()
-    logs = np.log(ratios["ratio"])
+    logs = ratios["ratio"].map(math.log)
     settings = logs.groupby(ratios["name"], sort=False).mean()
     estimate = bootstrap_mean([(settings if len(settings) > 1 else logs).to_numpy()]).map(math.exp)
     p = sign_test_p(int((logs > 0).sum()), int((logs < 0).sum()))
-    ends = {
-        "settings": len(settings),
-        "pairs": len(ratios),
-        "least": ratios["ratio"].min(),
-        "most": ratios["ratio"].max(),
-    }
-    return pd.DataFrame([vars(estimate) | {"name": "textbook", "p": p} | ends])
+    ends = {"settings": len(settings), "pairs": len(ratios), "name": "textbook", "p": p}
+    ends |= {"least": ratios["ratio"].min(), "most": ratios["ratio"].max()}
+    return pd.DataFrame([vars(estimate) | ends])
 
 
 for schedule, sees in SEES.items():
@@ -87,12 +84,7 @@ for schedule, sees in SEES.items():
         f"{schedule}-is-as-good",
         f"The schedule `{schedule}`, whose statistics see only {sees}, gives a model as good as `{DEFAULT}` "
         f"(perplexity at most {100 * MARGIN:.0f} % higher)",
-        compare(
-            run(schedule=schedule),
-            run(schedule=DEFAULT),
-            match=("method", "target"),
-            name="{first[label]} {first[target]}: {first[schedule]} to {second[schedule]}",
-        ),
+        compare(run(schedule=schedule), run(schedule=DEFAULT), ("method", "target"), SCHEDULES),
         every("no worse", by=MARGIN),
         family="pairs",
         evidence=PAIRS,
@@ -123,34 +115,28 @@ def _cost_runs(page: Page) -> pd.DataFrame:
     """Every compression by target and time, with its `name`, perplexity and accuracy."""
     runs = run_measures(page.results, PERPLEXITY, ACCURACY)
     runs = runs[(runs["seconds"] > 0) & (runs["method"] != "float32")].sort_values(["target", "seconds"])
-    others = [f" ({s})" if s not in ("", DEFAULT) else "" for s in runs["schedule"]]
-    return runs.assign(
-        name=[run_name(line) + other for line, other in zip(runs.to_dict("records"), others, strict=True)]
-    )
+    lines = runs.to_dict("records")
+    return runs.assign(name=[run_name(n) + f" ({n['schedule']})" * (n["schedule"] not in ("", DEFAULT)) for n in lines])
 
 
 @CHAPTER.figure("fig-costs-runs")
 def _runs_figure(page: Page):
-    """Seconds, memory and relative perplexity of every run, side by side."""
     runs = _cost_runs(page)
     if runs.empty or runs["perplexity"].isna().all():
         return "There are no compressions among these runs to show."
-    values = {
-        "seconds": runs["seconds"],
-        "peak MiB": runs["peak_bytes"] / 2**20,
-        "perplexity ratio": runs["perplexity"],
-    }
+    values = {"seconds": runs["seconds"], "peak MiB": runs["peak_bytes"] / 2**20}
+    values["perplexity ratio"] = runs["perplexity"]
     facts = runs[["run_id", "method", "target", "calibration", "weight", "schedule", "name"]]
-    frame = pd.concat(
-        [facts.assign(panel=panel, value=v, lo=v, hi=v) for panel, v in values.items()], ignore_index=True
-    )
+    parts = [facts.assign(panel=panel, value=v, lo=v, hi=v) for panel, v in values.items()]
+    frame = pd.concat(parts, ignore_index=True)
     ratio = frame["panel"] == "perplexity ratio"
     frame.loc[ratio, ["lo", "hi"]] = runs[["perplexity_lo", "perplexity_hi"]].to_numpy()
     axes = {"seconds": Axis("seconds", 10), "peak MiB": Axis("peak MiB", limits=(0, None))}
     axes["perplexity ratio"] = Axis("perplexity / dense perplexity", 10, suffix="×")
     drawing = forest(frame, axes, hollow=~frame["schedule"].isin(["", DEFAULT]), title="")
-    least, most = runs.loc[runs["seconds"].idxmin()], runs.loc[runs["seconds"].idxmax()]
-    best = runs.loc[runs["perplexity"].idxmin()]
+    lines = runs.to_dict("records")
+    least, most = min(lines, key=itemgetter("seconds")), max(lines, key=itemgetter("seconds"))
+    best = min((line for line in lines if line["perplexity"] > 0), key=itemgetter("perplexity"))
     said = (
         f"{least['name']} takes {least['seconds']:.0f} s and {most['name']} {most['seconds']:.0f} s; nearest to the "
         f"dense perplexity is {best['name']} with {cell(best, 'perplexity')}"
@@ -165,11 +151,10 @@ def _runs_figure(page: Page):
 
 @CHAPTER.figure(PAIRS)
 def _pairs(page: Page):
-    """The comparisons of perplexity behind the verdicts."""
     rows = page.rows("pairs")
     if rows.empty:
         return "No two of these runs can be compared as the claims ask."
-    worst = rows.loc[rows["value"].idxmax()]
+    worst = max(rows.to_dict("records"), key=itemgetter("value"))
     said = f"the highest ratio is {cell(worst)} for {worst['name']}"
     caption = (
         f"Cheaper schedules against the default one, and slower methods against faster ones: {said}. Filled: Holm-"
@@ -181,7 +166,6 @@ def _pairs(page: Page):
 
 @CHAPTER.figure(TEXTBOOK)
 def _textbook(page: Page):
-    """How many times longer the textbook takes, in every stored setting."""
     pairs = _textbook_ratios(page)
     if pairs.empty:
         return "No timing against the textbook implementation is stored."
@@ -197,12 +181,7 @@ def _textbook(page: Page):
 
 @CHAPTER.table("runs")
 def _runs_table(page: Page) -> Table:
-    """Time, memory and text of every run beside perplexity and tasks."""
-
-    def load(line: dict) -> str:
-        value = page.results.provenance[line["run_id"]].get("load")
-        return "" if value is None else f"{value:.1f}"
-
+    loads = {run_id: facts.get("load") for run_id, facts in page.results.provenance.items()}
     note = (
         "Seconds and peak memory above what the model itself takes, of one compression each, with every layer's loss "
         "measured on the way; methods that need no text have their losses measured on a little of it. Perplexity "
@@ -213,7 +192,7 @@ def _runs_table(page: Page) -> Table:
     columns = {
         "": lambda line: line["name"].replace(" ", "\u00a0"),
         "seconds": "{seconds:.1f}",
-        "load": load,
+        "load": lambda line: "" if (load := loads[line["run_id"]]) is None else f"{load:.1f}",
         "peak MiB": lambda line: f"{line['peak_bytes'] / 2**20:,.0f}",
         "tokens read": lambda line: f"{line['n_windows'] * line['window']:,}" if line["n_windows"] else "none",
         "perplexity": lambda line: cell(line, "perplexity"),
@@ -224,62 +203,46 @@ def _runs_table(page: Page) -> Table:
 
 @CHAPTER.table("speed")
 def _speed(page: Page) -> str:
-    """The stored timings against the textbook implementation."""
     folder = page.folder.with_name("benchmarks")
     return speed_tables(folder) or "*No timing against the textbook implementation is stored.*\n"
 
 
 @CHAPTER.figure(SCALING)
 def _scaling(page: Page):
-    """Time of one block against width and against tokens, by method, beside the forward passes alone."""
     measured = _measured(page)
     if not measured:
         return ABSENT.replace("`", "").replace("; ", ";\n")
-    scaling = max(measured, key=lambda s: len(s.points))
+    scaling = max(measured, key=lambda s: len(s.facts["points"]))
     top = scaling.widths[-1]
     most = max(t for t in scaling.tokens if all(scaling.seconds(top, t, "whole", m) for m in scaling.methods))
     clock, by_width, by_tokens = CLOCKS[scaling.clock], f"{most:,} tokens", f"width {top:,}"
-    found = [
-        {
-            "panel": panel,
-            "method": m or "forward alone",
-            "x": x,
-            "value": scaling.seconds(w, t, "whole" if m else "forward", m),
-        }
-        for panel, values in (
-            (by_width, [(w, w, most) for w in scaling.widths]),
-            (by_tokens, [(t, top, t) for t in scaling.tokens]),
-        )
-        for m in ["", *scaling.methods]
-        for x, w, t in values
-    ]
+    places = {by_width: [(w, w, most) for w in scaling.widths], by_tokens: [(t, top, t) for t in scaling.tokens]}
+    found = []
+    for panel, m in product(places, ["", *scaling.methods]):
+        for x, width, tokens in places[panel]:
+            value = scaling.seconds(width, tokens, "whole" if m else "forward", m)
+            found.append({"panel": panel, "method": m or "forward alone", "x": x, "value": value})
     frame = pd.DataFrame(found).dropna().assign(unit=f"{clock} for one block")
-    axes = {
-        by_width: Axis("width", 2, ticks=scaling.widths),
-        by_tokens: Axis("tokens", 2, ticks=scaling.tokens),
-    }
+    axes = {by_width: Axis("width", 2, ticks=scaling.widths), by_tokens: Axis("tokens", 2, ticks=scaling.tokens)}
     drawing = lines(frame, axes, Axis(f"{clock} for one block", 10), size=(6.6, 3.4), columns=2, share=(False, True))
     ends = frame[frame["panel"] == by_width].groupby("method", sort=False)["value"].last()
     texts = [f"{style_of(m).label} {_seconds(ends[m])}" for m in scaling.methods]
     alone = f"forward passes alone {_seconds(ends['forward alone'])}"
     said = f"{clock} at width {top:,} and {most:,} tokens: {listing(texts)}; {alone}"
-    repeats = max(point["repeats"] for point in scaling.points.values())
     caption = (
         f"Time of one block against width (at {most:,} tokens) and tokens (at width {top:,}), on "
-        f"{scaling.facts['device']}; {said}. Random weights and tokens; medians of up to {repeats} runs."
+        f"{scaling.facts['device']}; {said}. Random weights and tokens; medians of up to {scaling.repeats} runs."
     )
     return drawing, caption, f"Time of one block rises with width and with tokens. {said}."
 
 
 @CHAPTER.table("rates")
 def _rates(page: Page) -> str:
-    """The measured rates at each width, and whether they have levelled off."""
     return _each_measurement(page, _rate_table)
 
 
 @CHAPTER.table("larger-models")
 def _larger_models(page: Page) -> str:
-    """Computed times of models too large to be run here, from each stored measurement."""
     return _each_measurement(page, _larger_table)
 
 
@@ -299,8 +262,8 @@ def _larger_table(scaling: Scaling) -> Table:
         for method in scaling.methods:
             parts = scaling.predict(shape, method, TOKENS, width)
             if parts is not None:
-                cells = [duration(parts[part][0]) for part in PARTS]
-                body.append([shape.name, style_of(method).label, *cells, interval(*parts["total"], duration)])
+                cells = [_duration(parts[part].value) for part in PARTS]
+                body.append([shape.name, style_of(method).label, *cells, parts["total"].text(_duration)])
     misses = sorted(scaling.misses())
     check = (
         f"Tried on what was measured: with the rates of width {scaling.widths[-2]:,}, width {width:,} takes "
@@ -330,24 +293,20 @@ def _rate_table(scaling: Scaling) -> Table:
     return Table(["part", *[f"width {width:,}" for width in scaling.widths]], body, note)
 
 
-def _rate(rate: Rate | None) -> str:
-    if rate is None:
-        return ""
-    if math.isinf(rate.middle):
-        return "too short to measure"
-    return interval(rate.middle, rate.low, rate.high, lambda r: "∞" if math.isinf(r) else f"{r / 1e9:.3g}")
+def _rate(rate: Estimate | None) -> str:
+    if rate is None or math.isinf(rate.value):
+        return "too short to measure" if rate else ""
+    return rate.text(lambda r: "∞" if math.isinf(r) else f"{r / 1e9:.3g}")
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return seconds as people say them.
 
-    >>> duration(42.0), duration(600.0), duration(9000.0)
+    >>> _duration(42.0), _duration(600.0), _duration(9000.0)
     ('42 s', '10 min', '2.5 h')
     """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
     if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
+        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 

@@ -3,17 +3,18 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
+
+from crosscal.stats import Estimate
 
 SWEEP_BLOCK = 128  # columns that an error-feedback sweep finishes before it updates the others
 DIAGONAL = ("wanda",)  # methods that read the sums' diagonals alone, and solve by choosing
 PARTS = ("forward", "sums", "solve")
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """A Llama-like model: widths, number of blocks, and the width of keys and values where it is another."""
 
     name: str
@@ -65,101 +66,78 @@ def work(shape: Shape, part: str, method: str, tokens: int) -> float:
     return sum(d**3 for d in shape.inputs) + sum(o * i * (i + SWEEP_BLOCK) for o, i in shape.weights)
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Operations in a second: the middle, the least and the greatest of what was measured at one width."""
-
-    middle: float
-    low: float
-    high: float
-
-
 class Scaling:
-    """One stored measurement: points by width, tokens, part and method, and the rates that follow."""
+    """One stored measurement, and the rates that follow; `widths` are those at which some method has all three parts.
+
+    Estimates are the middle, the least and the greatest of what was measured at several numbers of tokens.
+    """
 
     def __init__(self, facts: Mapping):
         self.facts, self.clock = facts, facts["clock"]
-        self.points = {(p["width"], p["tokens"], p["part"], p["method"]): p for p in facts["points"]}
-        self.methods = [m for m in dict.fromkeys(p["method"] for p in facts["points"]) if m]
+        points = sorted(facts["points"], key=lambda point: point["tokens"])
+        self.repeats = max((point["repeats"] for point in points), default=0)
+        self.methods = [m for m in dict.fromkeys(point["method"] for point in facts["points"]) if m]
+        self.tokens: list[int] = sorted({point["tokens"] for point in points})
+        self._seconds: dict[tuple, float] = {}
+        self._parameters = {(p["width"], p["tokens"]): p["parameters"] for p in points if p["part"] == "forward"}
+        for point in points:
+            tokens = 0 if point["part"] == "solve" else point["tokens"]  # the solution is measured once
+            key = (point["width"], tokens, point["part"], point["method"])
+            self._seconds.setdefault(key, point[self.clock] / self.shape(point["width"]).blocks)
+        widths = sorted({point["width"] for point in points})
+        self.widths = [w for w in widths if any(self.rate(w, "sums", method) for method in self.methods)]
 
     def shape(self, width: int) -> Shape:
-        """The shape that was measured at a width."""
+        """Return the shape that was measured at a width."""
         sizes = self.facts["shapes"][str(width)]
         return Shape(str(width), sizes["hidden"], sizes["intermediate"], sizes["blocks"])
 
     def seconds(self, width: int, tokens: int, part: str, method: str) -> float | None:
-        """Seconds of one block; the sums are what the forward passes and the solution leave of the whole."""
-        blocks = self.shape(width).blocks
-        if part == "forward":
-            return self._value(width, tokens, part, "", blocks)
-        if part == "solve":
-            found = (self._value(width, t, part, method, blocks) for t in self.tokens)
-            return next((value for value in found if value is not None), None)
-        if part == "whole":
-            return self._value(width, tokens, part, method, blocks)
-        values = [self.seconds(width, tokens, p, method) for p in ("whole", "forward", "solve")]
-        return None if None in values else max(values[0] - values[1] - values[2], 0.0)
+        """Return seconds of one block; the sums are what the forward passes and the solution leave of the whole."""
+        if part == "sums":
+            parts = [self.seconds(width, tokens, one, method) for one in ("whole", "forward", "solve")]
+            known = [seconds for seconds in parts if seconds is not None]
+            return max(known[0] - known[1] - known[2], 0.0) if len(known) == 3 else None
+        key = (width, 0 if part == "solve" else tokens, part, "" if part == "forward" else method)
+        return self._seconds.get(key)
 
-    def _value(self, width: int, tokens: int, part: str, method: str, blocks: int) -> float | None:
-        point = self.points.get((width, tokens, part, method))
-        return None if point is None else point[self.clock] / blocks
-
-    @property
-    def widths(self) -> list[int]:
-        """The widths at which some method has all three parts."""
-        asked = {key[0] for key in self.points}
-        return sorted(w for w in asked if any(self._complete(w, t, m) for t in self.tokens for m in self.methods))
-
-    @property
-    def tokens(self) -> list[int]:
-        """The numbers of tokens measured."""
-        return sorted({key[1] for key in self.points})
-
-    def _complete(self, width: int, tokens: int, method: str) -> bool:
-        return self.seconds(width, tokens, "sums", method) is not None
-
-    def rate(self, width: int, part: str, method: str) -> Rate | None:
-        """The rate of a part at one width, over the numbers of tokens; infinite where it took no time at all."""
+    def rate(self, width: int, part: str, method: str) -> Estimate | None:
+        """Return the operations in a second of a part at one width; infinite where it took no time at all."""
         rates = []
         for tokens in self.tokens:
             seconds = self.seconds(width, tokens, part, method)
-            if seconds is None or not self._complete(width, tokens, method):
+            if seconds is None or self.seconds(width, tokens, "sums", method) is None:
                 continue
             done = work(self.shape(width), part, method, tokens)
             if part == "forward":
-                done = 2 * tokens * self.points[width, tokens, part, ""]["parameters"] / self.shape(width).blocks
+                done = 2 * tokens * self._parameters[width, tokens] / self.shape(width).blocks
             rates.append(done / seconds if seconds > 0 else math.inf)
-        return Rate(median(rates), min(rates), max(rates)) if rates else None
+        return Estimate(median(rates), min(rates), max(rates), len(rates)) if rates else None
 
-    def predict(
-        self, shape: Shape, method: str, tokens: int, width: int
-    ) -> dict[str, tuple[float, float, float]] | None:
-        """Seconds of each part and the `total` for all blocks, with the rates of one width: middle, least, greatest."""
-        rates = {part: self.rate(width, part, method) for part in PARTS}
-        if None in rates.values():
-            return None
+    def predict(self, shape: Shape, method: str, tokens: int, width: int) -> dict[str, Estimate] | None:
+        """Return seconds of each part and the `total` for all blocks, with the rates of one width."""
         found = {}
-        for part, rate in rates.items():
-            done = shape.blocks * work(shape, part, method, tokens)
-            found[part] = tuple(done / speed for speed in (rate.middle, rate.high, rate.low))
-        found["total"] = tuple(sum(found[part][n] for part in PARTS) for n in range(3))
-        return found
+        for part in PARTS:
+            rate, done = self.rate(width, part, method), shape.blocks * work(shape, part, method, tokens)
+            if rate is None:
+                return None
+            found[part] = Estimate(done / rate.value, done / rate.hi, done / rate.lo, rate.n)
+        value, lo, hi = (sum(getattr(found[part], end) for part in PARTS) for end in ("value", "lo", "hi"))
+        return found | {"total": Estimate(value, lo, hi, found["sums"].n)}
 
     def misses(self) -> list[float]:
-        """Measured over predicted seconds of the whole at the greatest width, with the rates of the one below it."""
-        if len(self.widths) < 2:
-            return []
-        below, top = self.widths[-2:]
-        shape, factors = self.shape(top), []
-        for method in self.methods:
-            for tokens in self.tokens:
-                measured, found = self.seconds(top, tokens, "whole", method), self.predict(shape, method, tokens, below)
+        """Return measured over predicted seconds of the whole at the greatest width, with rates of the one below it."""
+        factors = []
+        for below, top in [self.widths[-2:]] if len(self.widths) > 1 else ():
+            for method, tokens in ((method, tokens) for method in self.methods for tokens in self.tokens):
+                measured = self.seconds(top, tokens, "whole", method)
+                found = self.predict(self.shape(top), method, tokens, below)
                 if measured and found:
-                    factors.append(measured * shape.blocks / found["total"][0])
+                    factors.append(measured * self.shape(top).blocks / found["total"].value)
         return factors
 
 
 def read_scaling(folder: Path) -> list[Scaling]:
-    """The measurements stored in a folder that hold at least one complete point."""
+    """Return the measurements stored in a folder that hold at least one complete point."""
     found = [Scaling(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
     return [scaling for scaling in found if scaling.widths]

@@ -115,7 +115,7 @@ def test_rates_are_found_again_from_the_parts(tmp_path):
     for method in ("wanda", "gptq"):
         for part, rate in RATES.items():
             found = scaling.rate(512, part, method)
-            assert (found.middle, found.low, found.high) == pytest.approx((rate, rate, rate), rel=1e-6)
+            assert (found.value, found.lo, found.hi) == pytest.approx((rate, rate, rate), rel=1e-6)
     assert scaling.misses() == pytest.approx([1.0] * 4)
     assert machine(tmp_path / "b", faster_at_top=2.0).misses() == pytest.approx([0.5] * 4)
 
@@ -125,11 +125,11 @@ def test_a_larger_model_takes_its_work_over_the_rates(tmp_path):
     found = scaling.predict(LLAMA_7B, "gptq", 1000, 512)
     d, m, blocks = 4096, 11008, 32
     parameters = 4 * d * d + 3 * d * m
-    assert found["forward"][0] == pytest.approx(blocks * 2 * parameters * 1000 / (2 * RATES["forward"]))
-    assert found["sums"][0] == pytest.approx(blocks * 1000 * (3 * d**2 + m**2) / (2 * RATES["sums"]))
+    assert found["forward"].value == pytest.approx(blocks * 2 * parameters * 1000 / (2 * RATES["forward"]))
+    assert found["sums"].value == pytest.approx(blocks * 1000 * (3 * d**2 + m**2) / (2 * RATES["sums"]))
     sweep = (4 * d * d + 2 * m * d) * (d + 128) + d * m * (m + 128)
-    assert found["solve"][0] == pytest.approx(blocks * (3 * d**3 + m**3 + sweep) / (2 * RATES["solve"]))
-    assert found["total"][0] == pytest.approx(sum(found[part][0] for part in RATES))
+    assert found["solve"].value == pytest.approx(blocks * (3 * d**3 + m**3 + sweep) / (2 * RATES["solve"]))
+    assert found["total"].value == pytest.approx(sum(found[part].value for part in RATES))
 
 
 def test_the_shapes_have_the_published_sizes():
