@@ -16,7 +16,7 @@ from crosscal.models import find_config
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import ReportCardSettings
-from crosscal.study.grid import count_stored
+from crosscal.study.grid import find_stored
 from crosscal.types import parse_target
 
 _NEEDED = ("papermill", "ipykernel", "nbformat", "markdown_it", "mdit_py_plugins", "pandas", "matplotlib", "jupytext")
@@ -33,7 +33,10 @@ def _run_report(options: argparse.Namespace) -> dict:
     asked |= {"output": options.output, "dry_run": options.dry_run}
     if options.dry_run:
         configs = CHAPTERS["report_card"].configs(Maker(settings))
-        return asked | {"runs": len(configs), "stored": count_stored(configs, results_dir(settings.preset))}
+        return asked | {
+            "runs": len(configs),
+            "stored": len(find_stored(configs, results_dir(settings.preset), partial=True)),
+        }
     return asked | _made(options, settings)
 
 

@@ -23,7 +23,7 @@ from crosscal.engine.request import Request
 from crosscal.engine.schedules import _SCHEDULES
 from crosscal.engine.streams import Streams, Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
-from crosscal.methods.allocation import Owl, allocate, block_outliers
+from crosscal.methods.allocation import Owl
 from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory
 from crosscal.types import SparseGrid, Target, Unstructured
 
@@ -211,9 +211,9 @@ def _targets(request: Request, residence: Residence) -> list[Target]:
         groups = statistics.groups(index, request.mixing)
         pairs = [(by_name[name], part) for names, part in groups for name in names if name in by_name]
         weights, stats = zip(*pairs, strict=True)
-        outliers.append(block_outliers(weights, [part.mean_square for part in stats], allocation.outlier))
+        outliers.append(allocation.outliers(weights, [part.mean_square for part in stats]))
         sizes.append(sum(weight.numel() for weight in by_name.values()))
-    sparsities = allocate(torch.stack(outliers).tolist(), sizes, pattern.sparsity, allocation)
+    sparsities = allocation.sparsities(torch.stack(outliers).tolist(), sizes, pattern.sparsity)
     patterns = [Unstructured(sparsity) for sparsity in sparsities]
     return [replace(target, pattern=p) for p in patterns] if isinstance(target, SparseGrid) else patterns
 

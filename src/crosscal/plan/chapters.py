@@ -14,7 +14,6 @@ from crosscal.plan.parameters import (
     TASK_PROMPTS,
     CalibrationSettings,
     CrossSettings,
-    Preset,
     PruningSettings,
     QuantizationSettings,
     ReportCardSettings,
@@ -57,7 +56,7 @@ class Maker:
     dtype: str = "auto"
 
     @property
-    def preset(self) -> Preset:
+    def preset(self):
         """The preset of the settings."""
         return PRESETS[self.settings.preset]
 

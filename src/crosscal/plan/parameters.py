@@ -28,7 +28,7 @@ S = TypeVar("S", bound="Settings")
 
 
 @dataclass(frozen=True)
-class Preset:
+class _Preset:
     """The sizes of a study: calibration windows, held-out windows, task items, and answers to instructions.
 
     `short_tasks` cost a third of all tasks' time: grids with many runs ask only these.
@@ -45,9 +45,9 @@ class Preset:
     short_tasks: tuple[str, ...] = _SHORT_TASKS
 
 
-_FULL = Preset(16, 1024, 8, 512, 100, 60)
+_FULL = _Preset(16, 1024, 8, 512, 100, 60)
 PRESETS = {
-    "smoke": Preset(2, 64, 2, 64, 4, 2, ("pubmed", "news", TASK_PROMPTS), ("sciq", "contract_clause"), ("sciq",)),
+    "smoke": _Preset(2, 64, 2, 64, 4, 2, ("pubmed", "news", TASK_PROMPTS), ("sciq", "contract_clause"), ("sciq",)),
     "quick": replace(_FULL, window=512, eval_windows=4, task_items=40, answer_items=16),
     "full": _FULL,
 }

@@ -12,7 +12,7 @@ from crosscal.errors import InputError, exit_status
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import PRESETS
-from crosscal.study.grid import count_stored, run_chapter
+from crosscal.study.grid import find_stored, run_chapter
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> None:
         )
         if options.plan:
             configs = CHAPTERS[name].configs(Maker(settings))
-            stored = count_stored(configs, results_dir(options.preset))
+            stored = len(find_stored(configs, results_dir(options.preset), partial=True))
             sys.stdout.write(f"{name}: {stored} of {len(configs)} runs stored\n")
         else:
             run_chapter(name, settings, chosen=options.runs)

@@ -11,7 +11,7 @@ from crosscal.errors import InputError
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import Settings
-from crosscal.results.store import RunRecord, has_run, load_runs, save_run
+from crosscal.results.store import RunRecord, load_run, load_runs, save_run
 from crosscal.study.identity import DENSE, FLOAT32, identify, run_key
 from crosscal.types import RunConfig
 
@@ -60,42 +60,34 @@ def _run_model(configs: list[RunConfig], folder: Path, settings: Settings, devic
     runs = load_runs(folder, skip_damaged=True)
     stored = {run_key(run.config, run.provenance.get("identity", {})): run.run_id for run in runs}
     ids = [stored.get(key, key) for key in keys]
-    missing = [(config, run_id) for config, run_id in zip(configs, ids, strict=True) if not has_run(folder, run_id)]
+    missing = [(config, run_id) for config, run_id in zip(configs, ids, strict=True) if not _is_stored(folder, run_id)]
     bar = tqdm(missing, desc=f"{settings.preset}: {len(ids) - len(missing)} of {len(ids)} runs stored", unit="run")
     for config, run_id in bar:
-        if has_run(folder, run_id):  # made by another process in the meantime
+        if _is_stored(folder, run_id):  # made by another process in the meantime
             continue
         bar.set_postfix_str(f"{config.method} {config.target}")
         save_run(folder, replace(session.record(config, settings.preset), run_id=run_id))
     return ids
 
 
-def find_stored(configs: Sequence[RunConfig], folder: Path) -> list[str]:
+def _is_stored(folder: Path, run_id: str) -> bool:
+    """Whether a run is complete in the folder: a damaged one, or one without its items, is made again."""
+    try:
+        load_run(folder, run_id, with_items=True)
+    except InputError:
+        return False
+    return True
+
+
+def find_stored(configs: Sequence[RunConfig], folder: Path, *, partial: bool = False) -> list[str]:
     """Return the ids of the stored runs among these configurations, on whatever device and in whatever dtype.
 
     The runs are those of the model and the texts as they are now. Where these are not at hand, all runs must have been
     made of the same ones. Needs no torch.
 
-    Raises `InputError` when the first, the dense model, or every other run is missing, and when runs of several
-    generations of a text or model are stored and nothing tells which are meant.
+    Raises `InputError` when the first, the dense model, or every other run is missing, unless a `partial` list will do, and
+    when runs of several generations of a text or model are stored and nothing tells which are meant.
     """
-    ids = _look_up(configs, folder)
-    if ids[0] is None or not any(ids[1:]):
-        missing = configs[0] if ids[0] is None else configs[1]
-        raise InputError(
-            f"{folder} holds no run of {missing.method} {missing.target} on {missing.model} with these settings and "
-            "contents; set compute to 'missing' to make it"
-        )
-    return [run_id for run_id in ids if run_id is not None]
-
-
-def count_stored(configs: Sequence[RunConfig], folder: Path) -> int:
-    """Return how many of these configurations have a stored run, of the model and texts as they are; needs no torch."""
-    return sum(run_id is not None for run_id in _look_up(configs, folder))
-
-
-def _look_up(configs: Sequence[RunConfig], folder: Path) -> list[str | None]:
-    """The id of the stored run of each configuration, all of one generation of contents and versions."""
     stored: dict[str, list[RunRecord]] = {}
     for record in load_runs(folder):
         stored.setdefault(_asked(record.config), []).append(record)
@@ -104,10 +96,17 @@ def _look_up(configs: Sequence[RunConfig], folder: Path) -> list[str | None]:
     for config, records in fitting.items():
         fitting[config] = [record for record in records if _made_of(record).items() <= generation.items()]
     places = {model: _best_place(model, fitting) for model in {config.model for config in configs}}
-    return [
+    ids = [
         next((r.run_id for r in fitting[c] if c.method == FLOAT32 or _place(r) == places[c.model]), None)
         for c in configs
     ]
+    if not partial and (ids[0] is None or not any(ids[1:])):
+        missing = configs[0] if ids[0] is None else configs[1]
+        raise InputError(
+            f"{folder} holds no run of {missing.method} {missing.target} on {missing.model} with these settings and "
+            "contents; set compute to 'missing' to make it"
+        )
+    return [run_id for run_id in ids if run_id is not None]
 
 
 def _asked(config: Mapping) -> str:

@@ -42,7 +42,7 @@ _BESIDE = ("crosscal.json", "masks.safetensors")
 """What compression leaves beside a model and no evaluation reads."""
 
 
-def model_identity(name: str) -> str | None:
+def _model_identity(name: str) -> str | None:
     """Return the hash of a model's contents: weights, config, generation settings, tokenizer, and its own code.
 
     `name` is an embedded model, a folder, a `.gguf` file or a hub id in the hub's cache; None when it is none of these.
@@ -112,9 +112,9 @@ def identify(config: RunConfig, fetch: bool = True) -> dict:
     Without `fetch`, what is not at hand is None, and nothing loads torch or asks the network.
     """
     plain = config.method in _UNCOMPRESSED
-    known: dict[str, object] = {"model": model_identity(config.model), "evaluation": _EVALUATION_VERSION}
+    known: dict[str, object] = {"model": _model_identity(config.model), "evaluation": _EVALUATION_VERSION}
     if config.dense:
-        known["dense"] = model_identity(config.dense)
+        known["dense"] = _model_identity(config.dense)
     known["calibration"] = {s: _text_identity(s, "calibration", fetch) for s, _ in config.calibration}
     known["held_out"] = {s: _text_identity(s, "held_out", fetch) for s in config.texts}
     known["tasks"] = {name: _task_version(name) for name in config.tasks}

@@ -34,7 +34,7 @@ from crosscal.models.loading import find_folder, is_gguf
 from crosscal.paths import cache_dir
 from crosscal.results.provenance import provenance
 from crosscal.results.store import RunRecord, load_run, save_run
-from crosscal.study.identity import DENSE, FLOAT32, GIVEN, identify, model_identity, piece_keys
+from crosscal.study.identity import DENSE, FLOAT32, GIVEN, identify, piece_keys
 from crosscal.study.rows import assemble, make_piece
 from crosscal.study.texts import draw_text
 from crosscal.text import SOURCES, TextWindows
@@ -103,9 +103,11 @@ class Session:
 
     def identify(self, config: RunConfig) -> dict:
         """Return the contents and versions that decide a run's numbers; raise `InputError` for a model there is not."""
-        if model_identity(self.name) is None:  # of the hub: fetch it, or say why not
+        known = identify(config)
+        if known["model"] is None:  # of the hub: fetch it, or say why not
             find_folder(self.name, **{name: value for name, value in self._how.items() if name != "device"})
-        return identify(config)
+            known = identify(config)
+        return known
 
     def record(self, config: RunConfig, preset: str = "") -> RunRecord:
         """Return a run, of which only the pieces that are not in the cache folder yet are measured."""

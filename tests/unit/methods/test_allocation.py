@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from crosscal.errors import InputError
-from crosscal.methods.allocation import Owl, allocate, block_outliers
+from crosscal.methods.allocation import Owl
 from tests.oracles import allocation as oracle
+
+
+def allocate(fractions, sizes, sparsity, owl):
+    return owl.sparsities(fractions, sizes, sparsity)
+
+
+def block_outliers(weights, mean_squares, outlier):
+    return Owl(outlier=outlier).outliers(weights, mean_squares)
 
 
 def layer(d_out=16, d_in=24, tokens=60, seed=0):

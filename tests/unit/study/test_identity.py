@@ -9,8 +9,8 @@ from crosscal.errors import InputError
 from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.store import RunRecord, save_run
-from crosscal.study.grid import count_stored, find_stored
-from crosscal.study.identity import _text_identity, identify, model_identity, piece_keys, run_key
+from crosscal.study.grid import find_stored
+from crosscal.study.identity import _model_identity, _text_identity, identify, piece_keys, run_key
 
 
 @pytest.fixture
@@ -47,18 +47,18 @@ def store(folder, configs, finished="2026-01-01 00:00 UTC", **versions) -> list[
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])
 def test_model_is_its_files(room, name):
-    before = model_identity("tiny")
-    assert model_identity(str(room / "tiny")) == before, "where it lies does not count"
+    before = _model_identity("tiny")
+    assert _model_identity(str(room / "tiny")) == before, "where it lies does not count"
     (room / "tiny" / "README.md").write_text("a card")
     (room / "tiny" / "crosscal.json").write_text("{}")
-    assert model_identity("tiny") == before
+    assert _model_identity("tiny") == before
     (room / "tiny" / name).write_text("something else")
-    assert model_identity("tiny") != before
+    assert _model_identity("tiny") != before
 
 
 def test_embedded_contents_are_known_without_files(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSCAL_CACHE", str(tmp_path))
-    known = [model_identity(name) for name in ("smollm2-135m", "gemma3-270m")]
+    known = [_model_identity(name) for name in ("smollm2-135m", "gemma3-270m")]
     known += [_text_identity(name, split) for name in ("c4", "pubmed") for split in ("calibration", "held_out")]
     assert len(set(known)) == 6
     assert None not in known
@@ -66,8 +66,8 @@ def test_embedded_contents_are_known_without_files(tmp_path, monkeypatch):
 
 
 def test_what_is_not_at_hand_is_none(room):
-    assert model_identity("./gone") is None
-    assert model_identity("no/such-model") is None
+    assert _model_identity("./gone") is None
+    assert _model_identity("no/such-model") is None
     assert _text_identity("gone.jsonl", "held_out", fetch=False) is None
     assert _text_identity("hub:some/set", "held_out", fetch=False) is None
     with pytest.raises(InputError):
@@ -92,7 +92,7 @@ def test_looking_up_takes_one_generation(room):
     write_notes(1)
     assert find_stored(plan(), room) == generations[1]
     write_notes(9)
-    assert count_stored(plan(), room) == 0
+    assert find_stored(plan(), room, partial=True) == []
     with pytest.raises(InputError, match=r"holds no run of dense .*contents"):
         find_stored(plan(), room)
 
@@ -114,7 +114,7 @@ def test_looking_up_without_the_text_needs_one_generation(room):
 def test_corrected_config_is_another_model(room):
     store(room, plan())
     (room / "tiny" / "config.json").write_text('{"rms_norm_eps": 0.5}')
-    assert count_stored(plan(), room) == 0
+    assert find_stored(plan(), room, partial=True) == []
 
 
 def test_looking_up_never_mixes_devices_or_versions(room):
@@ -128,7 +128,7 @@ def test_looking_up_never_mixes_devices_or_versions(room):
 def test_runs_that_do_not_tell_their_contents_are_not_taken(room):
     for config in plan():
         save_run(room, RunRecord(config.method, config.to_json(), {}, []))
-    assert count_stored(plan(), room) == 0
+    assert find_stored(plan(), room, partial=True) == []
 
 
 def test_dense_run_is_one_whatever_is_calibrated(room):
