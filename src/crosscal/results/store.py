@@ -59,6 +59,15 @@ def _dump(value: dict) -> str:
     return "{" + ",\n ".join(lines) + "\n}\n"
 
 
+def has_run(folder: Path, run_id: str) -> bool:
+    """Return whether this run is complete in the folder: a damaged one, or one without its items, is made again."""
+    try:
+        load_run(folder, run_id, with_items=True)
+    except InputError:
+        return False
+    return True
+
+
 def load_run(folder: Path, run_id: str, with_items: bool = False) -> RunRecord:
     """Read one run back, its items only on request; raise `InputError` when it is missing, damaged or incomplete."""
     path = folder / f"{run_id}.json"

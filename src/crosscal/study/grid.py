@@ -11,7 +11,7 @@ from crosscal.errors import InputError
 from crosscal.paths import results_dir
 from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import Settings
-from crosscal.results.store import RunRecord, load_run, load_runs, save_run
+from crosscal.results.store import RunRecord, has_run, load_runs, save_run
 from crosscal.study.identity import DENSE, FLOAT32, identify, run_key
 from crosscal.types import RunConfig
 
@@ -60,23 +60,14 @@ def _run_model(configs: list[RunConfig], folder: Path, settings: Settings, devic
     runs = load_runs(folder, skip_damaged=True)
     stored = {run_key(run.config, run.provenance.get("identity", {})): run.run_id for run in runs}
     ids = [stored.get(key, key) for key in keys]
-    missing = [(config, run_id) for config, run_id in zip(configs, ids, strict=True) if not _is_stored(folder, run_id)]
+    missing = [(config, run_id) for config, run_id in zip(configs, ids, strict=True) if not has_run(folder, run_id)]
     bar = tqdm(missing, desc=f"{settings.preset}: {len(ids) - len(missing)} of {len(ids)} runs stored", unit="run")
     for config, run_id in bar:
-        if _is_stored(folder, run_id):  # made by another process in the meantime
+        if has_run(folder, run_id):  # made by another process in the meantime
             continue
         bar.set_postfix_str(f"{config.method} {config.target}")
         save_run(folder, replace(session.record(config, settings.preset), run_id=run_id))
     return ids
-
-
-def _is_stored(folder: Path, run_id: str) -> bool:
-    """Whether a run is complete in the folder: a damaged one, or one without its items, is made again."""
-    try:
-        load_run(folder, run_id, with_items=True)
-    except InputError:
-        return False
-    return True
 
 
 def find_stored(configs: Sequence[RunConfig], folder: Path, *, partial: bool = False) -> list[str]:
@@ -85,8 +76,8 @@ def find_stored(configs: Sequence[RunConfig], folder: Path, *, partial: bool = F
     The runs are those of the model and the texts as they are now. Where these are not at hand, all runs must have been
     made of the same ones. Needs no torch.
 
-    Raises `InputError` when the first, the dense model, or every other run is missing, unless a `partial` list will do, and
-    when runs of several generations of a text or model are stored and nothing tells which are meant.
+    Raises `InputError` when the first, the dense model, or every other run is missing, unless a `partial` list will
+    do, and when runs of several generations of a text or model are stored and nothing tells which are meant.
     """
     stored: dict[str, list[RunRecord]] = {}
     for record in load_runs(folder):
