@@ -43,7 +43,7 @@ def interval(value: float, lo: float, hi: float, write: Callable[[float], str] =
     return Estimate(value, lo, hi, 0).text(write).replace(" [", f"{unit} [", 1)
 
 
-def cell(line: Mapping, name: str = "value", write: Callable[[float], str] = times, unit: str = "") -> str:
+def cell(line: Mapping | pd.Series, name: str = "value", write: Callable[[float], str] = times, unit: str = "") -> str:
     """Return a value of a line with its interval, from the columns `name`, `name_lo` and `name_hi`; "" without one.
 
     The interval of `value` is in `lo` and `hi`.
@@ -55,7 +55,7 @@ def cell(line: Mapping, name: str = "value", write: Callable[[float], str] = tim
     return "" if math.isnan(line[name]) else interval(line[name], line[lo], line[hi], write, unit)
 
 
-def run_name(run: Mapping) -> str:
+def run_name(run: Mapping | pd.Series) -> str:
     """Return a run's method and target, from any line that has both: `SparseGPT 50%`."""
     return f"{style_of(run['method']).label} {run['target' if 'target' in run else 'pattern']}"
 

@@ -195,10 +195,10 @@ def _sources_figure(page: Page):
 
 def _extremes(name: str, part: pd.DataFrame) -> str:
     """The texts after which a group has its lowest and highest perplexity, and random tokens."""
-    own = part.set_index("calibration")["value"]
-    texts = own.drop(RANDOM, errors="ignore")
-    ends = [f"{times(texts[one])} ({one})" for one in (texts.idxmin(), texts.idxmax())]
-    loose = f", and {times(own[RANDOM])} after random tokens" if RANDOM in own.index else ""
+    own = dict(zip(part["calibration"], part["value"], strict=True))
+    texts = sorted((value, source) for source, value in own.items() if source != RANDOM)
+    ends = [f"{times(value)} ({source})" for value, source in (texts[0], texts[-1])] if texts else []
+    loose = f", and {times(own[RANDOM])} after random tokens" if RANDOM in own else ""
     return f"{name} has between {' and '.join(ends)} the dense perplexity after text{loose}" if len(texts) > 1 else ""
 
 

@@ -194,8 +194,8 @@ def _weights(page: Page):
     )
     y = replace(CHANGE, label="change of perplexity from weight 0.5 (%),\nmean of domain and general text")
     x, columns = Axis("weight of the domain", ticks=(0, 0.25, 0.5, 0.75, 1)), len(mixes.sources)
-    size, share = (3.2 * columns + (0.2 if columns > 1 else 1.2), 3.2), (True, True)
-    drawing = lines(mixes.by_weight(), x, y, across="weight", size=size, columns=columns, share=share, aside=0.014)
+    shape = {"size": (3.2 * columns + (0.2 if columns > 1 else 1.2), 3.2), "columns": columns, "share": (True, True)}
+    drawing = lines(mixes.by_weight(), x, y, across="weight", aside=0.014, **shape)
     caption = f"The weight of the domain: {said}. Above 0 is worse than weight 0.5. {SHADED}"
     return drawing, caption, f"Lines of perplexity against the weight of the domain: {said}."
 
@@ -205,8 +205,8 @@ def _rivals(page: Page):
     frame = _main(page).by_rival()
     if frame.empty:
         return "No run on twice the general text, of D-Pruner or on all sources at once is stored."
-    better = (frame["value"] < 0)[frame["panel"] == BOTH].groupby(frame["facet"], sort=False).agg(["sum", "size"])
-    said = listing([f"{line['sum']} of {line['size']} {name}" for name, line in better.iterrows()])
+    better = (frame["value"] < 0)[frame["panel"] == BOTH].groupby(frame["facet"], sort=False)
+    said = listing([f"{part.sum()} of {len(part)} {name}" for name, part in better])
     caption = (
         "What half the weight on the domain changes against each rival; left of 0 the mix of two is better. In the "
         f"mean of domain and general text it is better in {said}. {SHADED}"

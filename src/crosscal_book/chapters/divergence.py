@@ -129,7 +129,7 @@ def _best_sentence(results: Results) -> str:
         ahead = found.text("gain", best, outcome)
         more = f" ({ahead} against perplexity)" if ahead else ""
         parts.append(f"{PREDICTORS[best].label} with {noun}, {found.text('rho', best, outcome)}{more}")
-    left_out = listing(table.loc[~table["usable"], "eval_set"])
+    left_out = listing(list(table.loc[~table["usable"], "eval_set"]))
     more = f" Left out, because the dense model is not above chance: {left_out}." if left_out else ""
     return (
         f"Of {len(rhos)} numbers the highest rank correlations over all runs are those of {' and '.join(parts)}. The "
@@ -161,7 +161,7 @@ def _tail_sentence(results: Results) -> str:
     runs = matched(results)
     if runs.empty or runs["p99"].isna().all():
         return ""
-    least, most = (runs.loc[where] for where in (runs["js"].idxmin(), runs["js"].idxmax()))
+    least, *_, most = runs.sort_values("js").iloc[[0, -1]].to_dict("records")
     text = (
         f"The mean hides a tail ([evidence](#{TOKENS})): in {_place(runs)} the worst hundredth of tokens begins at "
         f"{_range(runs['p99'] / runs['js'], '.1f')} times a model's mean JS, the median token is at "
@@ -248,12 +248,12 @@ def _token_divergence(page: Page):
     if runs.empty:
         return "No run holds the divergence of single tokens, so there is nothing to show."
     for method, part in by_method(runs):
-        run, style = part.iloc[0], style_of(method)
+        run, style = part.iloc[0].to_dict(), style_of(method)
         looks[run["setting"]] = MethodStyle(run["setting"], style.colour, style.marker)
         ends = [{e or "value": run[f"p{percent}{e and '_'}{e}"] for e in ("", "lo", "hi")} for percent in PERCENTILES]
         own = pd.DataFrame(ends).assign(x=[1 - percent / 100 for percent in PERCENTILES], part="percentile")
         whole = tokens.curve(page.results, run).assign(part="curve")
-        parts += [one.assign(**run[[*FACTS, "setting"]]) for one in (whole, own)]
+        parts += [one.assign(**{fact: run[fact] for fact in (*FACTS, "setting")}) for one in (whole, own)]
         ends = cell(run, "js", nats), cell(run, "p99", nats)
         told.append("{} {} on average, {} from the worst 1 % on".format(run["setting"], *ends))
     words, rounding = f"Of {_place(runs)}, in nats a token: {'; '.join(told)}.", f"No noise floor: {why}."

@@ -113,7 +113,7 @@ def _drawn(results: Results, run_ids: list[str], variable: str) -> np.ndarray:
     if not run_ids or not sets:
         return np.full((len(run_ids), 1 + DRAWS), np.nan)
     harm = np.abs if variable == FLIPS else np.negative if quantity.higher_is_better else np.positive
-    moves = [paired(results, run_id, None, quantity, sets).values for run_id in run_ids]
+    moves = [both.values for run_id in run_ids if (both := paired(results, run_id, None, quantity, sets))]
     blocks = {name: harm([move[name] for move in moves]) for name in sets}
     return np.mean([block @ _shares(block.shape[1], name, DRAWS) for name, block in blocks.items()], axis=0)
 
@@ -154,10 +154,10 @@ class Association(NamedTuple):
     settings: int
     estimates: Mapping[tuple[str, str, str], Estimate]
 
-    def text(self, *key: str) -> str:
+    def text(self, kind: str, predictor: str, outcome: str) -> str:
         """Return an estimate as text, differences to three digits; "" where there is none."""
-        digits = 2 if key[0] in ("rho", "partial") else 3
-        return self.estimates[key].text(lambda value: signed(value, digits)) if key in self.estimates else ""
+        found, digits = self.estimates.get((kind, predictor, outcome)), 2 if kind in ("rho", "partial") else 3
+        return found.text(lambda value: signed(value, digits)) if found else ""
 
 
 @lru_cache(maxsize=64)
@@ -196,7 +196,7 @@ def where(results: Results) -> pd.DataFrame:
         for one, key in product(found, [("gain", "js", outcome) for outcome in OUTCOMES])
         if key in one.estimates
     )
-    return frame.assign(p_holm=holm(frame["p"])) if len(frame) else frame
+    return frame.assign(p_holm=holm(frame["p"].tolist())) if len(frame) else frame
 
 
 def better(line: Mapping) -> str:
@@ -225,7 +225,7 @@ def centred(observed: float, draws: np.ndarray, n: int, fisher: bool) -> Estimat
 def _statistics(values: np.ndarray) -> Iterator[tuple[tuple[str, str, str], float]]:
     """Every correlation of `Association` in one table of values, [variables, runs]; a missing number costs its runs."""
     known = np.isfinite(values)
-    names = [name for name, whole in zip(VARIABLES, known.all(axis=1), strict=True) if whole]
+    names = [name for name, row in zip(VARIABLES, known, strict=True) if row.all()]
     if not {"perplexity", *OUTCOMES} <= set(names):
         return
     rho = _correlations(values, names)

@@ -1,5 +1,6 @@
 """Divergence token by token: the noise floor of rounding, its tails, and models that only divergence tells apart."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +18,7 @@ CURVES = 6  # more cannot be told apart
 PERCENTILES = (50, 90, 99)
 
 
-def noise_floor(results: Results) -> tuple[pd.Series | None, str]:
+def noise_floor(results: Results) -> tuple[dict | None, str]:
     """Return the line of `sample` that holds the dense model in float32; without one, why there is no noise floor."""
     runs = sample(results).runs
     rows = runs[~runs["compressed"]]
@@ -27,7 +28,7 @@ def noise_floor(results: Results) -> tuple[pd.Series | None, str]:
         return None, "no compressed run has a divergence to compare with the noise of rounding"
     if rows["js"].iloc[0] <= 0:
         return None, "the dense model itself was run in float32, so there is no noise of rounding to compare with"
-    return rows.iloc[0], ""
+    return rows.iloc[0].to_dict(), ""
 
 
 def above_floor(results: Results) -> pd.DataFrame:
@@ -36,11 +37,13 @@ def above_floor(results: Results) -> pd.DataFrame:
     Each interval must lie above 1, so nothing is to be corrected; sign flips test where a run diverges less.
     """
     (runs, values), (floor, _), found = sample(results), noise_floor(results), []
-    js = values[VARIABLES.index("js")]
-    for row, line in runs[runs["compressed"]].iterrows() if floor is not None else ():
-        ratio = Estimate.of_draws(js[row] / js[floor.name], len(runs))
+    if floor is None:
+        return pd.DataFrame()
+    js = dict(zip(runs["run_id"], values[VARIABLES.index("js")], strict=True))
+    for line in runs[runs["compressed"]].to_dict("records"):
+        ratio = Estimate.of_draws(js[line["run_id"]] / js[floor["run_id"]], len(runs))
         both = paired(results, line["run_id"], floor["run_id"], DIVERGENCE, texts_of(results))
-        tests = {"p_yes": float(ratio.lo <= 1), "p_no": both.estimate(test=True).p if ratio.value < 1 else 1.0}
+        tests = {"p_yes": float(ratio.lo <= 1), "p_no": both.estimate(test=True).p if both and ratio.value < 1 else 1.0}
         share = cell(floor, FLIPS, lambda share: f"{100 * share:.1f}").replace(" [", " % [")
         rounding = f"; rounding alone changes {share} of the answers" if share else ""
         facts = {"name": line["setting"], "floor": nats(floor["js"]), "rounding": rounding}
@@ -59,8 +62,8 @@ def with_tails(results: Results) -> pd.DataFrame:
     rows = rows.assign(lo=(rows["value"] - rows["lo"]) ** 2, hi=(rows["hi"] - rows["value"]) ** 2)
     for percent in PERCENTILES:
         own = rows.loc[rows["metric"] == f"js_divergence_p{percent}", ["value", "lo", "hi"]].groupby("run_id")
-        mean, wide = own["value"].mean(), np.sqrt(own[["lo", "hi"]].sum()).div(own.size(), axis=0)
-        ends = {"": mean, "_lo": mean - wide["lo"], "_hi": mean + wide["hi"]}
+        mean, lo, hi = own["value"].mean(), *(own[end].sum() ** 0.5 / own.size() for end in ("lo", "hi"))
+        ends = {"": mean, "_lo": mean - lo, "_hi": mean + hi}
         runs = runs.assign(**{f"p{percent}{end}": runs["run_id"].map(values) for end, values in ends.items()})
     return runs
 
@@ -72,7 +75,7 @@ def matched(results: Results) -> pd.DataFrame:
     Only runs whose perplexity rose visibly (beyond `KEPT`) count, if there are any: undamaged models are all alike.
     """
     runs, keys = with_tails(results), {f"{text} tokens" for text in texts_of(results)}
-    known = runs["run_id"].map(lambda run_id: not keys.isdisjoint(results.items[run_id]))
+    known = np.array([not keys.isdisjoint(results.items[run_id]) for run_id in runs["run_id"]], dtype=bool)
     runs = runs[runs["compressed"] & np.isfinite(runs["js"]) & known].assign(ratio=np.exp(runs["perplexity"]))
     runs = runs[runs["ratio"] > KEPT] if (runs["ratio"] > KEPT).any() else runs
     best, width = [], np.inf
@@ -85,7 +88,7 @@ def matched(results: Results) -> pd.DataFrame:
     return runs.loc[best]
 
 
-def curve(results: Results, run: pd.Series) -> pd.DataFrame:
+def curve(results: Results, run: Mapping) -> pd.DataFrame:
     """Return shares of tokens (`x`), and the divergence that such a share reaches: quantiles, as means over texts."""
     items = results.items[run["run_id"]]
     entries = [items[f"{text} tokens"] for text in texts_of(results) if f"{text} tokens" in items]
