@@ -34,19 +34,16 @@ NO_TASK = "The dense model is above chance on no accuracy task, so there is noth
 def _uniform(results: Results, _: Settings) -> Results:
     """Runs that prune all blocks alike, by method and target; uneven sparsity has a table of its own."""
     kept = [i for i in results.run_ids if results.configs.get(i, {}).get("allocation", "uniform") == "uniform"]
-    rows, order = results.subset(kept).rows, {method: number for number, method in enumerate(STYLES)}
-    places = [
-        (order.get(m, len(order)), *target_order(t)) for m, t in zip(rows["method"], rows["pattern"], strict=True)
-    ]
-    return replace(results.subset(kept), rows=rows.iloc[sorted(range(len(rows)), key=places.__getitem__)])
+    rows, places = results.subset(kept).rows, {method: place for place, method in enumerate(STYLES)}
+    rows = rows.sort_values("pattern", key=lambda targets: targets.map(target_order), kind="stable")
+    rows = rows.sort_values("method", key=lambda methods: methods.map(places), kind="stable")
+    return replace(results.subset(kept), rows=rows)
 
 
 def _focus(page: Page) -> tuple[str, pd.DataFrame]:
     """The target that takeaways and tables look at, the one asked for, else the least sparse that was run; its runs."""
-    runs, focus = (
-        run_measures(page.results, PERPLEXITY, ACCURACY),
-        str(Unstructured(getattr(page.settings, "sparsity", 0.5))),
-    )
+    runs = run_measures(page.results, PERPLEXITY, ACCURACY)
+    focus = str(Unstructured(getattr(page.settings, "sparsity", 0.5)))
     focus = focus if focus in set(runs["target"]) else min(runs["target"], key=target_order, default=focus)
     return focus, runs[runs["target"] == focus]
 
@@ -114,10 +111,7 @@ CHAPTER.claim(
 
 @lru_cache(maxsize=64)
 def _curves(page: Page, task: str = "") -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
-    """By method its runs over unstructured sparsity, and draws of accuracy changes, the dense model's first.
-
-    With a `task`, of that alone; methods with one run have no curve.
-    """
+    """Each method's runs over unstructured sparsity, and draws of accuracy changes: the dense run's 0, then theirs."""
     runs, curves = _by_ratio(page).sort_values("sparsity"), {}
     for method in page.runs["method"].unique():
         part = runs[(runs["method"] == method) & ~runs["target"].str.contains(":")]
@@ -233,17 +227,15 @@ def _accuracy(page: Page):
     if frame.empty:
         return NO_TASK
     limits = (frame["lo"].min() - 3, frame["hi"].max() + 3)
-    y = {one["panel"]: Axis("mean accuracy (%)", limits=limits, band=(one["lo"], one["hi"]),
-                            lines={"dense": one["value"], "chance": one["chance"]})
-         for one in frame[frame["method"] == DENSE].to_dict("records")}  # fmt: skip
-    drawing = _over_targets(frame[frame["method"] != DENSE], y, columns=len(y), size=(2.4 * len(y) + 1, 3.2),
-                            share=(True, True))  # fmt: skip
+    y, compressed = {}, frame[frame["method"] != DENSE]
+    for one in frame[frame["method"] == DENSE].to_dict("records"):
+        levels = {"dense": one["value"], "chance": one["chance"]}
+        y[one["panel"]] = Axis("mean accuracy (%)", limits=limits, lines=levels, band=(one["lo"], one["hi"]))
+    drawing = _over_targets(compressed, y, columns=len(y), size=(2.4 * len(y) + 1, 3.2), share=(True, True))
     said = f"Mean accuracy against sparsity, by domain. At {focus} the mean of all {len(accuracy_tasks(page.results))} "
     said += f"tasks changes by, in points: {method_values(runs, 'accuracy', points)}."
-    rest = (
-        " Band: the dense model's 95 % interval; bars: 95 % intervals of the paired difference from it. AUC tasks, and "
-    )
-    rest += "tasks on which the dense model is not above chance, are in the figure and the table of every task only."
+    rest = " Band: the dense model's 95 % interval; bars: 95 % intervals of the paired difference from it. AUC tasks, "
+    rest += "and tasks on which the dense model is not above chance, are only in the figure and table of every task."
     return drawing, said + rest, said
 
 
@@ -292,7 +284,6 @@ def _every_task(page: Page):
 
 @CHAPTER.table("headline")
 def _headline(page: Page) -> Table:
-    """Perplexity of every text and mean accuracy of every domain, one column per model at the focus."""
     focus, at_focus = _focus(page)
     labels = {line["run_id"]: style_of(line["method"]).label for line in at_focus.to_dict("records")}
     labels[page.results.dense_id] = DENSE
@@ -334,19 +325,15 @@ def _task_table(page: Page) -> Table:
 
 @lru_cache(maxsize=8)
 def _breaking_points(page: Page) -> pd.DataFrame:
-    """The sparsity at which a task has lost half of what the dense model has above chance, the first to break first.
-
-    Linear between runs; `value` is 1 where the task never falls so far within the runs (`censored`).
-    """
+    """The sparsity at which a task lost `HALF` its skill, by method, first to break first; 1 if never (`censored`)."""
     rows = []
     for task in accuracy_tasks(page.results).to_dict("records"):
         limit, name = -HALF * (task["value"] - task["chance"]), task["eval_set"]
         for method, (runs, draws) in _curves(page, name).items():
             xs = np.array([0.0, *runs["sparsity"]])
             place = Estimate.of_draws(_first_below(xs, draws, limit), 0)
-            rows.append(
-                {"method": method, "eval_set": name, "censored": place.value >= 1, "last": xs[-1], **vars(place)}
-            )
+            facts = {"method": method, "eval_set": name, "censored": place.value >= 1, "last": xs[-1]}
+            rows.append(facts | vars(place))
     frame = pd.DataFrame(rows, columns=["method", "eval_set", *ENDS, "censored", "last"])
     order = frame.groupby("eval_set")["value"].mean()
     return frame.sort_values("eval_set", key=lambda names: names.map(order), kind="stable")
@@ -374,7 +361,6 @@ def _breaking_table(page: Page) -> Table:
 
 @CHAPTER.table("allocation")
 def _allocation_table(page: Page) -> Table:
-    """Uneven sparsity by outliers (OWL) against even sparsity, run for run."""
     results, body = page.every, []
     for (run_id, config), (twin, other) in product(results.configs.items(), repeat=2):
         if config.get("allocation") == "owl" and other == config | {"allocation": "uniform"}:

@@ -8,7 +8,7 @@ import pytest
 
 from crosscal.results.quantities import ACCURACY, PERPLEXITY
 from crosscal_book.chapter import Chapter
-from crosscal_book.claims import FAILS, HOLDS, OPEN, Rule, corrected, every, mean, most, some
+from crosscal_book.claims import FAILS, HOLDS, OPEN, Claim, Rule, corrected, every, mean, most, some
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines, matrix, scatter
 from tests.unit.crosscal_book import toy
@@ -69,6 +69,14 @@ def test_an_interval_decides_without_p_and_a_limit_replaces_no_difference():
     assert of(every("better"), line) == FAILS
     assert of(every("better"), {**line, "limit": 2.0}) == HOLDS
     assert of(every("better"), {**line, "limit": 1.5}) == OPEN
+
+
+def test_what_some_run_shows_is_said_of_the_clearest():
+    lines = [{**BETTER, "name": "better"}, {**WORSE, "name": "worse"}, {**WIDE, "name": "wide"}]
+    claim = Claim("x", "X", lambda page: pd.DataFrame(), some("worse"), says="{name} {estimate}")
+    for rows, expected in ((lines, "worse 1.20×"), (lines[:1] + lines[2:], "wide 0.95×")):
+        (verdict,) = claim.verdicts(corrected([pd.DataFrame(rows)])[0], None)
+        assert verdict.effect.startswith(expected)
 
 
 def test_holm_runs_over_a_family():
