@@ -35,17 +35,16 @@ def _read_config(path: Path) -> dict[str, object]:
         text = path.read_text(encoding="utf-8-sig")
         return json.loads(text)["made"]["config"] if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}; give --config a TOML file or a folder made by compress") from None
+        said = f"there is no file {path}; give --config a TOML file or a folder made by compress"
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text; save it in that encoding") from None
+        said = f"{path} is not UTF-8 text; save it in that encoding"
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give --config a TOML file") from None
+        said = f"{path} cannot be read ({error.strerror}); give --config a TOML file"
     except tomllib.TOMLDecodeError as error:
-        raise InputError(
-            f'{path} is not TOML ({error}); write lines such as pattern = "2:4", texts in quotes'
-        ) from None
+        said = f'{path} is not TOML ({error}); write lines such as pattern = "2:4", texts in quotes'
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path} holds no options; give the TOML file written by --save-config") from None
+        said = f"{path} holds no options; give the TOML file written by --save-config"
+    raise InputError(said)
 
 
 def _parse(parser: argparse.ArgumentParser, command: str, arguments: Sequence[str]) -> argparse.Namespace:
@@ -91,20 +90,17 @@ def _value(action: argparse.Action, value: object, where: str) -> object:
             return value
         raise InputError(f"{where} is {_shown(value)}; give true or false")
     if isinstance(value, dict):
-        value = [f"{name}={_share(part, f'{where}: {name}')}" for name, part in value.items()]
+        for name, part in value.items():
+            if isinstance(part, dict):
+                said = 'is no number; put names with dots in quotes, as in "notes.jsonl" = 0.5'
+                raise InputError(f"{where}: {name} {said}")
+            if not isinstance(part, (bool, int, float, str)):
+                raise InputError(f"{where}: {name} is {_shown(part)}; give a number, true or false")
+        value = [f"{name}={part}" for name, part in value.items()]
     parts = [_one(action, part, where) for part in (value if isinstance(value, list) else [value])]
     if action.nargs in ("*", "+") or isinstance(action, argparse._AppendAction):
         return parts
     return _one(action, ",".join(map(str, parts)), where) if isinstance(value, list) else parts[0]
-
-
-def _share(value: object, where: str) -> str:
-    """The value of a table's entry, such as a source's weight."""
-    if isinstance(value, dict):
-        raise InputError(f'{where} is no number; put names with dots in quotes, as in "notes.jsonl" = 0.5')
-    if not isinstance(value, (bool, int, float, str)):
-        raise InputError(f"{where} is {_shown(value)}; give a number, true or false")
-    return str(value)
 
 
 def _one(action: argparse.Action, value: object, where: str) -> object:
@@ -142,10 +138,8 @@ def _toml(value: object) -> str:
     """
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
+    if isinstance(value, (bool, int, float)):
+        return repr(value).lower()
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
