@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,8 @@ def _parameter(model: nn.Module, name: str) -> Tensor:
     """Return a parameter as its module holds it, also where `experts_apart` puts something else in its place."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    return module._parameters[leaf] if leaf in module._parameters else module._buffers[leaf]
+    held: Any = module._parameters if leaf in module._parameters else module._buffers
+    return held[leaf]
 
 
 def _aliases(model: PreTrainedModel) -> list[list[str]]:

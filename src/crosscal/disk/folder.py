@@ -121,7 +121,7 @@ def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport
     request.check(residence.inventory)
     journal, files = residence.journal, residence._checkpoint.identity()
     if journal.files == files and journal.request.get("dtype", ["", ""])[1] == str(residence.dtype):
-        residence.fingerprint = journal.request["model"]  # the files did not change, so the weights need not be read
+        vars(residence)["fingerprint"] = journal.request["model"]  # the files did not change: no weight need be read
     identity = _identity(request, residence)
     with journal.locked():
         try:
@@ -229,7 +229,8 @@ class _WholeFolder(Residence):
 
     def __init__(self, request: Request, stored: torch.dtype | None, grid: Grid | None):
         self._request, self._stored, self._grid = request, stored, grid
-        device, self._folder, kept = resolve_device(request.device), None, stored
+        device, kept = resolve_device(request.device), stored
+        self._folder: Path | None = None
         if not is_gguf(request.model):
             self._folder = _find_folder(request, stored)
             if "quantization_config" in json.loads((self._folder / "config.json").read_text(encoding="utf-8")):
@@ -253,11 +254,12 @@ class _WholeFolder(Residence):
             more = {"overwrite": request.overwrite, "storage": request.storage, "grid": self._grid}
             save_model(self._loaded, request.output, report=report, made=request.told(), **more)
             return
-        place, source = Place(request.output), _Places(self.model, self.inventory, self._checkpoint, loaded=True)
+        folder, place = self._folder, Place(request.output)
+        source = _Places(self.model, self.inventory, self._checkpoint, loaded=True)
         writer = Writer(place.temporary, source, self._stored, request.storage, self._grid)
         code = request.trust_remote_code
         about = request.model, self._loaded.fingerprint, report, request.told()
-        writer.write_all(place, lambda _: writer.copy_descriptions(self._folder, code=code), *about)
+        writer.write_all(place, lambda _: writer.copy_descriptions(folder, code=code), *about)
 
 
 def _find_folder(request: Request, stored: torch.dtype | None) -> Path:

@@ -17,10 +17,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from crosscal.engine.reports import LayerReport
 from crosscal.errors import InputError
@@ -73,7 +74,7 @@ class Journal:
         self._tidy()
         self._write()
 
-    def record(self, reports: list[LayerReport]) -> None:
+    def record(self, reports: Sequence[LayerReport]) -> None:
         """Note another block as done; all that belongs to it is on the disk."""
         self.done, self.layers = self.done + 1, self.layers + list(reports)
         self._write()
@@ -103,7 +104,7 @@ class Journal:
         """Return the bytes on disk of the work folder; parts of a file that were never written take none."""
         return sum(512 * os.stat(file).st_blocks for file in self.work.rglob("*") if file.is_file())
 
-    def _begin(self, request: dict, files: Mapping[str, object]) -> None:
+    def _begin(self, request: Mapping[str, Any], files: Mapping[str, object]) -> None:
         self.request, self.files, self.done, self.finished, self.layers = request, dict(files), 0, "", []
 
     def _write(self) -> None:

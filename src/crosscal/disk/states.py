@@ -7,6 +7,7 @@ memory to spare it keeps the file's pages there by itself.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class _StoredStreams(Streams):
     ):
         self._path, self.index, self._first, self._shared = path, first, first, _Shared()
         self.output: TensorFile | None = None
+        self.file: TensorFile
         super().__init__(model, parts, sources, micro_batch)
         if first:
             self.probe.hidden = self.file.read(_PROBE).to(self.probe.hidden.device)
@@ -49,6 +51,7 @@ class _StoredStreams(Streams):
     def advance(self) -> None:
         """Move on to the next block; the hidden states that enter it are on the disk when this returns."""
         super().advance()
+        assert self.output is not None, "`prepare_next` comes before a block's outputs"
         self.file, self.output, self.index = self.output, None, self.index + 1
         _write_state(self.file, _PROBE, self.probe.hidden)
         self.file.flush()
@@ -73,7 +76,7 @@ class _StoredStreams(Streams):
 class _StoredBatch(MicroBatch):
     """A micro-batch whose hidden states are in the streams' file under its `number`."""
 
-    streams: _StoredStreams = None
+    streams: Any = None  # `_StoredStreams`
     number: str = ""
 
     def run(self, index: int, block: nn.Module) -> Tensor:
@@ -112,7 +115,7 @@ class _Shared:
     def __init__(self) -> None:
         self._kept: dict[tuple, list[Tensor]] = {}
 
-    def of(self, tree):
+    def of(self, tree: Any) -> Any:
         """Return the same nested lists, tuples and dictionaries, with tensors of equal contents shared."""
         if isinstance(tree, Tensor):
             alike = self._kept.setdefault((tree.dtype, tree.shape), [])

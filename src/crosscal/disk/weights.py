@@ -91,7 +91,7 @@ class StreamedModel(Residence):
             for _, part in self._parts(name):
                 if not part.sum(dtype=torch.float32).isfinite():
                     raise InputError(f"weight {name} holds NaN or infinite values; load an undamaged copy of the model")
-                digest.update(part.reshape(-1).view(torch.uint8).numpy())
+                digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     def fill(self, index: int) -> nn.Module:
@@ -206,8 +206,9 @@ class StreamedModel(Residence):
     def _parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """Yield a parameter in its dtype, in parts of some rows where it is stored as it is."""
         part = self._places.of[name]
-        whole = len(part.keys) > 1 or type(part) is not Stored
-        for first, rows in [(0, self._read(name, {}))] if whole else self._checkpoint.parts(part.keys[0]):
+        (key, *more) = part.keys
+        whole = bool(more) or type(part) is not Stored
+        for first, rows in [(0, self._read(name, {}))] if whole else self._checkpoint.parts(key):
             yield first, rows.to(self._dtypes[name])
 
 

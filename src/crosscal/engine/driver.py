@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,7 +41,8 @@ class Residence:
     first = 0
 
     def __init__(self, model: nn.Module, *, skip: Sequence[str] = (), only: Sequence[str] = ()):
-        self.model, self.inventory = model, inventory(model, skip=skip, only=only)
+        self.model: Any = model
+        self.inventory = inventory(model, skip=skip, only=only)
         self.blocks = self.inventory.blocks
         self.device: torch.device = next(model.parameters()).device
         self.layers: list[LayerReport] = []
@@ -115,7 +117,7 @@ def compress(
     are not finite and a factorization that no damping saves.
     """
     request = Request(**locals())  # the arguments, by their names
-    module = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
+    module = model if isinstance(model, nn.Module) else model.model
     residence = Residence(module, skip=skip, only=only)
     if getattr(getattr(residence.model, "config", None), "quantization_config", None):
         raise InputError("the model is quantized already; give the dense model that it was made from")
@@ -142,7 +144,7 @@ def run(request: Request, residence: Residence) -> CompressionReport:
             groups, known = _groups(request, residence, streams, index)
 
             def solve(work: _BlockWork) -> None:
-                if known is None:  # noqa: B023
+                if known is None and streams is not None:  # noqa: B023
                     schedule(index, block, streams.batches, work, last)  # noqa: B023
                 for group, stats in enumerate(known or ()):  # noqa: B023
                     work.solve(group, stats)
@@ -214,8 +216,8 @@ def _targets(request: Request, residence: Residence) -> list[Target]:
         outliers.append(allocation.outliers(weights, [part.mean_square for part in stats]))
         sizes.append(sum(weight.numel() for weight in by_name.values()))
     sparsities = allocation.sparsities(torch.stack(outliers).tolist(), sizes, pattern.sparsity)
-    patterns = [Unstructured(sparsity) for sparsity in sparsities]
-    return [replace(target, pattern=p) for p in patterns] if isinstance(target, SparseGrid) else patterns
+    patterns: list[Target] = [Unstructured(sparsity) for sparsity in sparsities]
+    return [replace(target, pattern=pattern) if isinstance(target, SparseGrid) else pattern for pattern in patterns]
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Request:
     Raises `InputError` for an unknown method or schedule; `check` judges the rest, given the model's blocks.
     """
 
-    model: object
+    model: Any
     method: str
     target: Target
     calibration: Mapping[str, Windows] | None = None
@@ -48,7 +48,7 @@ class Request:
     only: Sequence[str] = ()
     partial: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
-    output: str | Path | None = None
+    output: str | Path = ""
     device: str | None = None
     dtype: str | None = None
     storage: str = "dense"
@@ -123,18 +123,18 @@ class Request:
         if self.solver.gradients and not self.sources:
             raise InputError(f"{self.method} needs gradients, which statistics do not hold; pass calibration text")
         if self.statistics is not None:
-            self._check_statistics(parts)
+            self._check_statistics(self.statistics, parts)
         names = list(self.sources) if self.statistics is None else self.statistics.sources
         if names:
             check_weights(names, self.shares)
         _ = self.mixing
 
-    def _check_statistics(self, parts: Inventory) -> None:
+    def _check_statistics(self, statistics: ModelStatistics, parts: Inventory) -> None:
         if self.sources and not self.solver.gradients:
             raise InputError("both text and statistics were given; leave one of them out")
-        if self.statistics.diagonal_only and self.solver.reads == "gram":
+        if statistics.diagonal_only and self.solver.reads == "gram":
             raise InputError(f"{self.method} needs Gram matrices; gather statistics without diagonal_only")
-        self.statistics.check_fits(parts.layers)
+        statistics.check_fits(parts.layers)
 
     def texts(self) -> dict[str, str]:
         """Fingerprint of each source's text: that of `load_text`, or of bare windows 16 hex digits of SHA-256."""

@@ -87,7 +87,7 @@ def _check_shapes(grid: Grid, widths: Sequence[int]) -> None:
             )
 
 
-def _shifted(steps: "_Steps", grid: Grid, shape: tuple[int, int]) -> _Codes:
+def _shifted(steps: "_Steps", grid: Grid, shape: torch.Size) -> _Codes:
     """Turn multiples, which are signed, into codes, which are not."""
     if grid.symmetric:
         zero = torch.full_like(steps.multiple[:, :1], 2 ** (grid.bits - 1))

@@ -7,6 +7,7 @@ round the product to the model's dtype, which is how the methods made the weight
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class _Format:
 
     check: Callable[[Grid, Sequence[int]], None]
     tensors: Callable[[str, Tensor, Grid], dict[str, Tensor]]
-    bytes: Callable[[tuple[int, int], Grid], int]
+    bytes: Callable[[Sequence[int], Grid], int]
     config: Callable[[Grid, Sequence[str]], dict]
 
 
@@ -120,7 +121,8 @@ def packed_tensors(name: str, weight: Float[Tensor, "d_out d_in"], grid: Grid) -
     if not grid.symmetric:
         signed = (zero.short() - middle).to(torch.int8)
         packed["weight_zero_point"] = pack_to_int32(signed, grid.bits, packed_dim=0)
-    read = BaseCompressor.get_value_from_registry(_LAYOUT).decompress(packed, _scheme(grid))["weight"]
+    reader: Any = BaseCompressor.get_value_from_registry(_LAYOUT)
+    read = reader.decompress(packed, _scheme(grid))["weight"]
     if not torch.equal(read.to(weight.dtype), weight.cpu()):
         raise InputError(
             f"this version of compressed-tensors reads {name} back otherwise than it was written; "
@@ -129,7 +131,7 @@ def packed_tensors(name: str, weight: Float[Tensor, "d_out d_in"], grid: Grid) -
     return {f"{name}.{part}": tensor for part, tensor in packed.items()}
 
 
-def _packed_bytes(shape: tuple[int, int], grid: Grid) -> int:
+def _packed_bytes(shape: Sequence[int], grid: Grid) -> int:
     """Return the size of a weight's packed tensors, in bytes."""
     (d_out, d_in), size = shape, grid.group.size if isinstance(grid.group, PerGroup) else shape[1]
     n_groups = math.ceil(d_in / size)
@@ -142,12 +144,8 @@ def _config(grid: Grid, ignore: Sequence[str]) -> dict:
     version = _library().__version__
     from compressed_tensors.quantization import QuantizationConfig
 
-    config = QuantizationConfig(
-        config_groups={"group_0": _scheme(grid)},
-        format=_LAYOUT,
-        quantization_status="compressed",
-        ignore=list(ignore),
-    )
+    parts = {"config_groups": {"group_0": _scheme(grid)}, "format": _LAYOUT, "quantization_status": "compressed"}
+    config = QuantizationConfig.model_validate(parts | {"ignore": list(ignore)})
     return config.model_dump(mode="json") | {"version": version, "dequantize": True}
 
 
@@ -155,11 +153,12 @@ def _scheme(grid: Grid):
     """The library's description of a grid."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
-    group = {"strategy": "channel"}
+    group: dict[str, object] = {"strategy": "channel"}
     if isinstance(grid.group, PerGroup):
         group = {"strategy": "group", "group_size": grid.group.size}
-    weights = QuantizationArgs(num_bits=grid.bits, type="int", symmetric=grid.symmetric, dynamic=False, **group)
-    return QuantizationScheme(targets=["Linear"], weights=weights, format=_LAYOUT)
+    weights = {"num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False} | group
+    parts = {"targets": ["Linear"], "weights": QuantizationArgs.model_validate(weights), "format": _LAYOUT}
+    return QuantizationScheme.model_validate(parts)
 
 
 def _check(grid: Grid, widths: Sequence[int]) -> None:

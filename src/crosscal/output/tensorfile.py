@@ -81,7 +81,8 @@ class TensorFile:
         """Create a file with room for these tensors, all zeros; with `keep`, one that has exactly these stays."""
         # Wider numbers first, so that every tensor begins at a multiple of its own width.
         names = sorted(contents, key=lambda name: -contents[name][0].itemsize)
-        header, place = {"__metadata__": {"format": "pt"}}, 0
+        header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+        place = 0
         for name in names:
             dtype, shape = contents[name]
             size = math.prod(shape) * dtype.itemsize
@@ -169,7 +170,7 @@ class TensorFile:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _slot(entry: Mapping, base: int) -> _Slot:

@@ -41,26 +41,37 @@ class _Source(Protocol):
     """The tensors of a model, by the names they have in its checkpoint."""
 
     model: PreTrainedModel
-    layers: Sequence[Sequence[LinearLayer]]
-    """Compressed layers of each block."""
-    units: Sequence[Sequence[str]]
-    """Keys of each block, and in the end those of what lies outside of the blocks."""
+
+    @property
+    def layers(self) -> Sequence[Sequence[LinearLayer]]:
+        """Compressed layers of each block."""
+        ...
+
+    @property
+    def units(self) -> Sequence[Sequence[str]]:
+        """Keys of each block, and in the end those of what lies outside of the blocks."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point dtype of most of the bytes."""
+        ...
 
     def keys(self, index: int, layer: LinearLayer) -> Sequence[str]:
         """Return the keys that make up a layer's parameter."""
+        ...
 
     def changed(self, index: int) -> Mapping[str, Tensor]:
         """Return the tensors of a block's compressed parameters by key, as far as `parts` does not yield them."""
+        ...
 
     def slot(self, key: str) -> _Slot:
         """Return the dtype and shape of a tensor."""
+        ...
 
     def parts(self, key: str) -> Iterator[tuple[int, Tensor]]:
         """Yield a tensor in parts of some rows, each with the number of its first row."""
+        ...
 
 
 class Place:
@@ -212,9 +223,9 @@ class Writer:
         """Return the bytes that all tensors take."""
         kinds = [self._kind(key) for keys in self.source.units for key in keys]
         dense = sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds)
-        itemsize = (self.dtype or self.source.dtype).itemsize
-        for layer in self._packed.values():
-            dense += FORMATS[self.storage].bytes(tuple(layer.weight.shape), self.grid) - itemsize * layer.weight.numel()
+        grid, itemsize = self.grid, (self.dtype or self.source.dtype).itemsize
+        for shape in [layer.weight.shape for layer in self._packed.values()] if grid is not None else ():
+            dense += FORMATS[self.storage].bytes(shape, grid) - itemsize * shape.numel()
         return dense
 
     def _write_shard(self, number: int, changed: Mapping[str, Tensor], copied: Sequence[str]) -> None:
