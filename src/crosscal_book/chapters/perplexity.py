@@ -58,11 +58,11 @@ def _note(page: Page) -> list[str]:
         f"accuracy, {len(accuracy_tasks(page.results))} tasks (points)": lambda run: cell(run, "accuracy", points),
         "tasks that fall significantly": lambda run: listing(fell.get(run["run_id"], ["none"])),
     }
-    kept = f"{(runs['perplexity'] <= KEPT).sum()} of {len(runs)} methods keep perplexity within {PERCENT}"
+    opening = f"At {focus} sparsity on {model_names(page.results.rows)}, {(runs['perplexity'] <= KEPT).sum()} of "
+    opening += f"{len(runs)} methods keep perplexity within {PERCENT}:"
     unusable = [task["eval_set"] for task in _tasks(page) if not task["usable"]]
     left_out = f"Left out, because the dense model is not above chance: {listing(unusable)}." * bool(unusable)
     first = f"First to break are {listing(order[:2])}; the last is {order[-1]}." if order else ""
-    opening = f"At {focus} sparsity on {model_names(page.results.rows)}, {kept}:"
     return [opening, str(Table.of(runs, columns)), left_out, first]
 
 
@@ -78,7 +78,6 @@ def _by_ratio(page: Page) -> pd.DataFrame:
 
 
 def _kept(page: Page) -> list[tuple[dict, dict]]:
-    """The runs that keep perplexity, each with the dense run."""
     dense, runs = {"run_id": page.results.dense_id, "method": DENSE}, _by_ratio(page)
     return [(line | {"ratio": cell(line, "x")}, dense) for line in runs[runs["x"] <= KEPT].to_dict("records")]
 
@@ -91,7 +90,7 @@ def _kept_sentence(page: Page) -> str:
     if changed.empty:
         return f"No run keeps perplexity within {PERCENT}; the nearest is {run_name(nearest)} at {times(nearest['x'])}"
     said = f"{len(changed)} of {len(runs)} runs keep perplexity within {PERCENT}; mean accuracy there changes by "
-    return f"{said}{points(changed.min())} to {points(changed.max())} points"
+    return said + f"{points(changed.min())} to {points(changed.max())} points"
 
 
 CHAPTER.claim(
@@ -247,10 +246,7 @@ def _tasks(page: Page) -> list[dict]:
 
 @lru_cache(maxsize=8)
 def _task_changes(page: Page) -> pd.DataFrame:
-    """Every run's change on every task, and whether it `fell`: Holm's correction over the usable tasks of a target.
-
-    Accuracies are tested by the sign test on the items that changed, AUC by the bootstrap.
-    """
+    """Every run's change on every task, and which `fell`: sign test (AUC: bootstrap), Holm over a target's tasks."""
     rows, before = [], page.results.items[page.results.dense_id]
     for run, task in product(page.runs.to_dict("records"), _tasks(page)):
         name, after = task["eval_set"], page.results.items[run["run_id"]]
@@ -260,8 +256,7 @@ def _task_changes(page: Page) -> pd.DataFrame:
         elif name in after and (both := paired(page.results, run["run_id"], None, ACCURACY, [name])):
             up, down = (int((sign * both.values[name] > 0).sum()) for sign in (1, -1))
             rows.append({**run, **task, "dense": task["value"], **vars(both.estimate()), "p": sign_test_p(up, down)})
-    names = [*page.runs, *tasks(page.results), "title", "dense", "p"]
-    frame = pd.DataFrame(rows, columns=None if rows else names)
+    frame = pd.DataFrame(rows, columns=None if rows else [*page.runs, *tasks(page.results), "title", "dense", "p"])
     frame["p_holm"] = frame[frame["usable"].astype(bool)].groupby("target")["p"].transform(holm)
     return frame.assign(fell=(frame["p_holm"] < LEVEL) & (frame["value"] < 0))
 
@@ -330,10 +325,9 @@ def _breaking_points(page: Page) -> pd.DataFrame:
     for task in accuracy_tasks(page.results).to_dict("records"):
         limit, name = -HALF * (task["value"] - task["chance"]), task["eval_set"]
         for method, (runs, draws) in _curves(page, name).items():
-            xs = np.array([0.0, *runs["sparsity"]])
-            place = Estimate.of_draws(_first_below(xs, draws, limit), 0)
-            facts = {"method": method, "eval_set": name, "censored": place.value >= 1, "last": xs[-1]}
-            rows.append(facts | vars(place))
+            place = Estimate.of_draws(_first_below(np.array([0.0, *runs["sparsity"]]), draws, limit), 0)
+            last = {"censored": place.value >= 1, "last": runs["sparsity"].iloc[-1]}
+            rows.append({"method": method, "eval_set": name, **vars(place), **last})
     frame = pd.DataFrame(rows, columns=["method", "eval_set", *ENDS, "censored", "last"])
     order = frame.groupby("eval_set")["value"].mean()
     return frame.sort_values("eval_set", key=lambda names: names.map(order), kind="stable")

@@ -37,8 +37,8 @@ KINDS = {
     "flips": (0.05, 0.20, "% of items", lambda share: f"{100 * share:.1f} %", ""),
 }
 KEPT_WORD, SOME, MUCH, UNCLEAR = "kept", "some loss", "much loss", "unclear"
-SMALL = 0.01  # a change of perplexity below one in a hundred is called none; set before any run was seen
-DEFAULT_WEIGHT, PANELS, LONGEST = 0.5, 4, 18  # weight of the domain; panels of the figure; letters of a file's name
+# A change of perplexity below one in a hundred is called none; panels of the figure; letters of a file's name
+SMALL, DEFAULT_WEIGHT, PANELS, LONGEST = 0.01, 0.5, 4, 18
 FIGURE, GENERAL, PERCENT = "fig-report-card", "general text", ("change", "flips")
 LINE = ["lost", "run_id", "measure", "kind", "word", "text", "value", "lo", "hi", "n", "p"]
 LINE += ["weight", "reference", "setting", "pair", "chosen", "mix", "said"]
@@ -200,8 +200,7 @@ def recommend(page: Page) -> Choice:
     if only is None:
         return Choice(None, (), f"{label} reads no calibration text, so there is no weight to choose.")
     if len(runs) == 1:
-        said = f"Only {_setting(only, settings)} is here, so there is nothing to choose between."
-        return Choice(only, (), said + note)
+        return Choice(only, (), f"Only {_setting(only, settings)} is here: there is nothing to choose between.{note}")
     if not _texts(page):
         return Choice(None, (), f"No held-out text is common to all runs, so no weight can be recommended.{note}")
     scores = {weight: _balanced(page, run_id, page.results.dense_id) for weight, run_id in runs.items()}
