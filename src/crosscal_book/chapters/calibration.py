@@ -236,15 +236,14 @@ def _size(page: Page):
     runs, frames, said, axes = _sources(page), [], [], {}
     total = f"{math.prod(runs.size):,} tokens in all"
     for column, unit in (("n_windows", "windows"), ("window", "tokens in a window")):
-        frame = runs.by_size(column, total)
-        if len(frame):
-            frame["panel"] = total if column == "window" else f"windows of {frame['window'].iloc[0]} tokens"
-            frames.append(frame)
-            label = "number of windows" if column == "n_windows" else unit
-            axes[frame["panel"].iloc[0]] = Axis(label, 2, ticks=sorted(frame["x"].unique()))
+        frame = runs.by_size(column)
         for name, part in frame.groupby("series", sort=False) if len(frame) else ():
-            ids, ends = list(part["run_id"]), (part["x"].iloc[0], part["x"].iloc[-1])
-            said.append(f"{name}: {runs.change_text(ids[-1:], ids[:1])} from {ends[0]} to {ends[1]} {unit}")
+            (first, fewest), *_, (last, most) = zip(part["run_id"], part["x"], strict=True)
+            said.append(f"{name}: {runs.change_text([last], [first])} from {fewest} to {most} {unit}")
+        for length in frame["window"].iloc[:1] if len(frame) else ():
+            panel = total if column == "window" else f"windows of {length} tokens"
+            axes[panel] = Axis(unit.replace("windows", "number of windows"), 2, ticks=sorted(frame["x"].unique()))
+            frames.append(frame.assign(panel=panel))
     if not frames:
         return "No method was calibrated on several numbers or lengths of windows."
     frame, words = pd.concat(frames, ignore_index=True), "; ".join(said)

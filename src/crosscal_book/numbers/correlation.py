@@ -40,7 +40,7 @@ LOSS, FLIPS = "loss", "flips"
 OUTCOMES = {LOSS: "task loss", FLIPS: "answer flips"}
 
 
-class Predictor(NamedTuple):
+class _Predictor(NamedTuple):
     """A number that could foretell task loss: its name, its quantity, and whether it is taken on the tasks' prompts."""
 
     label: str
@@ -49,19 +49,19 @@ class Predictor(NamedTuple):
 
 
 PREDICTORS = {
-    "perplexity": Predictor("perplexity", "perplexity"),
-    "js": Predictor("JS", "js_divergence"),
-    "kl": Predictor("KL(dense ‖ compressed)", "kl_divergence"),
-    "kl_reverse": Predictor("KL(compressed ‖ dense)", "kl_divergence_reverse"),
-    "top1": Predictor("top-1 disagreement", "top1_agreement"),
-    "layers": Predictor("layer error", "layer_error"),
-    "perplexity_prompts": Predictor("perplexity, task prompts", "perplexity", prompts=True),
-    "js_prompts": Predictor("JS, task prompts", "js_divergence", prompts=True),
+    "perplexity": _Predictor("perplexity", "perplexity"),
+    "js": _Predictor("JS", "js_divergence"),
+    "kl": _Predictor("KL(dense ‖ compressed)", "kl_divergence"),
+    "kl_reverse": _Predictor("KL(compressed ‖ dense)", "kl_divergence_reverse"),
+    "top1": _Predictor("top-1 disagreement", "top1_agreement"),
+    "layers": _Predictor("layer error", "layer_error"),
+    "perplexity_prompts": _Predictor("perplexity, task prompts", "perplexity", prompts=True),
+    "js_prompts": _Predictor("JS, task prompts", "js_divergence", prompts=True),
 }
 VARIABLES = (*PREDICTORS, *OUTCOMES)
 
 
-class Sample(NamedTuple):
+class _Sample(NamedTuple):
     """The numbers of every run but the dense one, and their resamples, alike in all runs and for all variables.
 
     `runs` has a line per run: its `setting`, its `kind`, whether it is `compressed` (the noise floor is not), and each
@@ -81,7 +81,7 @@ def texts_of(results: Results, prompts: bool = False) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def sample(results: Results) -> Sample:
+def sample(results: Results) -> _Sample:
     """Return all variables of all runs but the dense one, from `results` that all runs share (`Results.common`).
 
     Task loss is the fall of mean accuracy and answer flips the share of items whose correctness differs from the dense
@@ -97,7 +97,7 @@ def sample(results: Results) -> Sample:
             for name, draws in shown.items() for end, percent in (("_lo", 2.5), ("_hi", 97.5))}  # fmt: skip
     columns = {name: draws[:, 0] for name, draws in shown.items()} | ends
     kind = runs["kind"].where(compressed, FLOOR)
-    return Sample(runs.assign(setting=setting, kind=kind, compressed=compressed, **columns), values)
+    return _Sample(runs.assign(setting=setting, kind=kind, compressed=compressed, **columns), values)
 
 
 def _drawn(results: Results, run_ids: list[str], variable: str) -> np.ndarray:
@@ -124,7 +124,7 @@ def _shares(size: int, name: str, draws: int) -> np.ndarray:
     return np.concatenate([np.ones((1, size)), multinomial_counts(size, draws, (1, *name.encode()))]).T / size
 
 
-def scopes(runs: pd.DataFrame) -> dict[str, np.ndarray]:
+def _scopes(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return the runs of each scope, as masks: everything, kinds, single methods, single settings, halves by harm.
 
     The halves are by the mean of a run's two ranks, in perplexity and in JS, so that neither number's range is cut more
@@ -164,7 +164,7 @@ class Association(NamedTuple):
 def associate(results: Results, scope: str = ALL) -> Association:
     """Return the rank correlations of one scope; none where too few runs or settings, or no usable task, carry any."""
     runs, values = sample(results)
-    mask = scopes(runs)[scope]
+    mask = _scopes(runs)[scope]
     settings = runs.loc[mask, "setting"].to_numpy()
     n, names = len(settings), np.unique(settings)
     values = np.round(values[:, mask], 10)  # so that equal losses tie, whatever the order of their sums
@@ -179,7 +179,7 @@ def associate(results: Results, scope: str = ALL) -> Association:
         for key, value in _statistics(values[:, picked, 1 + draw]):
             if key in draws:
                 draws[key][draw] = value
-    found = {k: centred(observed[k], draws[k], n, fisher=k[0] in ("rho", "partial")) for k in observed}
+    found = {k: _centred(observed[k], draws[k], n, fisher=k[0] in ("rho", "partial")) for k in observed}
     return Association(scope, n, len(names), found)
 
 
@@ -189,7 +189,7 @@ def where(results: Results) -> pd.DataFrame:
 
     Of scopes with the same runs only the first is there.
     """
-    first = {mask.tobytes(): scope for scope, mask in reversed(scopes(sample(results).runs).items())}
+    first = {mask.tobytes(): scope for scope, mask in reversed(_scopes(sample(results).runs).items())}
     found = [associate(results, scope) for scope in reversed(first.values())]
     frame = pd.DataFrame(
         {"scope": one.scope, "settings": one.settings, "outcome": key[2]} | vars(one.estimates[key])
@@ -205,12 +205,12 @@ def better(line: Mapping) -> str:
     return OPEN if not sure else "JS" if line["value"] > 0 else "perplexity"
 
 
-def centred(observed: float, draws: np.ndarray, n: int, fisher: bool) -> Estimate:
+def _centred(observed: float, draws: np.ndarray, n: int, fisher: bool) -> Estimate:
     """Return the estimate with an interval over the middle 95 % of the draws, as they are and moved onto it.
 
     `p` of "it is 0" is the greater of the two that these draws give.
 
-    >>> estimate = centred(0.5, np.array([0.1, 0.2, 0.3]), 9, fisher=False)
+    >>> estimate = _centred(0.5, np.array([0.1, 0.2, 0.3]), 9, fisher=False)
     >>> estimate.lo, estimate.hi
     (0.105, 0.595)
     """
@@ -250,17 +250,17 @@ def _statistics(values: np.ndarray) -> Iterator[tuple[tuple[str, str, str], floa
 
 
 def _correlations(values: np.ndarray, names: list[str]) -> dict[tuple[str, str], float]:
-    table = spearman(values[[VARIABLES.index(name) for name in names]])
+    table = _spearman(values[[VARIABLES.index(name) for name in names]])
     return {(one, other): table[i, j] for i, one in enumerate(names) for j, other in enumerate(names)}
 
 
-def spearman(values: np.ndarray) -> np.ndarray:
+def _spearman(values: np.ndarray) -> np.ndarray:
     """Return rank correlations of the rows of [variables, runs], equal values sharing their mean rank.
 
     A constant row has 0 with all others. Own code, because scipy's takes thousands of calls a second too few; summed
     without BLAS, whose last digits depend on its threads, and rounded, so that equal correlations are equal.
 
-    >>> spearman(np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 15.0], [1.0, 1.0, 1.0]])).round(2)[0].tolist()
+    >>> _spearman(np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 15.0], [1.0, 1.0, 1.0]])).round(2)[0].tolist()
     [1.0, 0.5, 0.0]
     """
     ranks = rankdata(values, axis=1)

@@ -32,7 +32,7 @@ PANELS = ("domain text, against general text alone", "general texts, against the
 FEW_DRAWS = 3  # fewer draws say nothing about their spread
 
 
-class Pair(NamedTuple):
+class _Pair(NamedTuple):
     """A method at a target, calibrated for one domain source."""
 
     method: str
@@ -76,7 +76,7 @@ class Mixes:
         self.runs = pd.DataFrame(lines, columns=[*runs.columns, "source", "role"])
         self._ids: dict[tuple, dict[float, str]] = {}
         for line in lines:
-            key = (Pair(*(line[field] for field in Pair._fields)), line["role"], int(line["seed"]))
+            key = (_Pair(*(line[field] for field in _Pair._fields)), line["role"], int(line["seed"]))
             self._ids.setdefault(key, {}).setdefault(round(line["weight"], 6), line["run_id"])
 
     def _roles(self, line: Mapping, general: str, usual: int) -> list[tuple[str, str, float]]:
@@ -98,23 +98,23 @@ class Mixes:
         general = self.texts.loc[self.texts["domain"] == "general", "eval_set"]
         return own, [text for text in general if text not in own]
 
-    def has(self, pair: Pair, weight: float, role: str = MIX, seed: int | None = None) -> bool:
+    def has(self, pair: _Pair, weight: float, role: str = MIX, seed: int | None = None) -> bool:
         """Return whether a run of a pair is stored."""
         runs = self._ids.get((pair, role, self.seed if seed is None else seed), {})
         return weight in runs if role == MIX else bool(runs)
 
-    def run(self, pair: Pair, weight: float, role: str = MIX, seed: int | None = None) -> str:
+    def run(self, pair: _Pair, weight: float, role: str = MIX, seed: int | None = None) -> str:
         """Return a stored run of a pair."""
         runs = self._ids[pair, role, self.seed if seed is None else seed]
         return runs[weight] if role == MIX else next(iter(runs.values()))
 
-    def pairs(self, needed: Sequence[tuple] = ((MIX, 0.0), (MIX, HALF), (MIX, 1.0))) -> list[Pair]:
+    def pairs(self, needed: Sequence[tuple] = ((MIX, 0.0), (MIX, HALF), (MIX, 1.0))) -> list[_Pair]:
         """Return the pairs that have all these (role, weight) runs at the first draw, in the book's order."""
-        order = [tuple(line) for _, part in by_method(self.runs) for line in part[list(Pair._fields)].to_numpy()]
-        pairs = [Pair(*line) for line in dict.fromkeys(order)]
+        order = [tuple(line) for _, part in by_method(self.runs) for line in part[list(_Pair._fields)].to_numpy()]
+        pairs = [_Pair(*line) for line in dict.fromkeys(order)]
         return [pair for pair in pairs if all(self.has(pair, weight, role) for role, weight in needed)]
 
-    def weights(self, pair: Pair) -> list[float]:
+    def weights(self, pair: _Pair) -> list[float]:
         """Return the weights of the domain that a pair has runs at, ascending."""
         return sorted(self._ids.get((pair, MIX, self.seed), {}))
 
@@ -125,20 +125,20 @@ class Mixes:
         both = paired(self.results, run_id, None, PERPLEXITY, list(weights))
         return Paired(both.values if both else {}, weights)
 
-    def change(self, pair: Pair, part: str, rival: str, seed: int | None = None) -> Paired:
+    def change(self, pair: _Pair, part: str, rival: str, seed: int | None = None) -> Paired:
         """Return the log perplexity of the pair's mix at `HALF` less that of another run, per window."""
         return self.loss(self.run(pair, HALF, seed=seed), pair.source, part) - self.loss(rival, pair.source, part)
 
-    def pooled(self, rivals: Mapping[Pair, str], part: str, seed: int | None = None) -> Paired:
+    def pooled(self, rivals: Mapping[_Pair, str], part: str, seed: int | None = None) -> Paired:
         """Return the mean over pairs of the change from each pair's rival run."""
         return Paired.pool([self.change(pair, part, run_id, seed) for pair, run_id in rivals.items()])
 
-    def sides(self, pairs: Iterable[Pair], seed: int | None = None) -> list[Paired]:
+    def sides(self, pairs: Iterable[_Pair], seed: int | None = None) -> list[Paired]:
         """Return the mix's change on the domain from general text alone, and on general texts from the domain alone."""
         parts = {part: {p: self.run(p, w, seed=seed) for p in pairs} for part, w in ((DOMAIN, 0.0), (GENERAL, 1.0))}
         return [self.pooled(runs, part, seed) for part, runs in parts.items()]
 
-    def rivals(self) -> dict[str, dict[Pair, str]]:
+    def rivals(self) -> dict[str, dict[_Pair, str]]:
         """Return the runs that the pairs' mixes at `HALF` are set against, by the rival's name."""
         doubled = [p for p in self.pairs(((MIX, HALF), (DOUBLED, 0.0))) if p.method != "dpruner"]
         pruned = {p: p._replace(method="dpruner") for p in self.pairs(((MIX, HALF),)) if p.method == "sparsegpt"}
@@ -149,7 +149,7 @@ class Mixes:
         }
         return {name: runs for name, runs in found.items() if runs}
 
-    def drawn(self) -> tuple[list[Pair], list[int]]:
+    def drawn(self) -> tuple[list[_Pair], list[int]]:
         """Return the pairs with the most draws of the mix and of both its sources, and those draws' seeds."""
         every = sorted(int(seed) for seed in self.runs["seed"].unique())
         seeds = {p: [s for s in every if all(self.has(p, w, seed=s) for w in (0.0, HALF, 1.0))] for p in self.pairs()}
@@ -169,7 +169,7 @@ class Mixes:
 
     # ---------------------------------------------------------------- frames of figures, lines of tables
 
-    def _versus(self, rivals: Mapping[Pair, str], part: str, **more: object) -> Iterator[dict]:
+    def _versus(self, rivals: Mapping[_Pair, str], part: str, **more: object) -> Iterator[dict]:
         """The change of every pair's mix from its rival run in per cent, a line each, with `more` columns."""
         for pair, rival in rivals.items():
             facts = pair.facts | {"run_id": self.run(pair, HALF), "other": rival} | more
@@ -259,7 +259,7 @@ class Mixes:
             found.append(facts | {"series": "mean", "sd": spread} | vars(student_mean(values)))
         return pd.DataFrame(found).drop(columns="p", errors="ignore")
 
-    def means_over(self, pairs: Sequence[Pair], seeds: Sequence[int]) -> list[Estimate]:
+    def means_over(self, pairs: Sequence[_Pair], seeds: Sequence[int]) -> list[Estimate]:
         """Return both mean changes (`sides`) as fractions of perplexity, with Student's intervals over draws."""
         sides = zip(*(self.sides(pairs, seed) for seed in seeds), strict=True)
         return [student_mean([part.value for part in side]).map(np.expm1) for side in sides]
@@ -304,7 +304,7 @@ class Mixes:
             found.append(line | _stated(domain) | tests)
         rows = pd.DataFrame(found).assign(total=len(found))
         for _, part in rows.groupby(by or (lambda _: ""), sort=False) if found else ():
-            own, rest = (change_text(side) for side in self.sides(list(part["pair"])))
+            own, rest = (_change_text(side) for side in self.sides(list(part["pair"])))
             rows.loc[part.index, ["own", "rest"]] = own, rest
         return rows if found else pd.DataFrame()
 
@@ -368,7 +368,7 @@ class Mixes:
             changes.append(self.pooled(bases, DOMAIN))
             lost = Paired.pool([self.loss(run_id, pair.source, DOMAIN) for pair, run_id in bases.items()])
             back = (-changes[-1]).share_of(lost).map(lambda share: 100 * share)
-            texts[kind] = change_text(changes[-1])
+            texts[kind] = _change_text(changes[-1])
             texts[f"{kind}_back"] = f"{back.value:.0f} % [{back.lo:.0f}, {back.hi:.0f}] of what was lost"
         gap = changes[0] - changes[1] if common else None
         return pd.DataFrame([{"name": "gap", **_stated(gap), **_lower(gap), **texts}] if gap else [])
@@ -412,7 +412,7 @@ def beyond_sources(path: pd.DataFrame) -> bool:
     return bool(line[0] * offset[1] - line[1] * offset[0] > 0)
 
 
-def change_text(change: Paired) -> str:
+def _change_text(change: Paired) -> str:
     """Return a change of log perplexity in per cent, with its interval."""
     return change.estimate().map(np.expm1).text(percent)
 

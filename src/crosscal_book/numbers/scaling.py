@@ -45,7 +45,7 @@ LLAMA_7B = Shape("7B (Llama-2)", 4096, 11008, 32)
 LLAMA_70B = Shape("70B (Llama-2)", 8192, 28672, 80, keys=1024)
 
 
-def work(shape: Shape, part: str, method: str, tokens: int) -> float:
+def _work(shape: Shape, part: str, method: str, tokens: int) -> float:
     """Operations of one part of compressing one block; constant factors are left to the rates.
 
     Forward passes: 2 * parameters * tokens. Sums: d^2 * tokens for each distinct input of width d, or d * tokens where
@@ -53,7 +53,7 @@ def work(shape: Shape, part: str, method: str, tokens: int) -> float:
     d_out * d_in * (d_in + block) for each weight; or d_out * d_in where weights are only chosen.
 
     >>> tiny = Shape("tiny", 2, 3, 1)
-    >>> tiny.parameters, work(tiny, "forward", "gptq", 10), work(tiny, "sums", "gptq", 10)
+    >>> tiny.parameters, _work(tiny, "forward", "gptq", 10), _work(tiny, "sums", "gptq", 10)
     (34, 680, 210)
     """
     cheap = method in DIAGONAL
@@ -108,7 +108,7 @@ class Scaling:
             seconds = self.seconds(width, tokens, part, method)
             if seconds is None or self.seconds(width, tokens, "sums", method) is None:
                 continue
-            done = work(self.shape(width), part, method, tokens)
+            done = _work(self.shape(width), part, method, tokens)
             if part == "forward":
                 done = 2 * tokens * self._parameters[width, tokens] / self.shape(width).blocks
             rates.append(done / seconds if seconds > 0 else math.inf)
@@ -118,7 +118,7 @@ class Scaling:
         """Return seconds of each part and the `total` for all blocks, with the rates of one width."""
         found = {}
         for part in PARTS:
-            rate, done = self.rate(width, part, method), shape.blocks * work(shape, part, method, tokens)
+            rate, done = self.rate(width, part, method), shape.blocks * _work(shape, part, method, tokens)
             if rate is None:
                 return None
             found[part] = Estimate(done / rate.value, done / rate.hi, done / rate.lo, rate.n)

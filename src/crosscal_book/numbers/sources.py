@@ -38,7 +38,7 @@ Group = tuple[str, str]
 Sets = tuple[str, ...] | None
 
 
-class Noise(NamedTuple):
+class _Noise(NamedTuple):
     """The SD of a run's value over draws of its calibration text, the degrees of freedom behind it, and whose it is."""
 
     sd: float
@@ -120,7 +120,7 @@ class Sources:
             self._levels[key] = bootstrap_means(both.groups() if both else [])
         return self._levels[key]
 
-    def noise(self, group: Group, quantity: Quantity, sets: Sets = None) -> Noise | None:
+    def noise(self, group: Group, quantity: Quantity, sets: Sets = None) -> _Noise | None:
         """Return the SD over draws of the general text; of a group drawn once, the largest of its method, else of all.
 
         None where nothing was drawn twice: intervals then say nothing about other draws.
@@ -130,7 +130,7 @@ class Sources:
             drawn = [(g, ids) for g in some if len(ids := self.draws(g, self.general)) > 1]
             values = [(g, [self.level(i, quantity, sets)[0] for i in ids]) for g, ids in drawn]
             if values:
-                noises = (Noise(float(np.std(own, ddof=1)), len(own) - 1, g) for g, own in values)
+                noises = (_Noise(float(np.std(own, ddof=1)), len(own) - 1, g) for g, own in values)
                 return max(noises, key=lambda noise: noise.sd)
         return None
 
@@ -279,12 +279,12 @@ class Sources:
         """All held-out texts, the tasks' prompts among them."""
         return list(self.results.only(metric="perplexity", run_id=self.results.dense_id)["eval_set"])
 
-    def by_size(self, column: str, panel: str) -> pd.DataFrame:
+    def by_size(self, column: str) -> pd.DataFrame:
         """Return perplexity ratios over the number ("n_windows") or the length ("window") of windows."""
         found = []
         for group in self.groups:
             for line in self.along(group, column).to_dict("records"):
-                facts = {"panel": panel, "x": line[column], "run_id": line["run_id"], "window": line["window"]}
+                facts = {"panel": "", "x": line[column], "run_id": line["run_id"], "window": line["window"]}
                 found.append(_point(group, self.gap([line["run_id"]], [], PERPLEXITY), np.exp, **facts))
         return pd.DataFrame(found)
 
@@ -303,7 +303,7 @@ class Sources:
     def draw_and_source(self, group: Group) -> str:
         """Return the SDs of perplexity over draws and over sources as text; "" without any."""
         parts = [
-            f"{kind} {amount(self.sd_over(ids, PERPLEXITY), PERPLEXITY, ' %')}"
+            f"{kind} {_amount(self.sd_over(ids, PERPLEXITY), PERPLEXITY, ' %')}"
             for kind, ids, _ in self._repeated(group)
         ]
         return f"{name_of(group)} SD by {' and by '.join(parts)}" if parts else ""
@@ -324,7 +324,7 @@ class Sources:
         for group in self.groups:
             lines: dict[str, dict[Quantity, str]] = {}
             for quantity, _, what, _, draws in (one for one in every if one[1] == group):
-                lines.setdefault(what, {})[quantity] = amount(draws, quantity)
+                lines.setdefault(what, {})[quantity] = _amount(draws, quantity)
             ratios = {q: r for q in self.quantities if (r := self.source_to_draw(group, q)) is not None}
             if ratios:
                 own = {quantity: _text(ratio, "{:.1f}".format) for quantity, ratio in ratios.items()}
@@ -430,7 +430,7 @@ def name_of(group: Group) -> str:
     return run_name({"method": group[0], "target": group[1]})
 
 
-def amount(draws: np.ndarray, quantity: Quantity, unit: str = "") -> str:
+def _amount(draws: np.ndarray, quantity: Quantity, unit: str = "") -> str:
     """Return the size of an effect with its interval, in the units of `SIZES`."""
     scale, digits, _ = SIZES[quantity]
     return _text(draws, f"{{:.{digits}f}}".format, scale).replace(" [", f"{unit} [").replace("-", "−")

@@ -9,7 +9,7 @@ import pytest
 
 from crosscal_book.chapters.costs import CHAPTER
 from crosscal_book.claims import FAILS, HOLDS, OPEN
-from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, read_scaling, work
+from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, _work, read_scaling
 from tests.unit.crosscal_book.chapters.made_up_grids import Made, study
 
 SPARSEGPT = Made("sparsegpt", "50%", 0.4, noise=0.002, seconds=60.0)
@@ -92,7 +92,7 @@ def machine(folder: Path, widths=(256, 512), tokens=(4096, 16384), faster_at_top
             parts = {}
             for method in ("wanda", "gptq"):
                 for part, rate in RATES.items():
-                    parts[part] = blocks * work(shape, part, method, count) / rate / speed
+                    parts[part] = blocks * _work(shape, part, method, count) / rate / speed
                 head = {"width": width, "tokens": count, "method": method, "repeats": 3, "peak_bytes": 1}
                 points.append(head | {"part": "whole", "cpu_seconds": sum(parts.values())})
                 if count == tokens[0]:

@@ -16,7 +16,7 @@ from crosscal.stats import Paired, student_mean, student_p
 from crosscal.types import Row
 from crosscal_book.chapters.cross_calibration import CHAPTER, _models
 from crosscal_book.claims import FAILS, HOLDS, OPEN
-from crosscal_book.numbers.mixes import BOTH, DOMAIN, DOUBLED, HALF, TOGETHER, beyond_sources, change_text
+from crosscal_book.numbers.mixes import BOTH, DOMAIN, DOUBLED, HALF, TOGETHER, _change_text, beyond_sources
 
 TEXTS = {"pubmed": "biomedical", "legal": "legal", "wikipedia": "general", "news": "general", "task_prompts": "tasks"}
 TASKS = {"sciq": "general", "arc_easy": "general", "pubmed_question": "biomedical", "case_summary": "legal"}
@@ -315,7 +315,7 @@ def test_a_share_and_an_interval_student_mean():
     assert student_p([1.0, 2.0, 3.0, 4.0, 5.0], draws.lo, above=True) == pytest.approx(0.025)
     assert student_p([1.0, 2.0, 3.0, 4.0, 5.0], draws.hi, above=False) == pytest.approx(0.025)
     assert student_p([1.0, 1.0], 0.0, above=True) == 0.0
-    assert change_text(Paired.equal({"a": np.full(3, -0.1)})) == "−9.5 % [−9.5 %, −9.5 %]"
+    assert _change_text(Paired.equal({"a": np.full(3, -0.1)})) == "−9.5 % [−9.5 %, −9.5 %]"
 
 
 def figures(results: Results) -> list:

@@ -22,11 +22,11 @@ from crosscal_book.numbers.correlation import (
     PRUNING,
     QUANTIZATION,
     VARIABLES,
+    _centred,
+    _scopes,
+    _spearman,
     associate,
-    centred,
     sample,
-    scopes,
-    spearman,
     texts_of,
     where,
 )
@@ -242,7 +242,7 @@ def test_the_noise_floor_is_compared_with_every_run(tmp_path, floor, answer, wor
 def test_the_noise_floor_counts_as_no_run(good_js):
     found = sample(common(good_js))
     assert found.runs["compressed"].sum() == len(SETTINGS) == associate(common(good_js)).n
-    masks = scopes(found.runs)
+    masks = _scopes(found.runs)
     assert not any(mask[~found.runs["compressed"]].any() for mask in masks.values())
     assert masks[PRUNING].sum() + masks[QUANTIZATION].sum() == masks[MILD].sum() + masks[HARSH].sum() == len(SETTINGS)
 
@@ -283,7 +283,7 @@ def test_divergences_are_means_over_running_text_or_prompts_and_perplexity_its_r
 
 def test_rank_correlations_are_spearmans_with_ties():
     values = np.random.default_rng(0).integers(0, 6, (4, 30)).astype(float)
-    np.testing.assert_allclose(spearman(values), spearmanr(values.T).statistic, atol=1e-12)
+    np.testing.assert_allclose(_spearman(values), spearmanr(values.T).statistic, atol=1e-12)
 
 
 def test_partial_correlations_are_those_of_the_residuals_of_ranks(both_noisy):
@@ -297,9 +297,9 @@ def test_partial_correlations_are_those_of_the_residuals_of_ranks(both_noisy):
 
 def test_a_moved_interval_holds_its_estimate_and_stays_a_correlation():
     draws = np.random.default_rng(0).uniform(0.2, 0.9, 1000)
-    moved = centred(0.97, draws, 9, fisher=True)
+    moved = _centred(0.97, draws, 9, fisher=True)
     assert -1 < moved.lo < 0.97 < moved.hi < 1
-    assert centred(0.0, draws, 9, fisher=False).p > 0.9
+    assert _centred(0.0, draws, 9, fisher=False).p > 0.9
 
 
 def test_matched_runs_have_equal_perplexity_and_different_methods(good_js, monkeypatch):
