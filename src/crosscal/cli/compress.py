@@ -180,7 +180,7 @@ def _show_shares(result: dict, start: str) -> list[str]:
     rows, (share, few) = result["left_out"], result["told"]
     reasons, lines = [row["reason"] for row in rows], [f"{start} {share}"]
     if set(reasons) <= {"embedding", "head"}:
-        lines[0] += f"; dense: {', '.join(reasons)}"
+        lines[0] += f"; {' and '.join(reasons)} {'stay' if len(rows) > 1 else 'stays'} dense" if rows else ""
     else:
         table = _aligned(_LEFT_OUT[:-1], [[row[key] for key in _LEFT_OUT[:-1]] for row in rows]).splitlines()
         lines[0] += "; left out:"

@@ -79,12 +79,16 @@ class CompressionReport:
     def left_out(self) -> list[tuple[str, ...]]:
         """Return a table of what was left out: reason, matrices, weights, share of the decoder's weights, names.
 
-        Numbers in names are `*`. Embeddings, head and what is no part of the text decoder have no share.
+        Names that differ in numbers are one, with `*`. Embeddings, head and what is not of the text decoder have no
+        share.
         """
         rows, total = [], max(1, self.inventory["weights"])
         counted_first = sorted(self.inventory["left_out"].items(), key=lambda item: not item[1]["counted"])
         for reason, entry in counted_first:
-            names = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in entry["names"]))
+            kinds: dict[str, list[str]] = {}
+            for name in entry["names"]:
+                kinds.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name), []).append(name)
+            names = [kind if len(alike) > 1 else alike[0] for kind, alike in kinds.items()]
             more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
             share = _percent(entry["weights"] / total) if entry["counted"] else "-"
             numbers = (str(len(entry["names"])), f"{entry['weights']:,}", share)
