@@ -13,8 +13,8 @@ import pandas as pd
 from crosscal.paths import results_dir
 from crosscal.plan.parameters import Settings
 from crosscal.results.frame import DENSE, Results, version_line
-from crosscal.stats import LEVEL
-from crosscal_book.claims import FACTS, Claim, Comparison, Rule, Verdict, corrected, select
+from crosscal.stats import LEVEL, holm
+from crosscal_book.claims import FACTS, Claim, Comparison, Rule, Verdict, select
 from crosscal_book.drawing import Axis, Drawing
 from crosscal_book.marks import forest
 from crosscal_book.style import Figure
@@ -120,7 +120,7 @@ class Page:
         rows: dict[str, pd.DataFrame] = {}
         for names in families.values():
             raw = [self.chapter.claims[name].rows(self) for name in names]
-            rows |= dict(zip(names, corrected(raw), strict=True))
+            rows |= dict(zip(names, _corrected(raw), strict=True))
         return {name: rows[name] for name in self.chapter.claims if name in rows}
 
     def select(self, **equal: object) -> pd.DataFrame:
@@ -183,6 +183,17 @@ class Page:
     def stamp(self, planned: int | None = None) -> _Text:
         """Return the line that says where the page's numbers come from, and how many runs were `planned`."""
         return stamp(self.every, planned)
+
+
+def _corrected(family: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The rows of some claims with Holm's correction over all of them, of each kind of p-value they have."""
+    family = [rows.copy() for rows in family]
+    for name in ("p", "p_yes", "p_no"):
+        having = [rows for rows in family if name in rows and f"{name}_holm" not in rows]
+        adjusted = iter(holm([p for rows in having for p in rows[name]]))
+        for rows in having:
+            rows[f"{name}_holm"] = [next(adjusted) for _ in range(len(rows))]
+    return family
 
 
 def stamp(results: Results, planned: int | None = None) -> _Text:

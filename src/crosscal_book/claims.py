@@ -29,7 +29,7 @@ import pandas as pd
 from crosscal.results.compare import paired
 from crosscal.results.frame import DENSE
 from crosscal.results.quantities import PERPLEXITY, Quantity
-from crosscal.stats import LEVEL, Estimate, holm
+from crosscal.stats import LEVEL, Estimate
 from crosscal_book.style import style_of
 from crosscal_book.words import listing, p_text
 
@@ -279,14 +279,3 @@ def _words(equal: Mapping[str, object]) -> str:
         names = [style_of(one).label for one in values] if column == "method" else values
         parts.append(f"{column} {' or '.join(names)}" if names != [""] else f"no {column}")
     return listing(parts)
-
-
-def corrected(families: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Return the rows of some claims with Holm's correction over all of them, of each kind of p-value they have."""
-    families = [rows.copy() for rows in families]
-    for name in ("p", "p_yes", "p_no"):
-        having = [rows for rows in families if name in rows and f"{name}_holm" not in rows]
-        adjusted = iter(holm([p for rows in having for p in rows[name]]))
-        for rows in having:
-            rows[f"{name}_holm"] = [next(adjusted) for _ in range(len(rows))]
-    return families

@@ -123,8 +123,8 @@ def check_pair(notebook: Path) -> list[str]:
     return []
 
 
-def check_chapter(notebook: Path, executed: Path, results: Path) -> list[str]:
-    """Return complaints when an executed copy is missing, edited, or made from another source, code, plan or rows."""
+def _check_chapter(notebook: Path, executed: Path, results: Path) -> list[str]:
+    """Complaints when an executed copy is missing, edited, or made from another source, code, plan or rows."""
     if not executed.exists():
         return [f"{executed.name} was not executed; run: make notebooks"]
     copy = nbformat.read(executed, as_version=4)
@@ -154,7 +154,7 @@ def check_all(root: Path) -> list[str]:
     complaints = [f"{name}.md has no notebook; run: jupytext --sync notebooks/{name}.md" for name in sorted(texts)]
     for notebook in notebooks:
         complaints += check_pair(notebook)
-        complaints += check_chapter(notebook, root / "book" / "chapters" / notebook.name, root / "results")
+        complaints += _check_chapter(notebook, root / "book" / "chapters" / notebook.name, root / "results")
     pages = expected(root) if not complaints else {}
     stale = [p for p, text in pages.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     return complaints + [f"{path.relative_to(root).as_posix()} is out of date; run: make notebooks" for path in stale]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from crosscal.results.quantities import ACCURACY, PERPLEXITY
-from crosscal_book.chapter import Chapter
-from crosscal_book.claims import FAILS, HOLDS, OPEN, Claim, Rule, corrected, every, mean, most, some
+from crosscal_book.chapter import Chapter, _corrected
+from crosscal_book.claims import FAILS, HOLDS, OPEN, Claim, Rule, every, mean, most, some
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines, matrix, scatter
 from tests.unit.crosscal_book import toy
@@ -22,7 +22,7 @@ BETTER, WORSE, TIE, WIDE = (
 
 
 def of(rule, *lines, on=PERPLEXITY):
-    (rows,) = corrected([pd.DataFrame(lines)])
+    (rows,) = _corrected([pd.DataFrame(lines)])
     return rule.answer(rule.judge(rows, on))
 
 
@@ -75,12 +75,12 @@ def test_what_some_run_shows_is_said_of_the_clearest():
     lines = [{**BETTER, "name": "better"}, {**WORSE, "name": "worse"}, {**WIDE, "name": "wide"}]
     claim = Claim("x", "X", lambda page: pd.DataFrame(), some("worse"), says="{name} {estimate}")
     for rows, expected in ((lines, "worse 1.20×"), (lines[:1] + lines[2:], "wide 0.95×")):
-        (verdict,) = claim.verdicts(corrected([pd.DataFrame(rows)])[0], None)
+        (verdict,) = claim.verdicts(_corrected([pd.DataFrame(rows)])[0], None)
         assert verdict.effect.startswith(expected)
 
 
 def test_holm_runs_over_a_family():
-    first, second = corrected([pd.DataFrame([BETTER]), pd.DataFrame([WORSE, TIE])])
+    first, second = _corrected([pd.DataFrame([BETTER]), pd.DataFrame([WORSE, TIE])])
     assert first["p_holm"].iloc[0] == pytest.approx(3 * BETTER["p"])
     assert second["p_holm"].iloc[1] == pytest.approx(TIE["p"])
 

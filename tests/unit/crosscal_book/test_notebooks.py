@@ -109,8 +109,8 @@ def test_cleaning_keeps_what_a_reader_sees():
 def test_an_edited_source_or_copy_is_stale(notebook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     executed = tmp_path / "chapters" / "01_test.ipynb"
-    assert "was not executed" in freshness.check_chapter(notebook, executed, tmp_path)[0]
+    assert "was not executed" in freshness._check_chapter(notebook, executed, tmp_path)[0]
     execute(notebook, executed, {"sparsity": 0.6})
-    assert freshness.check_chapter(notebook, executed, tmp_path) == []
+    assert freshness._check_chapter(notebook, executed, tmp_path) == []
     notebook.with_suffix(".md").write_text("changed")
-    assert "older than its notebook" in freshness.check_chapter(notebook, executed, tmp_path)[0]
+    assert "older than its notebook" in freshness._check_chapter(notebook, executed, tmp_path)[0]
