@@ -19,7 +19,7 @@ from crosscal.errors import InputError
 from crosscal.models.experts import _matrices, _Matrix
 from crosscal.models.families import _ADAPTER, _HEAD, _TOWER, _is_cross, _is_linear, _is_router, _reason
 
-_UNCOUNTED = ("embedding", "head", "cross-attention", "outside the text decoder")
+_UNCOUNTED = ("embedding", "head", "cross-attention", "recurrent or convolution state", "outside the text decoder")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ class Inventory:
     """Every matrix of a model: compressed, in `layers` by block, or `left_out` with a reason.
 
     `paths` are the names of the blocks in the model. Shares are of the matrices of the text decoder, without embeddings
-    and head, which are listed but not counted; so are towers for other inputs and cross-attention to them.
+    and head, which are listed but not counted; so are recurrent states and convolutions, towers for other inputs and
+    cross-attention to them.
     """
 
     blocks: nn.ModuleList
