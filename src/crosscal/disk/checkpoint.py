@@ -10,19 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from crosscal.engine.streams import WholeModelError
 from crosscal.errors import InputError
 from crosscal.models import Inventory, LinearLayer
 from crosscal.models.folders import weight_files
 from crosscal.models.layout import Stored, stored_parameters
 from crosscal.output.tensorfile import TensorFile
-
-
-class _WholeModelError(InputError):
-    """A model that cannot be taken block by block; the `reason` follows "because"."""
-
-    def __init__(self, reason: str):
-        super().__init__(f"the model cannot be read block by block, because {reason}; load it with load_model")
-        self.reason = reason
 
 
 class _Checkpoint:
@@ -74,7 +67,7 @@ class _Places:
     Tied parameters that differ in the checkpoint are untied in the skeleton, as transformers does.
 
     Raises `InputError` for a parameter that the checkpoint lacks or has in another shape. Unless the model is `loaded`,
-    raises `_WholeModelError` where blocks share weights, and where a parameter cannot be put back as it is stored.
+    raises `WholeModelError` where blocks share weights, and where a parameter cannot be put back as it is stored.
     """
 
     def __init__(self, model: PreTrainedModel, parts: Inventory, checkpoint: _Checkpoint, *, loaded: bool = False):
@@ -83,11 +76,11 @@ class _Places:
         shapes = {key: file.slots[key].shape for key, file in checkpoint.home.items()}
         stored, _, wrong = stored_parameters(model, shapes)
         if wrong and not loaded:
-            raise _WholeModelError(f"its checkpoint stores {wrong[0]} in a form that cannot be made again")
+            raise WholeModelError(f"its checkpoint stores {wrong[0]} in a form that cannot be made again")
         used = {key for part in stored.values() for key in part.keys}
         for names in () if loaded else _aliases(model):
             if len({self._unit(name) for name in names}) > 1:
-                raise _WholeModelError("its blocks share weights")
+                raise WholeModelError("its blocks share weights")
             self._untie(names, stored)
         self.of: dict[str, Stored] = dict(stored)
         for names in _aliases(model):

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from crosscal import __version__
-from crosscal.disk.checkpoint import _Checkpoint, _Places, _WholeModelError
+from crosscal.disk.checkpoint import WholeModelError, _Checkpoint, _Places
 from crosscal.disk.journal import MODEL, Journal
 from crosscal.disk.states import _states_bytes, _StoredStreams
 from crosscal.disk.weights import StreamedModel
@@ -92,7 +92,7 @@ def carry_out(request: Request) -> CompressionReport:
     try:
         _check_streams(request)
         return _stream(request, _StreamedFolder(request, stored, grid))
-    except _WholeModelError as error:
+    except WholeModelError as error:
         log.warning("%s is loaded into memory as a whole, because %s", request.model, error.reason)
     residence = _WholeFolder(request, stored, grid)
     request.check(residence.inventory)
@@ -107,13 +107,13 @@ def _check_plain(request: Request) -> None:
 
 
 def _check_streams(request: Request) -> None:
-    """Raise `_WholeModelError` for a request that looks at more than one block at a time."""
+    """Raise `WholeModelError` for a request that looks at more than one block at a time."""
     if request.solver.gradients:
-        raise _WholeModelError(f"{request.method} needs gradients")
+        raise WholeModelError(f"{request.method} needs gradients")
     if request.allocation is not None:
-        raise _WholeModelError("OWL looks at all blocks before the first is compressed")
+        raise WholeModelError("OWL looks at all blocks before the first is compressed")
     if is_gguf(request.model):
-        raise _WholeModelError("a GGUF file is dequantized as a whole")
+        raise WholeModelError("a GGUF file is dequantized as a whole")
 
 
 def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport:
@@ -216,7 +216,7 @@ class _StreamedFolder(StreamedModel):
 
     @property
     def _width(self) -> int:
-        return self.model.config.get_text_config().hidden_size
+        return self._embedding.weight.shape[1]
 
     def _opened(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
         place = self.journal.states

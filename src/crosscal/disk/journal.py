@@ -115,7 +115,7 @@ class Journal:
     def _tidy(self) -> None:
         """Remove what no record speaks of: hidden states of other blocks, and all of a folder that was not begun."""
         for file in self.work.glob("states-*"):
-            if file != self.states(self.done) or not self.done:
+            if not (self.done and file.name.startswith(self.states(self.done).stem)):
                 file.unlink()
         if not self.done:
             shutil.rmtree(self.work / MODEL, ignore_errors=True)

@@ -1,18 +1,20 @@
 """Hidden states of the calibration windows, kept in files: one micro-batch at a time is on the device.
 
 Between two blocks all of them lie in one file, so that a run that was killed finds them again. While the system has
-memory to spare it keeps the file's pages there by itself.
+memory to spare it keeps the file's pages there by itself. What blocks hand on beside them, as shared keys and values,
+is in a file of its own for each micro-batch, beside that of the block it enters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crosscal.engine.streams import PROBE_TOKENS, MicroBatch, Streams
+from crosscal.engine.streams import PROBE_TOKENS, MicroBatch, Streams, _Output
 from crosscal.errors import InputError
 from crosscal.models import Inventory
 from crosscal.output.tensorfile import TensorFile
@@ -42,6 +44,7 @@ class _StoredStreams(Streams):
         super().__init__(model, parts, sources, micro_batch)
         if first:
             self.probe.hidden = self.file.read(_PROBE).to(self.probe.hidden.device)
+            self._recall(self.probe, _PROBE)
 
     def prepare_next(self) -> None:
         """Create the file for what the block puts out; it has the same places as that of what enters it."""
@@ -54,6 +57,7 @@ class _StoredStreams(Streams):
         assert self.output is not None, "`prepare_next` comes before a block's outputs"
         self.file, self.output, self.index = self.output, None, self.index + 1
         _write_state(self.file, _PROBE, self.probe.hidden)
+        self._remember(self.probe, _PROBE, self.index)
         self.file.flush()
 
     def _prepare(self, shapes: Sequence[tuple[int, int]]) -> None:
@@ -61,15 +65,37 @@ class _StoredStreams(Streams):
             self.file = TensorFile.open(self._path(self._first))
             return
         hidden = self.probe.hidden
-        named = {str(number): shape for number, shape in enumerate(shapes)} | {_PROBE: (1, PROBE_TOKENS)}
-        contents = {name: (hidden.dtype, (*shape, hidden.shape[-1])) for name, shape in named.items()}
-        self.file = TensorFile.create(self._path(0), contents)
+        longer = self._enter(_PROBE, self.probe.tokens.new_zeros(2, PROBE_TOKENS + 1)).hidden
+        sizes = list(zip(hidden.shape, longer.shape, strict=True))
+        contents = {str(number): (hidden.dtype, _states_shape(sizes, *shape)) for number, shape in enumerate(shapes)}
+        self.file = TensorFile.create(self._path(0), contents | {_PROBE: (hidden.dtype, tuple(hidden.shape))})
 
     def _stored(self, number: int, batch: MicroBatch) -> "_StoredBatch":
         if not self._first:
             _write_state(self.file, str(number), batch.hidden)
-        calls = self._shared.of(batch.calls)
-        return _StoredBatch(batch.source, batch.tokens, batch.hidden[:0], calls, streams=self, number=str(number))
+        batch.calls, batch.hidden = self._shared.of(batch.calls), batch.hidden[:0]
+        return _StoredBatch(**vars(batch), streams=self, number=str(number))
+
+    def _remember(self, batch: MicroBatch, number: str, index: int) -> None:
+        """Write what a micro-batch carries to a block beside its hidden states; nothing where that is nothing."""
+        shared = [dict(mapping) for mapping in batch.shared]
+        if batch.carried or any(shared):
+            path = self._more(index, number)
+            torch.save({"carried": [(*key, leaf) for key, leaf in batch.carried.items()], "shared": shared}, path)
+            TensorFile.flush_path(path)
+
+    def _recall(self, batch: MicroBatch, number: str) -> None:
+        """Read what `_remember` wrote for the block that comes next."""
+        path = self._more(self.index, number)
+        if path.exists():
+            more = torch.load(path, map_location=batch.tokens.device, weights_only=True)
+            batch.carried = {_Output(block, place): leaf for block, place, leaf in more["carried"]}
+            for mapping, entries in zip(batch.shared, more["shared"], strict=True):
+                mapping.update(entries)
+
+    def _more(self, index: int, number: str) -> Path:
+        path = self._path(index)
+        return path.with_name(f"{path.stem}-{number}.pt")
 
 
 @dataclass
@@ -79,10 +105,21 @@ class _StoredBatch(MicroBatch):
     streams: Any = None  # `_StoredStreams`
     number: str = ""
 
-    def run(self, index: int, block: nn.Module) -> Tensor:
-        """Return the block's output for the stored hidden states."""
+    def outputs(self, index: int, block: nn.Module) -> list:
+        """Return all that the block puts out for the stored hidden states, and write what others will read of it."""
         hidden = self.streams.file.read(self.number).to(self.tokens.device)
-        return MicroBatch(self.source, self.tokens, hidden, self.calls).run(index, block)
+        before = [dict(mapping) for mapping in self.shared]
+        batch = MicroBatch(self.source, self.tokens, hidden, self.calls, self.until, self.shared)
+        self.streams._recall(batch, self.number)
+        try:
+            leaves = batch.outputs(index, block)
+            if self.streams.output is not None:
+                self.streams._remember(batch, self.number, index + 1)
+        finally:
+            for mapping, entries in zip(self.shared, before, strict=True):
+                mapping.clear()
+                mapping.update(entries)
+        return leaves
 
     def keep(self, output: Tensor) -> None:
         """Write a block's output to the next file, if any block follows."""
@@ -102,6 +139,18 @@ def _write_state(file: TensorFile, name: str, states: Tensor) -> None:
             "be streamed; use load_model, compress and save_model"
         )
     file.write(name, states)
+
+
+def _states_shape(sizes: Sequence[tuple[int, int]], n_windows: int, length: int) -> tuple[int, ...]:
+    """Return the shape of windows' hidden states; `sizes` are those of one window of the probe and of two longer ones.
+
+    >>> _states_shape([(2, 2), (1, 2), (8, 9), (64, 64)], 4, 32)  # two streams, as in Gemma 3n
+    (2, 4, 32, 64)
+    """
+    longer = Fraction(PROBE_TOKENS + 1, PROBE_TOKENS)
+    tokens = Fraction(length, PROBE_TOKENS)
+    grown = {1: 1, 2: n_windows, longer: tokens, 2 * longer: n_windows * tokens}
+    return tuple(int(one * grown[Fraction(other, one)]) for one, other in sizes)
 
 
 def _states_bytes(sources: Mapping[str, Tensor], width: int, dtype: torch.dtype) -> int:

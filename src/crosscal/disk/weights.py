@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from crosscal.disk.checkpoint import _Checkpoint, _Places, _WholeModelError
+from crosscal.disk.checkpoint import WholeModelError, _Checkpoint, _Places
 from crosscal.engine.driver import Residence
 from crosscal.engine.reports import LayerReport
 from crosscal.engine.streams import PROBE_TOKENS, Streams
@@ -66,7 +66,7 @@ class StreamedModel(Residence):
         self.device = where
         self._embedding = self.model.get_input_embeddings()
         if not isinstance(self._embedding, nn.Embedding):
-            raise _WholeModelError("its embedding is no plain table")
+            raise WholeModelError("its embedding is no plain table")
         self._checkpoint = _Checkpoint(self.folder)
         self._places = _Places(self.model, self.inventory, self._checkpoint)
         self._names = {id(module): path for path, module in self.model.named_modules()}
@@ -107,9 +107,15 @@ class StreamedModel(Residence):
     def streams(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
         """Return the windows of every source in front of block `first`."""
         tokens = torch.cat([torch.arange(PROBE_TOKENS), *(part[part >= 0] for part in sources.values())])
+        firsts = {type(block): block for block in reversed(self.blocks)}.values()
         with self.surroundings(tokens):
-            self.fill(0)  # which shows in what form blocks return their output
-            return self._opened(sources, micro_batch)
+            try:
+                for block in firsts:  # which show in what form blocks of their class return their output
+                    self._fill(block)
+                return self._opened(sources, micro_batch)
+            finally:
+                for block in firsts:
+                    self._empty(block)
 
     def _opened(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
         return Streams(self.model, self.inventory, sources, micro_batch)
@@ -215,7 +221,7 @@ class StreamedModel(Residence):
 def _skeleton(folder: Path, name: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     """Return the model that `load_model` would load from this folder in this dtype, with meta parameters.
 
-    Raises `InputError` for a folder that holds no causal language model or a quantized one, and `_WholeModelError` for
+    Raises `InputError` for a folder that holds no causal language model or a quantized one, and `WholeModelError` for
     one that keeps parameters in different dtypes or computes buffers in a way that cannot be repeated.
     """
     config = read_config(folder, name, trust_remote_code=trust_remote_code)
@@ -226,7 +232,7 @@ def _skeleton(folder: Path, name: str, dtype: torch.dtype, trust_remote_code: bo
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
     if getattr(model, "_get_dtype_plan", lambda _: {})(dtype):
-        raise _WholeModelError("it keeps some of its weights in float32")
+        raise WholeModelError("it keeps some of its weights in float32")
     _compute_buffers(model)
     return model.eval().requires_grad_(False)
 
@@ -249,7 +255,7 @@ def _compute_buffers(model: PreTrainedModel) -> None:
             for name, one, zero in zip(names, ones, zeros, strict=True):
                 stored = name not in module._non_persistent_buffers_set  # then the checkpoint has it
                 if not stored and not torch.equal(one, zero):
-                    raise _WholeModelError(f"its buffer {path}.{name} is only computed when the whole model is loaded")
+                    raise WholeModelError(f"its buffer {path}.{name} is only computed when the whole model is loaded")
 
 
 def _computed(owner: PreTrainedModel, module: nn.Module, names: list[str], fill: int) -> list[Tensor]:

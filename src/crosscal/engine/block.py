@@ -117,6 +117,7 @@ class _BlockWork:
         waiting = [group for group in range(len(self.groups)) if group not in self.solved] + self._waiting
         for group in waiting:
             pool = self._pools.get(self._roles(group), {})
+            self.solved.add(group)
             self._fallbacks[group] = "experts of the layer" if _mixed(pool, self.request.mixing) else "weights alone"
             self._solve(group, pool if _mixed(pool, self.request.mixing) else {})
         self._waiting = []

@@ -22,7 +22,7 @@ from crosscal.engine.gather import ModelStatistics, gather_gradients, gather_sta
 from crosscal.engine.reports import CompressionReport, LayerReport, PeakMemory
 from crosscal.engine.request import Request
 from crosscal.engine.schedules import _SCHEDULES
-from crosscal.engine.streams import Streams, Windows, _check_windows, _token_windows
+from crosscal.engine.streams import Streams, Windows, _check_windows, _token_windows, open_streams
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl
 from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory
@@ -49,7 +49,7 @@ class Residence:
 
     def streams(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:
         """Return the windows of every source in front of block `first`."""
-        return Streams(self.model, self.inventory, sources, micro_batch)
+        return open_streams(self.model, self.inventory, sources, micro_batch)
 
     def schedule(self, name: str, tokens: int) -> str:
         """Return the schedule of this name in the form that memory allows for so many tokens."""
@@ -136,6 +136,10 @@ def run(request: Request, residence: Residence) -> CompressionReport:
         text, blocks = request.text, residence.blocks
         runs = residence.first < len(blocks) and request.statistics is None and (text or request.solver.linked)
         streams = residence.streams(text, request.micro_batch) if runs else None
+        if streams is not None and streams.whole and request.schedule == "parallel":  # on the dense model, so first
+            options = {"diagonal_only": request.diagonal_only, "parts": residence.inventory}
+            statistics = gather_statistics(residence.model, text, progress=request.progress, **options)
+            request, streams = replace(request, statistics=statistics), None
         schedule = _SCHEDULES[residence.schedule(request.schedule, sum(map(Tensor.numel, text.values())))]
         order, title = range(residence.first, len(blocks)), f"{request.method} {request.target}"
         bar = {"initial": residence.first, "total": len(blocks), "unit": "block", "disable": not request.progress}

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
-from crosscal.engine.streams import Streams, Windows, _check_windows, _run_and_add, _token_windows
+from crosscal.engine.streams import Streams, Windows, _check_windows, _run_and_add, _token_windows, open_streams
 from crosscal.errors import InputError
 from crosscal.models import Inventory, LinearLayer, LoadedModel, experts_apart, inventory
 
@@ -89,9 +89,10 @@ def gather_statistics(
     folder: str | Path | None = None,
     diagonal_only: bool = False,
     micro_batch: int | None = None,
+    parts: Inventory | None = None,
     progress: bool = True,
 ) -> ModelStatistics:
-    """Run every source's windows through the dense model once and return each layer's input statistics.
+    """Run every source's windows through the dense model once and return the input statistics of an inventory's layers.
 
     The model stays as it is. A Gram matrix of d inputs takes 4 d^2 bytes for each source; give a `folder` where they
     do not fit in memory, `load_statistics` reads them back. `diagonal_only` keeps what Wanda needs and no more.
@@ -105,10 +106,10 @@ def gather_statistics(
     _check_windows(model, calibration)
     if not sources:
         raise InputError("statistics need text; pass calibration={'c4': load_text('c4', tokenizer)}")
-    parts = inventory(model)
+    parts = inventory(model) if parts is None else parts
     kept = ModelStatistics(list(sources), diagonal_only, len(parts.blocks), _opened(folder))
     with experts_apart(model):
-        _gather(kept, Streams(model, parts, sources, micro_batch), progress)
+        _gather(kept, open_streams(model, parts, sources, micro_batch), progress)
     if kept.folder is not None:
         contents = {"sources": kept.sources, "diagonal_only": diagonal_only, "n_blocks": len(parts.blocks)}
         (kept.folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")

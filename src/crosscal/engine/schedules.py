@@ -19,6 +19,9 @@ All greenlets share this thread, so torch's thread-local modes hold, and switch 
 Of an expert that hardly any tokens reach, the statistics are those of all experts of its layer. These are known once
 the block is done, so that such experts are solved last and the block, if it has any, is run once more.
 
+A model that is run as a whole may pass a layer several times, and a group is solved from all passes. It is run from
+its start for every group, too.
+
 A parked micro-batch holds its activations. Where memory is too small for those of all windows, `_sublayer_in_passes`
 runs each micro-batch from the start of the block for every group instead: more work for the same bits.
 """
@@ -53,6 +56,9 @@ def _block(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _B
 
 def _sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _BlockWork, last: bool) -> None:
     """One pass, in which each micro-batch waits at every input group until that group is compressed."""
+    if any(batch.whole for batch in batches):
+        _sublayer_in_passes(index, block, batches, work, last)
+        return
     hub, group_of = getcurrent(), {layer.module: n for n, group in enumerate(work.groups) for layer in group}
 
     def park(module: nn.Module, args: tuple) -> None:
@@ -89,19 +95,19 @@ def _sublayer_in_passes(
     index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _BlockWork, last: bool
 ) -> None:
     """One pass, up to its layers, for each input group, and one for the outputs of the compressed block."""
-    source, reached = "", False
+    reached = False
 
     def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         nonlocal reached
         reached = True
-        work.add(group, source, args[0])
-        raise _ReachedError
+        work.add(group, batch.source, args[0])
+        if not batch.whole:
+            raise _ReachedError
 
     for group, layers in enumerate(work.groups):
         reached = False
-        with _hooked([layer.module for layer in layers], stop):
+        with _hooked([layers[0].module], stop):
             for batch in batches:
-                source = batch.source
                 with suppress(_ReachedError):
                     batch.run(index, block)
         if reached:
@@ -111,8 +117,9 @@ def _sublayer_in_passes(
 
 
 def _run_all(index: int, block: nn.Module, batches: Sequence[MicroBatch], last: bool) -> None:
-    for batch in () if last else batches:
-        batch.keep(batch.run(index, block))
+    for batch in batches:
+        if not (last or batch.whole):
+            batch.keep(batch.run(index, block))
 
 
 _SCHEDULES: dict[str, Schedule] = {

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import InputStats, WeightGradient
-from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, Streams
+from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, open_streams
 from crosscal.methods.registry import Evidence, Method
 from crosscal.models.folders import attention_of
 from crosscal.models.structure import inventory
@@ -92,12 +92,12 @@ def _take_sample(
         model = _one_block(config, device, dtype, trust)
         parts = inventory(model)
         first = parts.blocks[0]
-        shape = _shape(config, Streams(model, parts, {}).groups(0, first), trust)
+        shape = _shape(config, open_streams(model, parts, {}).groups(0, first), trust)
         most = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
         tokens = int(max(256, min(most, _WORK / (2 * shape.block))))
         window = min(length, tokens)
         ids = torch.ones(max(1, tokens // window), window, dtype=torch.int64)
-        (batch,) = Streams(model, parts, {"sample": ids}, micro_batch=len(ids)).batches
+        (batch,) = open_streams(model, parts, {"sample": ids}, micro_batch=len(ids)).batches
         forward = _seconds(device, lambda: batch.run(0, first)) / ids.numel()
         sums = _sums(shape, ids.numel(), device, dtype, diagonal_only) / ids.numel()
         flop, solve = _product(device), _solve(solver, target, device, dtype)

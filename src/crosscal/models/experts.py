@@ -52,6 +52,8 @@ class _Matrix(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Return `states`, [tokens, d_in], times the matrix."""
+        if len(states) == 1:  # a product with a vector is rounded by where the weights lie in memory: on disk or not
+            return functional.linear(states.expand(2, -1), self.weight)[:1]
         return functional.linear(states, self.weight)
 
 

@@ -18,7 +18,8 @@ _ADAPTER = re.compile(r"^lora_|^modules_to_save$")
 _STATE = re.compile(r"^(A_log|A|D|dt_\w+)$|conv|rglru|rg_lru|time_(mix|decay|first|maa|faaaa)|recurrent", re.IGNORECASE)
 _ELEMENTWISE = re.compile(r"bias|norm|scale|sink|position|temperature", re.IGNORECASE)
 _ROUTER = re.compile(r"Router|(TopK|Switch|MoE|Moe)Gat(e|ing)$")  # of a class
-_HEAD = re.compile(r"(^|\.)(lm_head|cls|head|predictions|generator_predictions|pooler)(\.|$)")
+_HEAD = re.compile(r"(^|\.)(lm_head|cls|head|predictions|generator_predictions|pooler|altup_unembed_projections)(\.|$)")
+_EMBEDS = re.compile(r"(^|\.)(altup_projections|per_layer_model_projection)(\.|$)")  # between embedding and blocks
 _GATES = {"router", "gate", "wg", "gate_logits", "shared_expert_gate", "shared_gate", "switch", "classifier"}
 
 # Stacks of matrices whose class does not say in `is_transposed` whether they are stored [..., in, out]. The number of

@@ -7,6 +7,7 @@ are some megabytes. Metrics therefore keep hidden states and call `head_logits` 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from crosscal.errors import InputError
 
@@ -39,6 +40,8 @@ def final_hidden(
 ) -> Float[Tensor, "batch length hidden"]:
     """The hidden states that enter the language-model head, final norm included; no cache is kept."""
     body = model.base_model
+    if body is model:  # its class names another model as its base
+        body = next((child for child in model.children() if isinstance(child, PreTrainedModel)), model)
     if body is model:
         raise InputError(f"{type(model).__name__} has no separate body; load it as a causal language model")
     check_length(model, input_ids.shape[1])

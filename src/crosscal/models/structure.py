@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from crosscal.errors import InputError
 from crosscal.models.experts import _matrices, _Matrix
-from crosscal.models.families import _ADAPTER, _HEAD, _TOWER, _is_cross, _is_linear, _is_router, _reason
+from crosscal.models.families import _ADAPTER, _EMBEDS, _HEAD, _TOWER, _is_cross, _is_linear, _is_router, _reason
 
 _UNCOUNTED = ("embedding", "head", "cross-attention", "recurrent or convolution state", "outside the text decoder")
 
@@ -281,7 +281,8 @@ def _others(model: nn.Module, paths: Sequence[str], names: set[str]) -> Iterator
         if name not in names or sum(size > 1 for size in parameter.shape) < 2:
             continue
         owner, inside = modules[path], next((one for one in paths if name.startswith(one + ".")), None)
-        reason = places.get(id(owner)) or ("embedding" if isinstance(owner, nn.Embedding) else "")
+        embeds = isinstance(owner, nn.Embedding) or _EMBEDS.search(name)
+        reason = places.get(id(owner)) or ("embedding" if embeds else "")
         if inside is not None:
             parts = name.removeprefix(inside + ".").split(".")
             owners = [modules[".".join([inside, *parts[:n]])] for n in range(len(parts))]
