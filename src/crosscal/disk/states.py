@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosscal.engine.streams import PROBE_TOKENS, MicroBatch, Streams, _Output
+from crosscal.engine.batches import MicroBatch, _Output
+from crosscal.engine.streams import PROBE_TOKENS, Streams
 from crosscal.errors import InputError
 from crosscal.models import Inventory
 from crosscal.output.tensorfile import TensorFile

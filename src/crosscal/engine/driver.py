@@ -22,7 +22,8 @@ from crosscal.engine.gather import ModelStatistics, gather_gradients, gather_sta
 from crosscal.engine.reports import CompressionReport, LayerReport, PeakMemory
 from crosscal.engine.request import Request
 from crosscal.engine.schedules import _SCHEDULES
-from crosscal.engine.streams import Streams, Windows, _check_windows, _token_windows, open_streams
+from crosscal.engine.streams import Streams, open_streams
+from crosscal.engine.windows import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl
 from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory

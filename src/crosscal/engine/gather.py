@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
-from crosscal.engine.streams import Streams, Windows, _check_windows, _run_and_add, _token_windows, open_streams
+from crosscal.engine.batches import _run_and_add
+from crosscal.engine.streams import Streams, open_streams
+from crosscal.engine.windows import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.models import Inventory, LinearLayer, LoadedModel, experts_apart, inventory
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosscal.calibration.statistics import check_weights
 from crosscal.engine.gather import ModelStatistics
-from crosscal.engine.streams import Windows, _token_windows
+from crosscal.engine.windows import Windows, _token_windows
 from crosscal.errors import InputError, suggest
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import Method, check_request, find_method

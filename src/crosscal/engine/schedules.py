@@ -32,8 +32,8 @@ from contextlib import suppress
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
+from crosscal.engine.batches import MicroBatch, _hooked, _run_and_add
 from crosscal.engine.block import _BlockWork
-from crosscal.engine.streams import MicroBatch, _hooked, _run_and_add
 
 Schedule = Callable[[int, nn.Module, Sequence[MicroBatch], _BlockWork, bool], None]
 """(index, block, batches, work, last): compresses a block; batches keep their outputs, but not those of the `last`."""

@@ -26,80 +26,20 @@ block's layers (`_WholeStreams`): slower by the number of blocks, and right for 
 import logging
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils import _pytree as pytree
 
+from crosscal.engine.batches import MicroBatch, _input_groups, _Output, _replaced
+from crosscal.engine.windows import _split
 from crosscal.errors import InputError
 from crosscal.models import Inventory, LinearLayer, final_hidden, forward_order
 
 log = logging.getLogger(__name__)
-# Tokens of a micro-batch: enough to keep the device busy, little enough to keep the activations small.
-CPU_TOKENS, CUDA_TOKENS = 4096, 16384
 PROBE_TOKENS = 8
-
-
-@runtime_checkable
-class _HasTokens(Protocol):
-    """Token windows with their origin, as `load_text` returns them."""
-
-    tokens: Int[Tensor, "n_windows length"]
-
-
-Windows = Int[Tensor, "n_windows length"] | _HasTokens | Mapping[str, Any]
-"""Token windows of one text source: bare, as `load_text` returns them, or what a tokenizer returns, with its mask."""
-
-
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
-
-
-def _rows(source: str, text: object) -> Tensor:
-    """Return token windows [n_windows, length], int64; -1 follows the tokens of rows that a mask makes shorter."""
-    tokens = text if isinstance(text, Tensor) else getattr(text, "tokens", None)
-    if isinstance(text, Mapping) and "input_ids" in text:
-        rows = [torch.as_tensor(row) for row in text["input_ids"]]
-        masks = [torch.as_tensor(row).bool() for row in text.get("attention_mask", map(torch.ones_like, rows))]
-        rows = [row[mask] if row.ndim else row for row, mask in zip(rows, masks, strict=True)]
-        whole = rows and all(row.ndim == 1 and len(row) for row in rows)
-        tokens = pad_sequence(rows, batch_first=True, padding_value=-1) if whole else None
-    kind = f"of type {type(text).__name__}"
-    if isinstance(tokens, Tensor):
-        kind = f"{tokens.dtype} of shape {tuple(tokens.shape)}"
-        if tokens.ndim == 2 and tokens.numel() and tokens.dtype in _WHOLE:
-            if isinstance(text, Mapping) or tokens.min() >= 0:
-                return tokens.long()
-            kind = "partly negative"
-    raise InputError(
-        f"the windows of '{source}' are {kind}; give token ids as a tensor [n_windows, length], or what a tokenizer "
-        "returns for several texts"
-    )
-
-
-def _check_windows(model: nn.Module, texts: Mapping[str, Windows]) -> None:
-    """Raise `InputError` for windows that are none, tokens the model has not, and padding that no mask tells of."""
-    size, pad = len(model.get_input_embeddings().weight), getattr(getattr(model, "config", None), "pad_token_id", None)
-    for source, tokens in _token_windows(texts).items():
-        if tokens.max() >= size:
-            raise InputError(
-                f"token {int(tokens.max())} of '{source}' is outside the model's vocabulary of {size}; "
-                "use the tokenizer that belongs to the model"
-            )
-        ends = torch.stack([tokens[:, :2], tokens[:, -2:]])  # a pad token may also be the one that ends documents
-        text = texts[source]
-        unmasked = isinstance(text, Tensor) or (isinstance(text, Mapping) and "attention_mask" not in text)
-        if unmasked and tokens.shape[1] > 2 and pad is not None and (ends == pad).all(2).any():
-            raise InputError(f"the windows of '{source}' are padded; give what the tokenizer returns, with its mask")
-
-
-def _token_windows(texts: Mapping[str, Windows] | None) -> dict[str, Tensor]:
-    """Return the token windows of each source, [n_windows, length]."""
-    return {name: _rows(name, text) for name, text in (texts or {}).items()}
 
 
 class WholeModelError(InputError):
@@ -111,57 +51,6 @@ class WholeModelError(InputError):
 
 
 _LIKE = object()  # stands for a tensor of the shape of the hidden states
-
-
-class _Output(NamedTuple):
-    """Stands for a tensor that a block puts out, by its place there; block -1 is what enters the first one."""
-
-    block: int
-    place: int = 0
-
-
-@dataclass
-class MicroBatch:
-    """Some windows of one source: the hidden states that enter the next block, and how the model calls each block.
-
-    `calls` are None for blocks that text does not go through. `carried` are the outputs of blocks before that others
-    still read, up to the block in `until`; `shared` the mappings in which blocks leave something for later ones.
-    """
-
-    source: str
-    tokens: Int[Tensor, "n_windows length"]
-    hidden: Tensor
-    calls: list[tuple[tuple, dict] | None]
-    until: dict[_Output, int] = field(default_factory=dict)
-    shared: list[MutableMapping] = field(default_factory=list)
-    carried: dict[_Output, Any] = field(default_factory=dict)
-    _output: Tensor | None = None
-    whole = False
-
-    def run(self, index: int, block: nn.Module) -> Tensor:
-        """Return the block's output for these hidden states, which stay as they are."""
-        return self.outputs(index, block)[0]
-
-    def outputs(self, index: int, block: nn.Module) -> list:
-        """Return all that the block puts out, hidden states first."""
-        call = self.calls[index]
-        if call is None:
-            return [self.hidden]
-        before = max((n for n in range(index) if self.calls[n] is not None), default=-1)
-        known = {**self.carried, _Output(before): self.hidden}
-        args, kwargs = _replaced(call, lambda leaf: known[leaf] if isinstance(leaf, _Output) else leaf)
-        leaves = pytree.tree_leaves(block(*args, **kwargs))
-        made = {key: leaf for n, leaf in enumerate(leaves) if (key := _Output(index, n)) in self.until}
-        self.carried = {key: leaf for key, leaf in (self.carried | made).items() if self.until[key] >= index}
-        return leaves
-
-    def keep(self, output: Tensor) -> None:
-        """Put aside a block's output, to enter the next block after `advance`."""
-        self._output = output
-
-    def advance(self) -> None:
-        """Move on to the next block, with the output that was kept."""
-        self.hidden, self._output = self._output, None
 
 
 class Streams:
@@ -412,18 +301,6 @@ def _hidden_of(args: tuple, kwargs: dict) -> Tensor:
     return next(value for value in kwargs.values() if isinstance(value, Tensor)) if first is None else first
 
 
-def _replaced(tree, leaf_of: Callable):
-    """Return nested tuples, lists and dictionaries with leaves replaced; those without any stay the same objects."""
-    if type(tree) is dict:
-        leaf_of(tree)
-        new = {key: _replaced(value, leaf_of) for key, value in tree.items()}
-        return tree if all(new[key] is value for key, value in tree.items()) else new
-    if type(tree) in (tuple, list):
-        new = [_replaced(value, leaf_of) for value in tree]
-        return tree if all(map(lambda one, other: one is other, new, tree)) else type(tree)(new)
-    return leaf_of(tree)
-
-
 def _same(one: Tensor, other: object) -> bool:
     """Return whether these are one tensor, or a view of all of it."""
     if not isinstance(other, Tensor) or other.shape != one.shape or other.stride() != one.stride():
@@ -434,69 +311,3 @@ def _same(one: Tensor, other: object) -> bool:
 def _scale(states: Tensor) -> float:
     """Return the root mean square of hidden states."""
     return float(states.float().square().mean().sqrt().nan_to_num())
-
-
-def _split(
-    sources: Mapping[str, Tensor], device: torch.device, micro_batch: int | None
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the windows of every source, cut into micro-batches."""
-    enough = CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
-    for source, tokens in sources.items():
-        lengths = (tokens >= 0).sum(1)
-        for length in lengths.unique().tolist():
-            for part in tokens[lengths == length, :length].split(micro_batch or max(1, enough // length)):
-                yield source, part
-
-
-@contextmanager
-def _hooked(modules: Sequence[nn.Module], hook: Callable[[nn.Module, tuple], None]) -> Iterator[None]:
-    """Have `hook(module, args)` called before each of the modules runs."""
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _input_groups(layers: Sequence[LinearLayer], run: Callable[[], object]) -> list[list[LinearLayer]]:
-    """Return the layers that `run` reaches, in the order of the forward pass, those that read the same tensor together.
-
-    Query, key and value projections read the same tensor, and so do gate and up projections. Which layers share is
-    seen at run time, by the identity of the tensor that enters them, so no architecture is known here by name.
-    """
-    inputs: list[tuple[Tensor, list[nn.Module]]] = []  # holding the tensors keeps their identities apart
-
-    def note(module: nn.Module, args: tuple) -> None:
-        if any(module in members for _, members in inputs):
-            return
-        same = next((members for tensor, members in inputs if tensor is args[0]), None)
-        if same is None:
-            inputs.append((args[0], [module]))
-        else:
-            same.append(module)
-
-    by_module = {layer.module: layer for layer in layers}
-    with _hooked(list(by_module), note):
-        run()
-    return [[by_module[module] for module in members] for _, members in inputs]
-
-
-def _run_and_add(
-    index: int,
-    block: nn.Module,
-    batches: Sequence[MicroBatch],
-    groups: Sequence[Sequence[LinearLayer]],
-    add: Callable[[int, str, Tensor], None],
-) -> Iterator[tuple[MicroBatch, Tensor]]:
-    """Yield each micro-batch and its output; `add(group, source, inputs)` gets what enters each group on the way."""
-    leaders = {group[0].module: number for number, group in enumerate(groups)}
-    source = ""
-
-    def note(module: nn.Module, args: tuple) -> None:
-        add(leaders[module], source, args[0])
-
-    with _hooked(list(leaders), note):
-        for batch in batches:
-            source = batch.source
-            yield batch, batch.run(index, block)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedConfig
 
-from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS
+from crosscal.engine.windows import CPU_TOKENS, CUDA_TOKENS
 from crosscal.machine.samples import _BlockShape, _Sample, _solve_flops, _take_sample
 from crosscal.methods.registry import Method, find_method
 from crosscal.models import resolve_device, resolve_dtype

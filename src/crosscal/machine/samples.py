@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import InputStats, WeightGradient
-from crosscal.engine.streams import CPU_TOKENS, CUDA_TOKENS, open_streams
+from crosscal.engine.streams import open_streams
+from crosscal.engine.windows import CPU_TOKENS, CUDA_TOKENS
 from crosscal.methods.registry import Evidence, Method
 from crosscal.models.folders import attention_of
 from crosscal.models.structure import inventory

@@ -6,7 +6,7 @@ from torch import nn
 
 from crosscal.calibration import DiagonalStats, InputStats, mix
 from crosscal.calibration.gram import _CPU_PANEL, InputSums, _bf16_products, _GramSum
-from crosscal.engine.streams import _input_groups
+from crosscal.engine.batches import _input_groups
 from crosscal.errors import InputError
 from crosscal.models import linear_layers
 

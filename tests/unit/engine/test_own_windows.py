@@ -6,7 +6,7 @@ import torch
 
 from crosscal import compress
 from crosscal.engine.gather import gather_statistics
-from crosscal.engine.streams import _rows
+from crosscal.engine.windows import _rows
 from crosscal.errors import InputError
 from crosscal.metrics import perplexity
 from crosscal.metrics.text_scores import dense_reference
