@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crosscal.engine.driver import Residence
-from crosscal.engine.streams import Windows
+from crosscal.engine.windows import Windows
 from crosscal.metrics.text_scores import DenseReference, TextScores, _score_texts
 from crosscal.models import LoadedModel
 

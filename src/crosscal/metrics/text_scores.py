@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from crosscal.engine.driver import Residence, final_states
-from crosscal.engine.streams import Windows, _check_windows, _token_windows
+from crosscal.engine.windows import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.metrics.divergence import _Comparison
 from crosscal.models.heads import HeadMemory, check_head, final_hidden, head_logits
