@@ -1,7 +1,7 @@
 """Every decoder type that transformers can build, tiny and random, compressed in memory and streamed.
 
 `python -m tests.sweep.families table.json [FAMILY...]` writes the outcomes, as JSON or, for a name that ends in .md, as
-a Markdown table.
+the page "Families" of the book.
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from crosscal import compress, load_model
@@ -97,16 +98,29 @@ def sweep(family: str, folder: Path) -> Outcome:
     return outcome
 
 
+PAGE = """# Families
+
+Every decoder type that transformers {version} can build was made tiny and random, and compressed to half of its weights
+by {methods}, in memory and streamed. **{done} of {tried}** are compressed, which means that at least 95 % of the
+weights in their blocks' matrices are, counted in the written model, and that both ways write the same weights, bit for
+bit; {mixtures} of them have experts. Routers, and what cannot be expressed as a linear layer, stay dense. The others
+are refused with one sentence.
+
+"""
+
+
 def markdown(outcomes: list[Outcome]) -> str:
-    """The outcomes as a table."""
+    """The page of the book: counts, and the outcomes as a table."""
+    tried = [one for one in outcomes if one.status != "not built"]
+    done = [one for one in tried if one.status == "compressed" and round(one.share, 3) >= 0.95 and one.streamed]
+    numbers = {"done": len(done), "tried": len(tried), "mixtures": sum(one.experts for one in done)}
     lines = ["| family | blocks | matrices | compressed | remark |", "| :-- | --: | --: | --: | :-- |"]
     for one in outcomes:
         share = f"{100 * one.share:.1f} %" if one.status == "compressed" else one.status
         remark = one.reason or ("experts" if one.experts else "")
         lines.append(f"| {one.family} | {one.blocks or ''} | {one.matrices or ''} | {share} | {remark} |")
-    done = sum(one.status == "compressed" and one.share >= 0.95 for one in outcomes)
-    tried = sum(one.status != "not built" for one in outcomes)
-    return "\n".join([*lines, "", f"{done} of {tried} families that can be built tiny are compressed.", ""])
+    head = PAGE.format(version=transformers.__version__, methods=", ".join(METHODS), **numbers)
+    return head + "\n".join([*lines, ""])
 
 
 def main(output: str, *families: str) -> None:
