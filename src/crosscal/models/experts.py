@@ -76,7 +76,12 @@ def experts_apart(model: nn.Module) -> Iterator[None]:
     Parameters, modules and state dict are the same inside and outside; entering again inside changes nothing.
     """
     owners = {owner: stacks for owner in model.modules() if (stacks := _matrices(owner)) and not _is_apart(owner)}
+    # RWKV would divide the weights of later blocks by powers of two, and they would be written so.
+    scaled = [m for m in model.modules() if getattr(m, "layers_are_rescaled", None) is False and m.config.rescale_every]
+    every = [module.config.rescale_every for module in scaled]
     try:
+        for module in scaled:
+            module.config.rescale_every = 0
         for owner, stacks in owners.items():
             owner.__dict__.update({leaf: _Stack(matrices) for leaf, matrices in stacks.items()})
             eager = getattr(type(owner).forward, "__wrapped__", None)
@@ -84,6 +89,8 @@ def experts_apart(model: nn.Module) -> Iterator[None]:
                 owner.__dict__["forward"] = MethodType(eager, owner)
         yield
     finally:
+        for module, count in zip(scaled, every, strict=True):
+            module.config.rescale_every, module.layers_are_rescaled = count, False
         for owner, stacks in owners.items():
             for leaf in (*stacks, "forward"):
                 owner.__dict__.pop(leaf, None)

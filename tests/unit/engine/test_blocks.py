@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from crosscal import compress
 from crosscal.disk import compress_folder
@@ -13,7 +14,7 @@ from crosscal.engine.gather import gather_statistics
 from crosscal.engine.streams import WholeModelError, open_streams
 from crosscal.models import decoder_blocks, inventory
 from crosscal.types import Unstructured
-from tests.unit.families import random_windows, save_tiny, tiny_model
+from tests.unit.families import random_windows, save_tiny, tiny_config, tiny_model
 
 TEXT = {"general": random_windows(4, 16), "domain": random_windows(4, 16, seed=1)}
 QUIET = {"progress": False}
@@ -75,3 +76,13 @@ def test_replacing_leaves_what_holds_none_as_it_is():
     new = _replaced(((kept, leaf), {"b": leaf}), lambda value: 0 if value is leaf else value)
     assert new == (({"a": [1, 2]}, 0), {"b": 0})
     assert new[0][0] is kept
+
+
+def test_weights_of_deep_rwkv_are_not_divided():
+    config = tiny_config("rwkv")
+    config.num_hidden_layers = 7
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    dense = model.rwkv.blocks[6].attention.output.weight.clone()
+    compress(model, "wanda", Unstructured(0.5), calibration=TEXT, **QUIET)
+    new = model.rwkv.blocks[6].attention.output.weight
+    assert torch.equal(new[new != 0], dense[new != 0])
