@@ -22,6 +22,7 @@ from crosscal_book.chapter import Chapter, Page
 from crosscal_book.claims import every
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest
+from crosscal_book.numbers.experts import experts_figure
 from crosscal_book.style import style_of
 from crosscal_book.tables import Table
 from crosscal_book.words import KEPT, cell, interval, listing, points, times
@@ -304,6 +305,9 @@ def _card_figure(page: Page):
     said = f"Report card of {settings.model}, {what}. At the {setting}: {listing(values)}."
     rest = " Shaded: counts as kept. Dark line: the dense model. Bars: 95 % bootstrap intervals, paired with it."
     return forest(frame, axes, size=(6.6, 0.36), columns=2, labels=frame["word"]), said + rest, _plain(said)
+
+
+CHAPTER.figure("fig-report-experts")(lambda page: experts_figure(page, _runs(page).values()))
 
 
 def _plain(text: str) -> str:

@@ -188,6 +188,7 @@ OTHERS = {
     "fig-forgetting-skills": "shares of a skill kept, over tasks chosen by kind",
     "fig-forgetting-pairs": "differences of such shares",
     "fig-forgetting-robustness": "differences of such shares",
+    "fig-report-experts": "tokens, for models with experts",
     "fig-costs-textbook": "timings of the benchmarks",
     "fig-costs-scaling": "timings of the benchmarks",
 }

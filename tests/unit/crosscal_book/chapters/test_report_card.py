@@ -9,7 +9,7 @@ import pytest
 
 from crosscal.plan.parameters import ReportCardSettings
 from crosscal.results.frame import Results, read_results
-from crosscal.results.store import RunRecord, save_run
+from crosscal.results.store import RunRecord, load_run, save_run
 from crosscal.types import Row
 from crosscal_book.chapters.report_card import (
     CHAPTER,
@@ -269,3 +269,25 @@ def test_any_name_of_a_file_fits_the_card(tmp_path, name):
     drawing.canvas.draw_without_rendering()
     titles = [a._left_title.get_window_extent() for a in drawing.canvas.axes if a.get_visible()]
     assert not any(one.overlaps(other) for n, one in enumerate(titles) for other in titles[:n])
+
+
+def test_experts_are_shown_for_a_model_that_has_them(tmp_path):
+    study(tmp_path, {0.0: (0.2, 0.1, 0.0), 0.5: (0.1, 0.1, 0.0)})
+    page = CHAPTER.page(read_results(tmp_path, ["run-dense", "run-0.0", "run-0.5"]), SETTINGS, tmp_path)
+    assert "has no experts" in page.figure("fig-report-experts").caption
+    record = load_run(tmp_path, "run-0.5", with_items=True)
+    tokens = [{"c4": 6, "pubmed": 1}, {"c4": 2}, {"c4": 4, "pubmed": 7}]
+    record.layers.extend(
+        {"name": f"{block}.mlp.experts.{n}.{part}", "tokens": seen, "fallback": "experts of the layer" * (n == 1)}
+        for block in (0, 1)
+        for n, seen in enumerate(tokens)
+        for part in ("gate_up_proj", "down_proj")
+    )
+    record.layers.append({"name": "0.mlp.gate", "tokens": {"c4": 12, "pubmed": 8}, "fallback": ""})
+    save_run(tmp_path, record)
+    page = CHAPTER.page(read_results(tmp_path, ["run-dense", "run-0.0", "run-0.5"]), SETTINGS, tmp_path)
+    figure = page.figure("fig-report-experts")
+    assert "pubmed never reaches 2 of 6, and expert 2 of block 0 gets 2.6 times an even share" in figure.caption
+    assert "2 saw too few tokens" in figure.caption
+    lines = figure.csv.splitlines()
+    assert len([line for line in lines if "run-0.5" in line]) == 12
