@@ -276,12 +276,15 @@ def _others(model: nn.Module, paths: Sequence[str], names: set[str]) -> Iterator
     root = next(path for path, module in modules.items() if module is decoder)
     asked = {"embedding": "get_input_embeddings", "head": "get_output_embeddings"}
     places = {id(getattr(model, get)()): reason for reason, get in asked.items() if hasattr(model, get)}
+    sizes = (getattr(getattr(model, "config", None), name, None) for name in ("word_embed_proj_dim", "hidden_size"))
+    bridge = {size for size in sizes if size}  # matrices between embeddings and blocks of another width, as in OPT
     for name, parameter in model.named_parameters():
         path = name.rpartition(".")[0]
         if name not in names or sum(size > 1 for size in parameter.shape) < 2:
             continue
         owner, inside = modules[path], next((one for one in paths if name.startswith(one + ".")), None)
-        embeds = isinstance(owner, nn.Embedding) or _EMBEDS.search(name)
+        bridges = len(bridge) == 2 and inside is None and set(parameter.shape) == bridge
+        embeds = isinstance(owner, nn.Embedding) or _EMBEDS.search(name) or bridges
         reason = places.get(id(owner)) or ("embedding" if embeds else "")
         if inside is not None:
             parts = name.removeprefix(inside + ".").split(".")

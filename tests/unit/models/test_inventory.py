@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, OPTConfig
 
 from crosscal.errors import InputError
 from crosscal.models import decoder_blocks, inventory
@@ -179,3 +179,12 @@ def test_inventory_told_in_words_and_values():
 def test_a_model_without_blocks_is_refused():
     with pytest.raises(InputError, match="no list of decoder blocks"):
         inventory(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_what_bridges_embeddings_and_blocks_counts_as_embedding():
+    sizes = {"vocab_size": 32, "hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(OPTConfig(**sizes, word_embed_proj_dim=8, pad_token_id=0))
+    made = inventory(model)
+    bridges = {part.name: part.reason for part in made.left_out if "project_" in part.name}
+    assert bridges == dict.fromkeys(("model.decoder.project_in", "model.decoder.project_out"), "embedding")
+    assert made.share == 1
