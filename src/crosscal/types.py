@@ -19,13 +19,7 @@ def _set(frozen: object, **values: object) -> None:
 
 @dataclass(frozen=True)
 class Unstructured:
-    """Zero a fraction of the weights, anywhere.
-
-    Raises `InputError` unless 0 <= sparsity <= 1.
-
-    >>> str(Unstructured(0.5))
-    '50%'
-    """
+    """Zero a fraction of the weights, anywhere; raises `InputError` unless 0 <= sparsity <= 1."""
 
     sparsity: float
 
@@ -38,13 +32,7 @@ class Unstructured:
 
 @dataclass(frozen=True)
 class NofM:
-    """Keep `n` of every `m` consecutive inputs of a row and zero the rest; GPUs accelerate `NofM(2, 4)`.
-
-    Raises `InputError` unless 0 <= n <= m and m >= 1.
-
-    >>> NofM(1, 4).sparsity
-    0.75
-    """
+    """Keep `n` of every `m` consecutive inputs of a row; raises `InputError` unless 0 <= n <= m and m >= 1."""
 
     n: int
     m: int
@@ -117,13 +105,30 @@ class Grid:
         return f"{self.bits} bit{plural} {self.group}{' symmetric' if self.symmetric else ''}"
 
 
+_FLOATS = {"mxfp4": 32, "nvfp4": 16}
+
+
+class FloatGrid(Grid):
+    """Four-bit floating point: the values of E2M1 (0, 1/2, 1, 3/2, 2, 3, 4, 6 and their negatives) times a scale.
+
+    "mxfp4" has a power of two for 32 inputs, "nvfp4" an E4M3 number for 16 inputs times one float32 for the matrix.
+
+    >>> str(FloatGrid("nvfp4")), storage_bits(FloatGrid("mxfp4")), storage_bits(FloatGrid("nvfp4"))
+    ('nvfp4', 4.25, 4.5)
+    """
+
+    def __init__(self, name: str):
+        if name not in _FLOATS:
+            raise InputError(f"there is no grid '{name}'; give one of {', '.join(_FLOATS)}")
+        super().__init__(4, PerGroup(_FLOATS[name]), symmetric=True)
+
+    def __str__(self) -> str:
+        return next(name for name, size in _FLOATS.items() if self.group == PerGroup(size))
+
+
 @dataclass(frozen=True)
 class SparseGrid:
-    """Prune and quantize in one sweep: the weights that `pattern` keeps take values of `grid`, the others are zero.
-
-    >>> str(SparseGrid(NofM(2, 4), Grid(4, PerGroup(128))))
-    '2:4 + 4 bits g128'
-    """
+    """Prune and quantize in one sweep: the weights that `pattern` keeps take values of `grid`, the others are zero."""
 
     pattern: Pattern
     grid: Grid
@@ -156,9 +161,8 @@ class LowRank:
 
 
 Target = Unstructured | NofM | Grid | SparseGrid | LowRank
-"""A compression target."""
 
-_GRID = re.compile(r"(\d+) ?(?:bits?|b)(?: (?:per row|g ?(\d+)))?( symmetric)?")
+_GRID = re.compile(r"(mxfp4|nvfp4)|(\d+) ?(?:bits?|b)(?: (?:per row|g ?(\d+)))?( symmetric)?")
 _RANK = re.compile(r"low rank (\d+(?:\.\d+)?%)")
 
 
@@ -199,15 +203,16 @@ def parse_target(text: str) -> Target:
         return _parse_grid(text)
     if not re.fullmatch(r"-?[\d.]+%?|[\d:]+", text):
         raise InputError(
-            f"target '{text}' is unclear; write a sparsity (50%), a pattern (2:4), a grid (4 bits g128), both "
-            "(2:4 + 4 bits g128) or a rank (low rank 50%)"
+            f"target '{text}' is unclear; write a sparsity (50%), a pattern (2:4), a grid (4 bits g128, mxfp4, nvfp4), "
+            "both (2:4 + 4 bits g128) or a rank (low rank 50%)"
         )
     return parse_pattern(text)
 
 
 def _parse_grid(text: str) -> Grid:
-    bits, size, symmetric = _GRID.fullmatch(text).groups()  # type: ignore[union-attr]
-    return Grid(int(bits), PerGroup(int(size)) if size else PerRow(), symmetric=bool(symmetric))
+    name, bits, size, symmetric = _GRID.fullmatch(text).groups()  # type: ignore[union-attr]
+    group = PerGroup(int(size)) if size else PerRow()
+    return FloatGrid(name) if name else Grid(int(bits), group, symmetric=bool(symmetric))
 
 
 def _percent(fraction: float) -> str:
@@ -223,8 +228,8 @@ def storage_bits(target: Target, dense_bits: int = 16, shape: tuple[int, int] | 
     """Return the bits that one weight takes when stored: values, masks, scales and zero points.
 
     A mask costs one bit a weight, or, for n of m, n log2(m) bits a group, as in GPUs' sparse formats. A group of a grid
-    brings a 16-bit scale and, unless symmetric, a zero point of as many bits as a weight; rows need the `shape`
-    (d_out, d_in) of a weight, without which their scales count nothing.
+    brings a 16-bit scale (8-bit, of `FloatGrid`) and, unless symmetric, a zero point of as many bits as a weight; rows
+    need the `shape` (d_out, d_in) of a weight, without which their scales count nothing.
 
     >>> storage_bits(Unstructured(0.5)), storage_bits(NofM(2, 4)), storage_bits(Grid(4, PerGroup(128)))
     (9.0, 9.0, 4.15625)
@@ -244,7 +249,7 @@ def storage_bits(target: Target, dense_bits: int = 16, shape: tuple[int, int] | 
 
 
 def _scale_bits(grid: Grid, shape: tuple[int, int] | None) -> float:
-    each = 16 + (0 if grid.symmetric else grid.bits)
+    each = 8 if isinstance(grid, FloatGrid) else 16 + (0 if grid.symmetric else grid.bits)
     if isinstance(grid.group, PerGroup):
         return each / grid.group.size if shape is None else each * math.ceil(shape[1] / grid.group.size) / shape[1]
     return 0.0 if shape is None else each / shape[1]
@@ -257,12 +262,12 @@ ALLOCATIONS = ("uniform", "owl")
 class RunConfig:
     """Everything that decides the numbers of one run; its hash, with the fingerprints, is the run's id.
 
-    `calibration` lists (source, weight) with weights that sum to 1, and is empty for data-free methods;
-    `n_windows` windows of `window` tokens are drawn from each source. `options` go to the method, but `skip`, `only`
-    and `partial` to `compress`; `allocation` is "uniform" or "owl". `texts` are the held-out sources, `eval_windows`
-    windows of `eval_window` tokens each. At most `task_items` items of each task are asked, and `answer_items` answers
-    written to each instruction set of `answers`. `dense` is the model that divergences are from, if it is not `model`
-    before compression.
+    `calibration` lists (source, weight) with weights that sum to 1, and is empty for data-free methods; `n_windows`
+    windows of `window` tokens are drawn from each source. `options` go to the method, but `skip`, `only`, `partial`,
+    `refine`, `anchor` and `rotate` to `compress`; `allocation` is "uniform" or "owl". `texts` are the held-out sources,
+    `eval_windows` windows of `eval_window` tokens each. At most `task_items` items of each task are asked, and
+    `answer_items` answers written to each instruction set of `answers`. `dense` is the model that divergences are from,
+    if it is not `model` before compression.
     """
 
     model: str

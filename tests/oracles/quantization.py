@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from crosscal.types import NofM, PerGroup
+from crosscal.types import FloatGrid, NofM, PerGroup
 
 NEAR = 0.01
 RATIOS = [step * 0.05 for step in range(20)]
@@ -18,9 +18,9 @@ RATIOS = [step * 0.05 for step in range(20)]
 def rtn(weight, grid, ties=None):
     """Nearest level of each group, groups fitted on the weight itself."""
     weight = weight.double()
-    rounded = torch.zeros_like(weight)
+    rounded, largest = torch.zeros_like(weight), weight.abs().max().item()
     for left, right in _groups(weight.shape[1], grid):
-        levels = _fit_rows(weight[:, left:right], grid)
+        levels = _fit_rows(weight[:, left:right], grid, largest)
         for j in range(left, right):
             rounded[:, j] = _round_column(weight[:, j], levels, ties, j)
     return rounded
@@ -60,7 +60,7 @@ def output_error(weight, changed, gram):
 def gptq(weight, gram, grid, act_order=False, damp=0.01, block=128, ties=None):
     """Algorithm 1 of Frantar et al. 2023 without blocks, so that `block` changes nothing: errors flow at once."""
     weight, hessian = _prepare(weight, gram, damp, drop_dead=False)
-    d_in = weight.shape[1]
+    d_in, largest = weight.shape[1], weight.abs().max().item()
     order = list(range(d_in))
     if act_order:
         order.sort(key=lambda j: -gram[j, j].double().item())  # a stable sort: equal ones stay as they were
@@ -69,11 +69,11 @@ def gptq(weight, gram, grid, act_order=False, damp=0.01, block=128, ties=None):
     levels = {}
     if static:
         for left, right in _groups(d_in, grid):
-            levels |= dict.fromkeys(range(left, right), _fit_rows(weight[:, left:right], grid))
+            levels |= dict.fromkeys(range(left, right), _fit_rows(weight[:, left:right], grid, largest))
     starts = dict(_groups(d_in, grid))
     for step, j in enumerate(order):
         if not static and j in starts:
-            levels |= dict.fromkeys(range(j, starts[j]), _fit_rows(weight[:, j : starts[j]], grid))
+            levels |= dict.fromkeys(range(j, starts[j]), _fit_rows(weight[:, j : starts[j]], grid, largest))
         _fix(weight, order, step, _round_column(weight[:, j], levels[j], ties, j), upper)
     return weight
 
@@ -81,13 +81,13 @@ def gptq(weight, gram, grid, act_order=False, damp=0.01, block=128, ties=None):
 def joint(weight, gram, pattern, grid, damp=0.01, block=128, ties=None):
     """SparseGPT (Frantar & Alistarh 2023, algorithm 1) whose surviving weights take a level of their group."""
     weight, hessian = _prepare(weight, gram, damp, drop_dead=True)
-    d_in = weight.shape[1]
+    d_in, largest = weight.shape[1], weight.abs().max().item()
     order, upper = list(range(d_in)), _factor(hessian)
     score = lambda left, right: weight[:, left:right] ** 2 / upper.diagonal()[left:right] ** 2  # noqa: E731
     starts, blocks = dict(_groups(d_in, grid)), dict(_mask_blocks(d_in, grid, block))
     for j in range(d_in):
         if j in starts and (j == 0 or isinstance(grid.group, PerGroup)):
-            levels = _fit_rows(weight[:, j : starts[j]], grid)
+            levels = _fit_rows(weight[:, j : starts[j]], grid, largest)
         if isinstance(pattern, NofM):
             if j % pattern.m == 0:
                 mask_start, drop = j, _smallest_of_rows(score(j, j + pattern.m), pattern.m - pattern.n)
@@ -126,11 +126,36 @@ def _fit(values, grid):
     return scale, 2 ** (grid.bits - 1) if grid.symmetric else round(-low / scale), top
 
 
-def _fit_rows(weight, grid):
+def _fit_rows(weight, grid, largest):
+    """The levels of each row of a group; `largest` is the greatest size of the whole matrix, at the start."""
+    if isinstance(grid, FloatGrid):
+        return [(_float_scale(max(abs(v) for v in [0.0, *row.tolist()]), grid, largest), None, None) for row in weight]
     return [_fit([0.0, *row.tolist()], grid) for row in weight]
 
 
+def _float_scale(size, grid, largest):
+    """MXFP4: the power of two two below that of the size. NVFP4: size / 6 in E4M3 times largest / (6 * 448)."""
+    if str(grid) == "mxfp4":
+        return 2.0 ** (math.floor(math.log2(size)) - 2) if size else 1.0
+    tensor = float(torch.tensor(largest / (6 * 448))) or 1.0  # float32
+    step = 2.0 ** (max(math.floor(math.log2(max(size / 6 / tensor, 2**-9))), -6) - 3)  # 3 bits of mantissa
+    return min(round(size / 6 / tensor / step) * step, 448) * tensor or tensor
+
+
+E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+
+
+def _round_float(value, scale, tie):
+    """The nearest of the eight sizes by trying all; of two as near the one with the even mantissa bit."""
+    sizes = sorted(range(8), key=lambda i: (abs(E2M1[i] - abs(value) / scale), i % 2))
+    first, second = (math.copysign(E2M1[i] * scale, value) for i in sizes[:2])
+    near = abs(abs(first - value) - abs(second - value)) < 2 * NEAR * scale
+    return min((first, second), key=lambda q: abs(q - tie)) if tie is not None and near else first
+
+
 def _round(value, scale, zero, top, tie):
+    if zero is None:
+        return _round_float(value, scale, tie)
     level = lambda code: (min(max(code + zero, 0), top) - zero) * scale  # noqa: E731
     steps = value / scale
     if tie is not None and abs(steps - math.floor(steps) - 0.5) < NEAR:

@@ -4,7 +4,7 @@ G is symmetric. Where that pays only the blocks on and above its diagonal are su
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -98,11 +98,14 @@ class InputSums:
     def __init__(self, diagonal_only: bool, scratch: dict[int, Tensor]):
         self.diagonal_only, self.scratch = diagonal_only, scratch
         self._sums: dict[str, Any] = {}
+        self._cross: dict[str, Tensor] = {}
         self._tokens: dict[str, int] = {}
 
-    def add(self, source: str, inputs: Tensor) -> None:
-        """Add a micro-batch of a source's inputs, [..., d_in]."""
+    def add(self, source: str, inputs: Tensor, dense: Tensor | None = None) -> None:
+        """Add a micro-batch of a source's inputs, [..., d_in], and their products with those of the `dense` model."""
         flat = inputs.reshape(-1, inputs.shape[-1])
+        if dense is not None:
+            self._cross[source] = _add_product(self._cross.get(source), dense.reshape(flat.shape), flat)
         self._tokens[source] = self._tokens.get(source, 0) + len(flat)
         if self.diagonal_only:
             squares = torch.linalg.vector_norm(flat, dim=0, dtype=torch.float32).square_()
@@ -114,4 +117,18 @@ class InputSums:
         """Return the statistics of each source."""
         if self.diagonal_only:
             return {name: DiagonalStats(part, self._tokens[name]) for name, part in self._sums.items()}
-        return {name: InputStats(part.mirror(), self._tokens[name]) for name, part in self._sums.items()}
+        return {
+            name: InputStats(part.mirror(), self._tokens[name], self._cross.get(name))
+            for name, part in self._sums.items()
+        }
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Float[Tensor, "d_in d_in"]:
+    """total + left^T right, summed in float32, with factors in bfloat16 where that is what they hold and fast."""
+    if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        product = torch.mm(left.T, right, out_dtype=torch.float32)
+        return product if total is None else total.add_(product)
+    total = torch.zeros(left.shape[1], right.shape[1], device=left.device) if total is None else total
+    fast = left.dtype == torch.bfloat16 and fast_dtype(left.device.type) == torch.bfloat16
+    with _bf16_products() if fast else nullcontext():
+        return total.addmm_(left.float().T, right.float())

@@ -30,7 +30,8 @@ class _Moments:
 class InputStats(_Moments):
     """Second moments of a layer's inputs: `gram` = sum_t x_t x_t^T (float32) over `n_tokens` tokens.
 
-    Statistics of disjoint texts add. Raises `InputError` for a Gram matrix that is not square.
+    `cross` is sum_t z_t x_t^T with z_t the input in the dense model, where `anchored` is to read it. Statistics of
+    disjoint texts add. Raises `InputError` for a Gram matrix that is not square.
 
     >>> import torch
     >>> a = InputStats(torch.eye(2), n_tokens=3) + InputStats(torch.eye(2), n_tokens=1)
@@ -40,13 +41,15 @@ class InputStats(_Moments):
 
     gram: Float[Tensor, "d_in d_in"]
     n_tokens: int
+    cross: Float[Tensor, "d_in d_in"] | None = None
 
     def __post_init__(self):
         if self.gram.ndim != 2 or self.gram.shape[0] != self.gram.shape[1]:
             raise InputError(f"a Gram matrix is square, this one is {tuple(self.gram.shape)}; give sum_t x_t x_t^T")
 
     def __add__(self, other: "InputStats") -> "InputStats":
-        return InputStats(self.gram + other.gram, self.n_tokens + other.n_tokens)
+        cross = None if self.cross is None or other.cross is None else self.cross + other.cross
+        return InputStats(self.gram + other.gram, self.n_tokens + other.n_tokens, cross)
 
     @property
     def diagonal(self) -> Float[Tensor, " d_in"]:
@@ -55,7 +58,8 @@ class InputStats(_Moments):
 
     def averaged(self, weight: float) -> "InputStats":
         """Return `weight` times the per-token average, as statistics of one token; `weight` is above 0."""
-        return InputStats(self.gram / (self.n_tokens / weight), n_tokens=1)
+        cross = None if self.cross is None else self.cross / (self.n_tokens / weight)
+        return InputStats(self.gram / (self.n_tokens / weight), n_tokens=1, cross=cross)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from crosscal.cli.request import (
     _draw_calibration,
     _estimated,
     _method_options,
+    _names_in,
     _permissions,
     _read_shares,
     _read_target,
@@ -34,6 +35,7 @@ from crosscal.types import SparseGrid, Unstructured, storage_bits
 
 _CALIBRATION = "c4"  # text of methods that read text, when none is named
 _WORST = 3  # layers with the largest error that are named
+_ADDED = ("refine", "anchor", "rotate", "balance")  # to a method
 _LEFT_OUT = ("reason", "matrices", "weights", "share", "names")
 
 
@@ -45,6 +47,7 @@ def _run_compress(options: argparse.Namespace) -> dict:
     shares = dict(request.weights or {})
     asked = {"model": options.model, "method": request.method, "target": str(request.target), "sources": shares}
     asked |= {"windows": options.windows, "length": options.length} if shares else {"windows": 0, "length": 0}
+    asked |= {name: value for name in _ADDED if (value := getattr(request, name))}
     told = {"output": options.output, "bits_per_weight": bits}
     if options.dry_run:
         try:
@@ -67,8 +70,11 @@ def _request(options: argparse.Namespace) -> Request:
     if target is None:
         raise InputError("the target is missing; give --sparsity 0.5, --pattern 2:4, --bits 4 or --rank 0.5")
     allocation = Owl() if options.allocation == "owl" else None
-    reads_text = find_method(options.method).needs_text or allocation is not None
+    reads_text = find_method(options.method).needs_text or allocation is not None or options.refine
     sources = options.sources or (_CALIBRATION if reads_text else "")
+    if options.balance and "=" not in sources:  # the weights are to be found
+        names = _names_in(sources)
+        sources = ",".join(f"{name}={1 / len(names)!r}" for name in names)
     given = {field.name: getattr(options, field.name, None) for field in fields(Request)}
     given |= {"target": target, "allocation": allocation, "options": _method_options(options.option)}
     given |= {"weights": _read_shares(sources, options) if sources else None}
@@ -148,7 +154,8 @@ def _show_compress(result: dict) -> str:
     text = (
         f"calibrated on {sources}, {result['windows']} windows of {result['length']} tokens" if sources else "no text"
     )
-    head = f"{result['model']}: {result['method']} to {result['target']}, {text}"
+    method = ", ".join([result["method"], *(f"{name} {result[name]}" for name in _ADDED if name in result)])
+    head = f"{result['model']}: {method} to {result['target']}, {text}"
     if result.get("dry_run"):
         return "\n".join(
             [

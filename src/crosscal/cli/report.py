@@ -43,7 +43,19 @@ def _run_report(options: argparse.Namespace) -> dict:
 def _settings(options: argparse.Namespace) -> ReportCardSettings:
     """What was asked for, checked as the notebook checks it, and the texts and the method by name."""
     general, domain = _with_fields([options.general, options.domain], options)
-    same = ("preset", "model", "seed", "device", "accept_terms", "method", "target", "tasks", "partial")
+    same = (
+        "preset",
+        "model",
+        "seed",
+        "device",
+        "accept_terms",
+        "method",
+        "target",
+        "tasks",
+        "partial",
+        "anchor",
+        "rotate",
+    )
     settings = ReportCardSettings(
         **{name: getattr(options, name) for name in same},
         general=general,
@@ -51,6 +63,7 @@ def _settings(options: argparse.Namespace) -> ReportCardSettings:
         mix_weights=options.weights,
         skip=",".join(options.skip or ()),
         only=",".join(options.only or ()),
+        refine=options.refine or "",
     )
     check_tasks([] if options.tasks == "all" else _names_in(options.tasks))
     asked = {"method": settings.method, "target": parse_target(settings.target), **dict(settings.options)}
@@ -76,7 +89,7 @@ def _made(options: argparse.Namespace, settings: ReportCardSettings) -> dict:
     title = f"Report card: {settings.model}, {settings.method} to {settings.target}"
     facts = {
         "Model": settings.model,
-        "Method": f"{settings.method} to {settings.target}",
+        "Method": ", ".join([f"{settings.method} to {settings.target}", *(f"{k} {v}" for k, v in settings.options)]),
         "Your text": settings.domain,
         "General text": settings.general,
         "Weights of your text": settings.mix_weights,

@@ -75,6 +75,8 @@ def _estimated(options: argparse.Namespace, target: Target, n_sources: int, owl:
         dtype=options.dtype,
         schedule=options.schedule,
         owl=owl,
+        refine=options.refine or "",
+        anchor=options.anchor,
         trust_remote_code=options.trust_remote_code,
     )
 

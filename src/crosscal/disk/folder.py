@@ -44,6 +44,10 @@ def compress_folder(
     weights: Mapping[str, float] | None = None,
     schedule: str = "sublayer",
     allocation: Owl | None = None,
+    refine: str = "",
+    anchor: float = 0.0,
+    rotate: bool = False,
+    balance: str = "",
     damp: float = 0.01,
     measure_loss: bool = True,
     micro_batch: int | None = None,
@@ -151,6 +155,7 @@ def _identity(request: Request, residence: "_StreamedFolder") -> dict:
         "target": str(request.target),
         "options": {name: str(value) for name, value in sorted(request.options.items())},
         "damp": request.damp,
+        "refine": [request.refine, request.anchor, request.rotate, request.balance],
         "texts": list(texts.items()),
         "weights": {name: request.shares[name] for name in texts},
         "schedule": request.schedule,
@@ -212,7 +217,9 @@ class _StreamedFolder(StreamedModel):
 
     def bytes_needed(self, request: Request) -> int:
         """Return the bytes on disk of the output and of the hidden states before and after a block."""
-        return self.writer.bytes_needed() + 2 * _states_bytes(request.text, self._width, self.dtype)
+        return self.writer.bytes_needed() + (4 if request.anchor else 2) * _states_bytes(
+            request.text, self._width, self.dtype
+        )
 
     @property
     def _width(self) -> int:

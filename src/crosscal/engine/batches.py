@@ -34,6 +34,8 @@ class MicroBatch:
     until: dict[_Output, int] = field(default_factory=dict)
     shared: list[MutableMapping] = field(default_factory=list)
     carried: dict[_Output, Any] = field(default_factory=dict)
+    twin: "MicroBatch | None" = None  # the same windows on their way through the dense model
+    dense: dict[int, Tensor] = field(default_factory=dict)  # what enters each group there, until it is used
     _output: Tensor | None = None
     whole = False
 
@@ -114,16 +116,32 @@ def _run_and_add(
     block: nn.Module,
     batches: Sequence[MicroBatch],
     groups: Sequence[Sequence[LinearLayer]],
-    add: Callable[[int, str, Tensor], None],
+    add: Callable[[int, MicroBatch, Tensor], None],
 ) -> Iterator[tuple[MicroBatch, Tensor]]:
-    """Yield each micro-batch and its output; `add(group, source, inputs)` gets what enters each group on the way."""
+    """Yield each micro-batch and its output; `add(group, batch, inputs)` gets what enters each group on the way."""
     leaders = {group[0].module: number for number, group in enumerate(groups)}
-    source = ""
+    for batch in batches:
+        _run_twin(index, block, batch, groups)
+
+        def note(module: nn.Module, args: tuple) -> None:
+            add(leaders[module], batch, args[0])  # noqa: B023
+
+        with _hooked(list(leaders), note):
+            output = batch.run(index, block)
+        yield batch, output
+
+
+def _run_twin(index: int, block: nn.Module, batch: MicroBatch, groups: Sequence[Sequence[LinearLayer]]) -> None:
+    """Run a micro-batch's twin through the block while that is dense, and note what enters each group there.
+
+    Experts are left out: in the dense model other tokens may be routed to them.
+    """
+    if batch.twin is None:
+        return
+    leaders = {group[0].module: number for number, group in enumerate(groups) if group[0].expert is None}
 
     def note(module: nn.Module, args: tuple) -> None:
-        add(leaders[module], source, args[0])
+        batch.dense[leaders[module]] = args[0]
 
     with _hooked(list(leaders), note):
-        for batch in batches:
-            source = batch.source
-            yield batch, batch.run(index, block)
+        batch.twin.keep(batch.twin.run(index, block))

@@ -12,11 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crosscal.calibration.gram import InputSums, panels
-from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient
+from crosscal.calibration.statistics import DiagonalStats, InputStats
+from crosscal.engine.batches import MicroBatch
 from crosscal.engine.gather import _all_finite, _check_inputs, _mixed
 from crosscal.engine.reports import LayerReport
 from crosscal.engine.request import Request
 from crosscal.errors import InputError
+from crosscal.methods.balance import balanced
 from crosscal.methods.linalg import ATTEMPTS, DAMP_STEP
 from crosscal.methods.registry import Evidence
 from crosscal.models import LinearLayer
@@ -25,7 +27,6 @@ from crosscal.types import Target
 _PANEL = 192
 EXPERT_TOKENS = 1.0  # times the number of its inputs: so many tokens an expert needs for statistics of its own
 Stats = Mapping[str, InputStats] | Mapping[str, DiagonalStats]
-Gradients = Mapping[nn.Module, WeightGradient]
 
 
 def _settled(
@@ -62,10 +63,10 @@ class _BlockWork:
         groups: Sequence[Sequence[LinearLayer]],
         damps: Mapping[int, float],
         target: Target,
-        gradients: Gradients | None,
+        evidence: Mapping[nn.Module, Evidence],
     ):
         self.request, self.index, self.groups, self.damps = request, index, groups, damps
-        self.target, self.gradients = target, gradients
+        self.target, self.evidence = target, evidence
         self.solved: set[int] = set()
         self._scratch: dict[int, Tensor] = {}
         self._sums = [self._new_sums() for _ in groups]
@@ -80,9 +81,9 @@ class _BlockWork:
     def _new_sums(self) -> InputSums:
         return InputSums(self.request.diagonal_only, self._scratch)
 
-    def add(self, group: int, source: str, inputs: Tensor) -> None:
-        """Add a micro-batch of the group's shared input to its sums."""
-        self._sums[group].add(source, inputs)
+    def add(self, group: int, batch: MicroBatch, inputs: Tensor) -> None:
+        """Add a micro-batch of the group's shared input to its sums, with that of its twin if it has one."""
+        self._sums[group].add(batch.source, inputs, batch.dense.pop(group, None))
 
     def solve(self, group: int, stats: Stats | None = None) -> None:
         """Compress the layers of a group, from given statistics or those gathered, and write them back.
@@ -139,12 +140,21 @@ class _BlockWork:
     def _solve(self, group: int, stats: Stats) -> None:
         layers, request = self.groups[group], self.request
         old = [layer.weight.clone() for layer in layers]
-        gradients = None if self.gradients is None else [self.gradients[layer.module] for layer in layers]
+        known = [self.evidence.get(layer.module, Evidence()) for layer in layers]
+        gradients, keep = ([getattr(part, name) for part in known] for name in ("gradients", "keep"))
         mixed = _mixed(stats, request.mixing)
         if mixed is None and request.solver.reads != "nothing":
             mixed = InputStats(torch.eye(old[0].shape[1], device=old[0].device), n_tokens=1)
         options = dict(request.options) | ({"damp": self.damp(group)} if request.solver.damped else {})
-        new, facts = request.solver.solve(old, Evidence(mixed, gradients), self.target, **options)
+
+        def solve(mixed: InputStats | DiagonalStats | None) -> tuple[list[Tensor], dict]:
+            return request.solver.solve(old, Evidence(mixed, gradients, keep), self.target, **options)
+
+        if request.balance and len(stats) > 1:
+            new, facts, shares = balanced(old, stats, solve)
+            facts = facts | {f"weight of {name}": share for name, share in shares.items()}
+        else:
+            new, facts = solve(mixed)
         for layer, weight in zip(layers, new, strict=True):
             layer.write(weight)
         written = [layer.weight for layer in layers]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from crosscal.calibration.statistics import mix_gradients
-from crosscal.engine.block import Gradients, _BlockWork, _settled
+from crosscal.engine.batches import MicroBatch
+from crosscal.engine.block import _BlockWork, _settled
 from crosscal.engine.gather import ModelStatistics, gather_gradients, gather_statistics
 from crosscal.engine.reports import CompressionReport, LayerReport, PeakMemory
 from crosscal.engine.request import Request
@@ -26,6 +27,7 @@ from crosscal.engine.streams import Streams, open_streams
 from crosscal.engine.windows import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl
+from crosscal.methods.registry import Evidence
 from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory
 from crosscal.types import SparseGrid, Target, Unstructured
 
@@ -89,6 +91,10 @@ def compress(
     statistics: ModelStatistics | None = None,
     schedule: str = "sublayer",
     allocation: Owl | None = None,
+    refine: str = "",
+    anchor: float = 0.0,
+    rotate: bool = False,
+    balance: str = "",
     damp: float = 0.01,
     measure_loss: bool = True,
     micro_batch: int | None = None,
@@ -103,14 +109,18 @@ def compress(
     `target` is an `Unstructured`, `NofM`, `Grid`, `SparseGrid` or `LowRank`. `calibration` maps each text source to its
     token windows (or to what `load_text` or a tokenizer returns) and `weights` gives each source's share (equal shares
     when left out): the statistics of the sources are combined by `mix`. `statistics` of the dense model, from
-    `gather_statistics`, take the place of both text and schedule. `schedule` is "sublayer", "block" or "parallel"
-    (see `crosscal.engine.schedules`). `allocation=Owl()` gives blocks different sparsities. `damp` is the damping of
-    second-order methods, raised tenfold up to three times where a factorization fails. With `measure_loss` every
-    layer's loss on every source is reported, by data-free methods too if they are given text (statistics that hold
-    only diagonals do not suffice). `micro_batch` windows run at a time. `skip` and `only` are names of
-    layers with `*`, such as "mlp.down_proj" or "0.*", that are left out or alone compressed; where less than 95 % of
-    the decoder's weights could be compressed otherwise, `partial` allows it. Further `options` go to the method:
-    `act_order`, `block`, `strength`. `model` may also be what `load_model` returns.
+    `gather_statistics`, take the place of both text and schedule. `schedule` is "sublayer", "block" or "parallel" (see
+    `crosscal.engine.schedules`). `allocation=Owl()` gives blocks different sparsities. `refine` improves what a pruning
+    method leaves: "lsq" is least squares on the weights that stay, "swaps" exchanges kept and pruned weights before
+    that. `anchor`, such as 0.25, lets a method aim that part of the way at what the dense model puts out, at the price
+    of a second forward pass (schedules "sublayer" and "block"). `rotate` rounds in a basis in which the inputs of each
+    group are turned by a Hadamard matrix. `balance="worst"` finds, layer by layer, the weights with which the source
+    that loses most loses least. `damp` is the damping of second-order methods, raised tenfold up to three
+    times where a factorization fails. With `measure_loss` every layer's loss on every source is reported, by data-free
+    methods too if they are given text (statistics that hold only diagonals do not suffice). `micro_batch` windows run
+    at a time. `skip` and `only` are names of layers with `*`, such as "mlp.down_proj" or "0.*", that are left out or
+    alone compressed; where less than 95 % of the decoder's weights could be compressed otherwise, `partial` allows it.
+    Further `options` go to the method: `act_order`, `block`, `strength`. `model` may also be what `load_model` returns.
 
     Raises `InputError`, with the model as it was, for an unknown method, schedule or option, a target the method
     does not know, a method that needs text and gets none, weights that do not fit the sources, a pattern whose group
@@ -133,14 +143,15 @@ def run(request: Request, residence: Residence) -> CompressionReport:
     started = time.perf_counter()
     _check_windows(residence.model, request.calibration or {})
     with PeakMemory(residence.device) as memory, experts_apart(residence.model):
-        gradients, targets = _gradients(request, residence), _targets(request, residence)
+        evidence, targets = _evidence(request, residence), _targets(request, residence)
         text, blocks = request.text, residence.blocks
         runs = residence.first < len(blocks) and request.statistics is None and (text or request.solver.linked)
-        streams = residence.streams(text, request.micro_batch) if runs else None
+        streams = residence.streams(_with_twins(text, request), request.micro_batch) if runs else None
         if streams is not None and streams.whole and request.schedule == "parallel":  # on the dense model, so first
             options = {"diagonal_only": request.diagonal_only, "parts": residence.inventory}
             statistics = gather_statistics(residence.model, text, progress=request.progress, **options)
             request, streams = replace(request, statistics=statistics), None
+        batches = [] if streams is None else _paired(streams, request)
         schedule = _SCHEDULES[residence.schedule(request.schedule, sum(map(Tensor.numel, text.values())))]
         order, title = range(residence.first, len(blocks)), f"{request.method} {request.target}"
         bar = {"initial": residence.first, "total": len(blocks), "unit": "block", "disable": not request.progress}
@@ -149,19 +160,42 @@ def run(request: Request, residence: Residence) -> CompressionReport:
             groups, known = _groups(request, residence, streams, index)
 
             def solve(work: _BlockWork) -> None:
-                if known is None and streams is not None:  # noqa: B023
-                    schedule(index, block, streams.batches, work, last)  # noqa: B023
+                if known is None:  # noqa: B023
+                    schedule(index, block, batches, work, last)  # noqa: B023
                 for group, stats in enumerate(known or ()):  # noqa: B023
                     work.solve(group, stats)
                 work.solve_rest()
 
-            reports = _settled(request, index, groups, solve, target=targets[index], gradients=gradients)
+            reports = _settled(request, index, groups, solve, target=targets[index], evidence=evidence)
             if streams is not None and not last:
                 streams.advance()
             residence.done(index, reports)
         residence.close()
     told = residence.inventory.told()
     return CompressionReport(residence.layers, time.perf_counter() - started, memory.peak_bytes, told)
+
+
+def _with_twins(text: Mapping[str, Tensor], request: Request) -> dict[str, Tensor]:
+    """Return the text, twice where it has to flow through the dense model too."""
+    return dict(text) | (
+        {f"{name} in the dense model": tokens for name, tokens in text.items()} if request.anchor else {}
+    )
+
+
+def _paired(streams: Streams, request: Request) -> Sequence[MicroBatch]:
+    """Return the micro-batches that meet compressed blocks, each with its twin that meets dense ones.
+
+    Raises `InputError` for a model that as a whole is run for each block: none of it stays dense.
+    """
+    batches = streams.batches
+    if not request.anchor:
+        return batches
+    if streams.whole:
+        raise InputError("an anchor needs a model whose blocks can be run one by one; leave it out for this one")
+    here, twins = batches[: len(batches) // 2], batches[len(batches) // 2 :]
+    for batch, twin in zip(here, twins, strict=True):
+        batch.twin = twin
+    return here
 
 
 def _groups(request: Request, residence: Residence, streams: Streams | None, index: int) -> tuple[list, list | None]:
@@ -186,17 +220,27 @@ def _check_finite_weights(layers: Sequence[LinearLayer]) -> None:
         )
 
 
-def _gradients(request: Request, residence: Residence) -> Gradients | None:
-    """Return the mixed gradients of every layer on the dense model, or of the last source where that is the domain."""
-    if not request.solver.gradients:
-        return None
+def _evidence(request: Request, residence: Residence) -> dict[nn.Module, Evidence]:
+    """Return what methods that read gradients know of each layer beside its inputs, from the dense model.
+
+    That are the mixed gradients, or those of the last source where it is the domain, or the masks chosen by them.
+    """
+    solver = request.solver
+    if not solver.gradients:
+        return {}
     sources, shares = request.sources, request.shares
-    if request.solver.domain_last:
+    if solver.domain_last:
         domain = list(sources)[-1]
         sources, shares = {domain: sources[domain]}, {domain: 1.0}
-    options = {"term": request.solver.term, "parts": residence.inventory, "progress": request.progress}
-    gradients = gather_gradients(residence.model, sources, **options)
-    return {module: mix_gradients(parts, shares) for module, parts in gradients.items()}
+    options = {"term": solver.term, "parts": residence.inventory, "progress": request.progress}
+    gathered = gather_gradients(residence.model, sources, **options)
+    gradients = {module: mix_gradients(gathered.pop(module), shares) for module in list(gathered)}
+    if solver.masks is None:
+        return {module: Evidence(gradients=gradient) for module, gradient in gradients.items()}
+    layers = {layer.module: layer for block in residence.inventory.layers for layer in block}
+    weights = [layers[module].weight for module in gradients]
+    masks = solver.masks(weights, list(gradients.values()), request.target, **request.options)
+    return {module: Evidence(keep=mask) for module, mask in zip(gradients, masks, strict=True)}
 
 
 def _targets(request: Request, residence: Residence) -> list[Target]:

@@ -125,7 +125,13 @@ def _gather(kept: ModelStatistics, streams: Streams, progress: bool) -> None:
         groups = streams.groups(index, block)
         sums = [InputSums(kept.diagonal_only, scratch) for _ in groups]
         add = [part.add for part in sums]
-        for batch, output in _run_and_add(index, block, streams.batches, groups, lambda n, *inputs: add[n](*inputs)):  # noqa: B023
+        for batch, output in _run_and_add(
+            index,
+            block,
+            streams.batches,
+            groups,
+            lambda n, batch, inputs: add[n](batch.source, inputs),  # noqa: B023
+        ):
             batch.keep(output)
         streams.advance()
         stats = [part.stats() for part in sums]

@@ -14,6 +14,8 @@ from crosscal.engine.gather import ModelStatistics
 from crosscal.engine.windows import Windows, _token_windows
 from crosscal.errors import InputError, suggest
 from crosscal.methods.allocation import Owl
+from crosscal.methods.balance import BALANCES
+from crosscal.methods.compose import composed
 from crosscal.methods.registry import Method, check_request, find_method
 from crosscal.models import Inventory
 from crosscal.types import Target
@@ -40,6 +42,10 @@ class Request:
     statistics: ModelStatistics | None = None
     schedule: Literal["sublayer", "block", "parallel"] | str = "sublayer"
     allocation: Owl | None = None
+    refine: str = ""
+    anchor: float = 0.0
+    rotate: bool = False
+    balance: str = ""
     damp: float = 0.01
     measure_loss: bool = True
     micro_batch: int | None = None
@@ -65,8 +71,8 @@ class Request:
 
     @cached_property
     def solver(self) -> Method:
-        """Method of this name."""
-        return find_method(self.method)
+        """Method of this name, refined and anchored as asked."""
+        return composed(find_method(self.method), self.refine, self.anchor, self.rotate)
 
     @cached_property
     def sources(self) -> dict[str, Tensor]:
@@ -104,7 +110,7 @@ class Request:
     @property
     def diagonal_only(self) -> bool:
         """Whether the diagonals of the Gram matrices suffice."""
-        return self.solver.reads == "diagonal" and not self.measure_loss
+        return self.solver.reads == "diagonal" and not self.measure_loss and not self.balance
 
     def check_parts(self, parts: Inventory) -> None:
         """Raise `InputError` for a model of which too little can be compressed, or not to this target."""
@@ -122,6 +128,16 @@ class Request:
             raise InputError(f"{self.method} needs calibration text; pass {example}")
         if self.solver.gradients and not self.sources:
             raise InputError(f"{self.method} needs gradients, which statistics do not hold; pass calibration text")
+        if self.balance and (self.balance not in BALANCES or self.solver.reads == "nothing" or self.solver.domain_last):
+            able = "a method that reads inputs and mixes all of its sources"
+            raise InputError(f"balance is '{self.balance}'; give 'worst', and {able}")
+        if self.balance and len(set((self.weights or {}).values())) > 1:
+            raise InputError("balance finds the weights of the sources; give equal ones or none")
+        if self.anchor and (self.statistics is not None or self.schedule == "parallel"):
+            raise InputError(
+                "an anchor compares the inputs of the compressed model with the dense one's, which the schedule "
+                "'parallel' and stored statistics do not know; use 'sublayer' or 'block' and text"
+            )
         if self.statistics is not None:
             self._check_statistics(self.statistics, parts)
         names = list(self.sources) if self.statistics is None else self.statistics.sources
@@ -144,6 +160,10 @@ class Request:
     def told(self) -> dict:
         """Return how the model is made in plain values, for report and card; `made` adds to it."""
         told = {"method": self.method, "target": str(self.target), "sources": self.shares, "schedule": self.schedule}
+        told |= {"refine": self.refine} if self.refine else {}
+        told |= {"anchor": self.anchor} if self.anchor else {}
+        told |= {"rotate": True} if self.rotate else {}
+        told |= {"balance": self.balance} if self.balance else {}
         told |= {key: str(value) for key, value in self.options.items()}
         return told | {"texts": self.texts()} | dict(self.made or {})
 

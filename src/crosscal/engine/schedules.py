@@ -32,7 +32,7 @@ from contextlib import suppress
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
-from crosscal.engine.batches import MicroBatch, _hooked, _run_and_add
+from crosscal.engine.batches import MicroBatch, _hooked, _run_and_add, _run_twin
 from crosscal.engine.block import _BlockWork
 
 Schedule = Callable[[int, nn.Module, Sequence[MicroBatch], _BlockWork, bool], None]
@@ -64,9 +64,11 @@ def _sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work:
     def park(module: nn.Module, args: tuple) -> None:
         group = group_of[module]
         if group not in work.solved:
-            work.add(group, batches[runners.index(getcurrent())].source, args[0])
+            work.add(group, batches[runners.index(getcurrent())], args[0])
             hub.switch(group)
 
+    for batch in batches:
+        _run_twin(index, block, batch, work.groups)
     runners = [greenlet(lambda batch=batch: batch.keep(batch.run(index, block))) for batch in batches]
     try:
         with _hooked(list(group_of), park):
@@ -100,10 +102,12 @@ def _sublayer_in_passes(
     def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         nonlocal reached
         reached = True
-        work.add(group, batch.source, args[0])
+        work.add(group, batch, args[0])
         if not batch.whole:
             raise _ReachedError
 
+    for batch in batches:
+        _run_twin(index, block, batch, work.groups)
     for group, layers in enumerate(work.groups):
         reached = False
         with _hooked([layers[0].module], stop):

@@ -11,11 +11,13 @@ from transformers import PreTrainedConfig
 
 from crosscal.engine.windows import CPU_TOKENS, CUDA_TOKENS
 from crosscal.machine.samples import _BlockShape, _Sample, _solve_flops, _take_sample
+from crosscal.methods.compose import composed
 from crosscal.methods.registry import Method, find_method
 from crosscal.models import resolve_device, resolve_dtype
 from crosscal.types import Target
 
 _SLACK = 1.3  # over the memory that can be counted, for allocators and libraries
+_CROSS = 2  # sums of G that take as long as one of the products with the dense model's inputs, which are not symmetric
 _BACKWARD = 3  # forward passes that take as long as one with its gradients
 
 
@@ -63,6 +65,7 @@ class _Work:
     diagonal_only: bool
     device: torch.device
     number: int
+    anchored: bool
 
     def solve_seconds(self, sample: _Sample, n_losses: int) -> float:
         """Solving one block, and its layers' losses on `n_losses` sources: two products with half of G each."""
@@ -89,6 +92,9 @@ class _Work:
         gram = 0 if self.diagonal_only else self.n_sources * sum(group.d_in**2 for group in groups)
         once = min(self.tokens, CUDA_TOKENS if on_gpu else CPU_TOKENS)
         inside = widest if self.schedule == "sublayer" else 0
+        if self.anchored:  # a second stream, and what enters each of its layers until it is used
+            noted = sum(group.d_in for group in groups) if self.schedule == "sublayer" else 0
+            gram, inside = 3 * gram, inside + 2 * self.shape.hidden + noted
         waiting = self.tokens * self.number * (2 * self.shape.hidden + inside)
         passing = once * self.number * (self.shape.hidden + sum(sum(group.d_outs) for group in groups))
         widened = 0 if on_gpu or self.diagonal_only else 4 * once * sum({group.d_in for group in groups})
@@ -109,6 +115,8 @@ def estimate(
     schedule: str = "sublayer",
     measure_loss: bool = True,
     owl: bool = False,
+    refine: str = "",
+    anchor: float = 0.0,
     streamed: bool = True,
     trust_remote_code: bool = False,
 ) -> Estimate:
@@ -118,16 +126,18 @@ def estimate(
     that need gradients, and `owl`, hold the whole model whatever `streamed` says. Raises `InputError` for an unknown
     method, device or dtype.
     """
-    solver, where = find_method(method), resolve_device(device)
+    solver, where = composed(find_method(method), refine, anchor), resolve_device(device)
     kind = resolve_dtype(dtype, where)
     reads_text = n_sources > 0 and (solver.reads != "nothing" or measure_loss or owl)
     diagonal = solver.reads == "diagonal" and not measure_loss
     sample = _take_sample(config, solver, target, where, kind, length, diagonal, trust_remote_code)
     shape, tokens = sample.shape, n_windows * length * n_sources if reads_text else 0
-    work = _Work(shape, solver, tokens, n_sources, schedule, diagonal, where, kind.itemsize)
+    work = _Work(shape, solver, tokens, n_sources, schedule, diagonal, where, kind.itemsize, anchor > 0)
     scale = shape.linear / sum(group.weights for group in shape.groups)  # in first blocks
-    passes = {"block": 2 - 1 / shape.blocks}.get(schedule, 1) + owl + (_BACKWARD if solver.gradients else 0)
-    forward, sums = scale * tokens * sample.forward * passes, scale * tokens * sample.sums
+    passes = (
+        {"block": 2 - 1 / shape.blocks}.get(schedule, 1) + owl + (anchor > 0) + (_BACKWARD if solver.gradients else 0)
+    )
+    forward, sums = scale * tokens * sample.forward * passes, scale * tokens * sample.sums * (1 + _CROSS * (anchor > 0))
     solve = scale * work.solve_seconds(sample, n_sources if reads_text and measure_loss else 0)
     whole = shape.parameters * kind.itemsize
     streamed = streamed and not owl and not solver.gradients

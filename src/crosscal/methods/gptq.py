@@ -10,11 +10,12 @@ from torch import Tensor
 
 from crosscal.calibration.statistics import InputStats
 from crosscal.errors import whole_number
+from crosscal.methods.fp4 import _tensor_scale
 from crosscal.methods.kernels import _BlockRule
 from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
 from crosscal.methods.masks import _check_finite
 from crosscal.methods.registry import Evidence, Method
-from crosscal.methods.rtn import _fit_levels, _group_edges, _Levels
+from crosscal.methods.rtn import _fit_levels, _group_edges
 from crosscal.methods.sweep import BLOCK, _block_edges, _RuleOf, _sweep_stacked
 from crosscal.types import Grid, PerGroup
 
@@ -84,7 +85,9 @@ def _quantize(weights, stats: InputStats, factor: _InverseFactor, grid: Grid, ac
     order, factor = _order(stats, act_order), factor._replace(dead=torch.zeros_like(factor.dead))
     if order is None:
         edges = _block_edges(d_in, block, grid)
-        return _sweep_stacked(weights, factor, edges, lambda _: _keeping(zeros, _FittedLevels(grid, d_in, block)))
+        return _sweep_stacked(
+            weights, factor, edges, lambda columns: _keeping(zeros, _FittedLevels(grid, block, columns))
+        )
     permuted = [weight[:, order] for weight in weights]
     edges = _block_edges(d_in, block)
     zeros = None if zeros is None else zeros[order]
@@ -111,18 +114,18 @@ def _keeping(zeros: Tensor | None, rule_of: _RuleOf) -> _RuleOf:
 class _FittedLevels:
     """The grid part of a sweep's rules, levels fitted as the sweep goes; `edges` must come from `_block_edges`."""
 
-    def __init__(self, grid: Grid, d_in: int, block: int):
-        self.grid = grid
-        self.size = grid.group.size if isinstance(grid.group, PerGroup) else d_in
+    def __init__(self, grid: Grid, block: int, columns: Tensor):
+        self.grid, self.tensor = grid, _tensor_scale(columns, grid)
+        self.size = grid.group.size if isinstance(grid.group, PerGroup) else len(columns)
         self.inside = isinstance(grid.group, PerGroup) and self.size < block
 
     def __call__(self, start: int, end: int, columns: Tensor, scale: Tensor) -> _BlockRule:
         """The rule of the block that begins at `start`; `columns` are it and all to its right."""
         if self.inside:
-            return _BlockRule(grid=self.grid, fit_size=self.size)
+            return _BlockRule(grid=self.grid, fit_size=self.size, tensor_scale=self.tensor)
         if start % self.size == 0:
-            levels = _fit_levels(columns[: self.size].T, self.grid)
-            self.levels = _Levels(levels.scale.T, levels.zero.T, levels.top)
+            levels = _fit_levels(columns[: self.size].T, self.grid, self.tensor)
+            self.levels = levels._replace(scale=levels.scale.T, zero=levels.zero.T)
         only = torch.zeros(end - start, dtype=torch.long, device=columns.device)
         return _BlockRule(grid=self.grid, levels=self.levels, group_of=only)
 
@@ -130,10 +133,10 @@ class _FittedLevels:
 def _static_levels(grid: Grid, columns: Float[Tensor, "d_in rows"], order: Int[Tensor, " d_in"]) -> _RuleOf:
     """A rule with all levels fitted beforehand, on groups of the original order; `columns` are in the new order."""
     original = columns[order.argsort()]
-    edges = _group_edges(len(columns), grid)
-    fitted = [_fit_levels(part.T, grid) for part in original.split([b - a for a, b in pairwise(edges)])]
+    edges, tensor = _group_edges(len(columns), grid), _tensor_scale(columns, grid)
+    fitted = [_fit_levels(part.T, grid, tensor) for part in original.split([b - a for a, b in pairwise(edges)])]
     scale, zero = (torch.cat([getattr(f, name).T for f in fitted]) for name in ("scale", "zero"))
-    levels = _Levels(scale, zero, fitted[0].top)
+    levels = fitted[0]._replace(scale=scale, zero=zero)
     group_of = order // (edges[1] - edges[0])
     return lambda start, end, *_: _BlockRule(grid=grid, levels=levels, group_of=group_of[start:end].contiguous())
 

@@ -28,11 +28,13 @@ _PACKAGE = __name__.rpartition(".")[0]
 class Evidence(NamedTuple):
     """What calibration text says about layers that share an input, as far as a method reads it; None where not.
 
-    `stats` of the input are `InputStats` or `DiagonalStats`, `gradients` a sequence of `WeightGradient`, one a layer.
+    `stats` of the input are `InputStats` or `DiagonalStats`, `gradients` a sequence of `WeightGradient`, one a layer;
+    `keep` the masks of the weights that stay, where the method chose them for the whole model.
     """
 
     stats: Any = None
     gradients: Any = None
+    keep: Any = None
 
 
 Solver = Callable[..., "tuple[list[Tensor], dict]"]
@@ -61,6 +63,8 @@ class Method:
       changes.
     - `reads` is the part of the inputs' Gram matrix that it needs, `gradients` whether it needs squared gradients of
       the loss too; with them comes the average of `term(gradient, weight)` over single windows, where it is given.
+    - `masks` chooses, from all weights and gradients of the model, the target and the options, which weights stay. It
+      is called before anything is compressed; `solve` then gets its masks instead of gradients.
     - `linked` methods compress layers that share an input together. `damped` methods factorize a Hessian: they take
       `damp` and report in the fact `failed` whether it sufficed. `domain_last` methods take statistics from all sources
       but the last and gradients from the last.
@@ -77,6 +81,7 @@ class Method:
     reads: Literal["nothing", "diagonal", "gram"] = "nothing"
     gradients: bool = False
     term: "Callable[[Tensor, Tensor], Tensor] | None" = None
+    masks: "Callable[..., list[Tensor]] | None" = None
     linked: bool = False
     damped: bool = False
     domain_last: bool = False

@@ -14,7 +14,7 @@ from crosscal.methods.kernels import _BlockRule
 from crosscal.methods.linalg import _inverse_factor, _InverseFactor, _try_factor
 from crosscal.methods.masks import _check_finite, _kth_smallest_of_parts
 from crosscal.methods.registry import Evidence, Method, _check_divides
-from crosscal.methods.sweep import BLOCK, _block_edges, _sweep_stacked
+from crosscal.methods.sweep import BLOCK, _block_edges, _RuleOf, _sweep_stacked
 from crosscal.types import Grid, NofM, Pattern, PerGroup, SparseGrid, Unstructured
 
 
@@ -82,18 +82,29 @@ def _check(d_in: int, target: Pattern | SparseGrid, options: Mapping[str, object
 
 
 def _prune(
-    weights: Sequence[Tensor], factor: _InverseFactor, pattern: Pattern, grid: Grid | None, block: int
+    weights: Sequence[Tensor],
+    factor: _InverseFactor,
+    pattern: Pattern,
+    grid: Grid | None,
+    block: int,
+    chosen: Sequence[Bool[Tensor, "_ d_in"]] | None = None,
 ) -> list[Tensor]:
+    """Sweep weights that share one input; those that stay are chosen on the way, unless they are `chosen` already."""
+    given = None if chosen is None else torch.cat(list(chosen)).T.contiguous()
     d_in, rows = weights[0].shape[1], [len(weight) for weight in weights]
-    levels = None if grid is None else _FittedLevels(grid, d_in, block)
 
-    def rule_of(start: int, end: int, columns: Tensor, scale: Tensor) -> _BlockRule:
-        rule = _BlockRule() if levels is None else levels(start, end, columns, scale)
+    def rules(whole: Tensor) -> _RuleOf:
+        levels = None if grid is None else _FittedLevels(grid, block, whole)
+        return lambda *place: rule_of(_BlockRule() if levels is None else levels(*place), *place)
+
+    def rule_of(rule: _BlockRule, start: int, end: int, columns: Tensor, scale: Tensor) -> _BlockRule:
+        if given is not None:
+            return replace(rule, keep=given[start:end])
         if isinstance(pattern, NofM):
             return replace(rule, nofm=pattern)
         return replace(rule, keep=_keep(columns[: end - start], scale, rows, pattern))
 
-    return _sweep_stacked(weights, factor, _block_edges(d_in, block, grid), lambda _: rule_of)
+    return _sweep_stacked(weights, factor, _block_edges(d_in, block, grid), rules)
 
 
 def _keep(columns: Tensor, scale: Tensor, rows: Sequence[int], pattern: Unstructured) -> Bool[Tensor, "block rows"]:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosscal.methods import kernels
+from crosscal.methods.fp4 import _round_e2m1
 from crosscal.methods.kernels import _BlockRule
 from crosscal.methods.linalg import _InverseFactor
 from crosscal.methods.masks import _drop_of_group
@@ -178,14 +179,14 @@ class _Bounds:
     def __init__(self, rule: _BlockRule, columns: Tensor):
         self.rule, self.columns = rule, columns
         if rule.levels is not None:
-            scale, zero, top = rule.levels
+            scale, zero, *_ = rule.levels
             if rule.group_of is not None and len(scale) > 1:
                 scale, zero = scale.index_select(0, rule.group_of), zero.index_select(0, rule.group_of)
-            self._take(_Levels(scale, zero, top))
+            self._take(rule.levels._replace(scale=scale, zero=zero))
 
     def _take(self, levels: _Levels) -> None:
         """Keep them row by row for each column of the block; rows of one group are views of one tensor."""
-        size = len(self.columns)
+        size, self.floating = len(self.columns), levels.floating
         self.scale, self.low, self.high = (
             part.expand(size, -1).unbind() for part in (levels.scale, -levels.zero, levels.top - levels.zero)
         )
@@ -194,8 +195,10 @@ class _Bounds:
         """Fit the levels of the group that begins at column j, if one does."""
         size = self.rule.fit_size
         if self.rule.grid is not None and size is not None and j % size == 0:
-            levels = _fit_levels(self.columns[j : j + size].T, self.rule.grid)
-            self._take(_Levels(levels.scale.T, levels.zero.T, levels.top))
+            levels = _fit_levels(self.columns[j : j + size].T, self.rule.grid, self.rule.tensor_scale)
+            self._take(levels._replace(scale=levels.scale.T, zero=levels.zero.T))
 
     def nearest(self, j: int, column: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        if self.floating:
+            return _round_e2m1(column / self.scale[j]).mul_(self.scale[j])
         return torch.round(column / self.scale[j]).clamp_(self.low[j], self.high[j]).mul_(self.scale[j])

@@ -17,7 +17,7 @@ from crosscal.errors import InputError, suggest
 from crosscal.methods.registry import METHODS, find_method
 from crosscal.models import LinearLayer
 from crosscal.output.codes import _check_shapes, _exact_codes
-from crosscal.types import Grid, PerGroup, SparseGrid, Target
+from crosscal.types import FloatGrid, Grid, PerGroup, SparseGrid, Target
 
 _LAYOUT = "pack-quantized"
 
@@ -162,6 +162,8 @@ def _scheme(grid: Grid):
 
 
 def _check(grid: Grid, widths: Sequence[int]) -> None:
+    if isinstance(grid, FloatGrid):
+        raise InputError(f"{grid} weights are written as dense numbers here; use dense storage")
     _check_shapes(grid, widths)
     _library()
 

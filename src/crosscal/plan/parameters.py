@@ -135,7 +135,8 @@ class QuantizationSettings(Settings):
 class ReportCardSettings(Settings):
     """Chapter 8: a method, what to compress to, general and domain text, the domain's weights, and the tasks.
 
-    `skip` and `only` are names of layers with `*`, with commas between.
+    `skip` and `only` are names of layers with `*`, with commas between; `refine`, `anchor` and
+    `rotate` are those of `compress`.
     """
 
     method: str = "sparsegpt"
@@ -147,6 +148,9 @@ class ReportCardSettings(Settings):
     skip: str = ""
     only: str = ""
     partial: bool = False
+    refine: str = ""
+    anchor: float = 0.0
+    rotate: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -179,8 +183,9 @@ class ReportCardSettings(Settings):
 
     @property
     def options(self) -> tuple[tuple[str, object], ...]:
-        """Which layers are compressed, as options of a run; none where all are."""
+        """Which layers are compressed, and what is added to the method, as options of a run; none by default."""
         asked = {"skip": _parts(self.skip), "only": _parts(self.only), "partial": self.partial}
+        asked |= {"refine": self.refine, "anchor": self.anchor, "rotate": self.rotate}
         return tuple((name, value) for name, value in asked.items() if value)
 
 

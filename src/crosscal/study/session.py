@@ -43,7 +43,15 @@ from crosscal.types import RunConfig, storage_bits
 _EVALUATION_SEED = 0  # held-out windows are the same for every run, whatever seed draws the calibration text
 LOSS_SOURCE, _LOSS_WINDOWS = "c4", 4
 """Where methods that need no text have their layers' losses measured."""
-_PARTS = ("skip", "only", "partial")  # options that say which layers are compressed
+_PARTS = (
+    "skip",
+    "only",
+    "partial",
+    "refine",
+    "anchor",
+    "rotate",
+    "balance",
+)  # options of `compress`; others are the method's
 _COPIES = 2.25  # a model that is compressed in place, its dense weights beside it, and what runs through it
 
 

@@ -9,7 +9,7 @@ from crosscal.methods.gptq import METHOD, gptq
 from crosscal.methods.registry import Evidence
 from crosscal.methods.rtn import rtn
 from crosscal.methods.sparsegpt import sparsegpt
-from crosscal.types import Grid, NofM, PerGroup, PerRow, SparseGrid, Unstructured
+from crosscal.types import FloatGrid, Grid, NofM, PerGroup, PerRow, SparseGrid, Unstructured
 from tests.oracles import quantization as oracle
 from tests.unit.methods.layers import KINDS, layer
 
@@ -18,6 +18,7 @@ GROUPS = [PerRow(), *(PerGroup(size) for size in (16, 24, 64, 128, 192, 500))]
 ASYMMETRIC = [Grid(bits, group) for group in GROUPS for bits in (1, 3, 8)]
 SYMMETRIC = [Grid(bits, group, symmetric=True) for group in GROUPS for bits in (2, 4)]
 GRIDS = [*ASYMMETRIC, *SYMMETRIC]
+FLOATS = [FloatGrid("mxfp4"), FloatGrid("nvfp4")]
 FEW = [Grid(4), Grid(3, PerGroup(16)), Grid(2, PerGroup(24)), Grid(3, PerGroup(192)), Grid(4, PerGroup(64), True)]
 WIDTHS = (144, 320, 336)
 PATTERNS = [Unstructured(0.5), NofM(2, 4)]
@@ -64,7 +65,7 @@ def assert_equals_oracle(name, weight, stats, grid, **options):
         assert loss(weight[rows], fast[rows], stats) == pytest.approx(expected, rel=tolerance)
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, *FLOATS], ids=str)
 def test_equals_its_oracle(name, grid):
     weight, stats = layer(d_in=200, d_out=16)
     assert_equals_oracle(name, weight, stats, grid)
@@ -77,7 +78,7 @@ def test_equals_its_oracle_at_every_width(name, grid, d_in):
     assert_equals_oracle(name, weight, stats, grid)
 
 
-@pytest.mark.parametrize("grid", FEW, ids=str)
+@pytest.mark.parametrize("grid", [*FEW, *FLOATS], ids=str)
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_equals_its_oracle_on_all_kinds_of_inputs(name, grid, kind):
     weight, stats = layer(kind, d_in=144, d_out=16, seed=2)

@@ -1,14 +1,19 @@
 """Rounding to nearest and AWQ: properties first, then the float64 oracles, then the edges."""
 
 import pytest
+import scipy.linalg
 import torch
 
 from crosscal.calibration import InputStats, mix
 from crosscal.errors import InputError
 from crosscal.methods.awq import METHOD, awq
+from crosscal.methods.compose import composed
+from crosscal.methods.fp4 import _scales, _tensor_scale
+from crosscal.methods.gptq import METHOD as GPTQ
+from crosscal.methods.registry import METHODS as METHODS_BY_NAME
 from crosscal.methods.registry import Evidence
 from crosscal.methods.rtn import rtn
-from crosscal.types import Grid, PerGroup, PerRow
+from crosscal.types import FloatGrid, Grid, PerGroup, PerRow
 from tests.oracles import quantization as oracle
 from tests.unit.methods.layers import KINDS, layer
 
@@ -16,6 +21,7 @@ GROUPS = [PerRow(), *(PerGroup(size) for size in (16, 24, 64, 128, 500))]
 GRIDS = [Grid(bits, group) for bits in (1, 2, 3, 4, 8) for group in GROUPS]
 GRIDS += [Grid(bits, group, symmetric=True) for bits in (2, 3, 4, 8) for group in GROUPS]
 FEW = [Grid(4), Grid(3, PerGroup(64)), Grid(2, PerGroup(24))]
+FLOATS = [FloatGrid("mxfp4"), FloatGrid("nvfp4")]
 METHODS = {"rtn": lambda weight, stats, grid: rtn(weight, grid), "awq": awq}
 
 
@@ -37,7 +43,7 @@ def same(fast, slow):
     torch.testing.assert_close(fast.double(), slow, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, *FLOATS], ids=str)
 @pytest.mark.parametrize("d_in", [144, 200])
 def test_rtn_equals_its_oracle(grid, d_in):
     weight, _ = layer(d_out=8, d_in=d_in)
@@ -200,3 +206,38 @@ def test_weights_that_are_not_finite_get_a_sentence(method):
         weight[3, 5] = bad
         with pytest.raises(InputError, match="NaN or infinite"):
             method(weight, stats, Grid(4))
+
+
+def test_float_scales_and_values_are_those_of_the_format():
+    weight = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 50)[:, None]
+    for grid, size in zip(FLOATS, (32, 16), strict=True):
+        groups = weight.unflatten(1, (-1, size))
+        scale = _scales(groups, grid, _tensor_scale(weight, grid))
+        multiples = rtn(weight, grid).unflatten(1, (-1, size)) / scale
+        assert set(multiples.abs().unique().tolist()) <= {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0}
+        if str(grid) == "mxfp4":
+            assert torch.equal(torch.frexp(scale).mantissa, torch.full_like(scale, 0.5))
+        else:
+            parts = scale / _tensor_scale(weight, grid)
+            torch.testing.assert_close(parts, parts.to(torch.float8_e4m3fn).float(), rtol=1e-6, atol=0)
+            assert parts.max().item() == pytest.approx(448)
+
+
+@pytest.mark.parametrize("grid", [*FLOATS, Grid(3, PerGroup(16))], ids=str)
+def test_rotation_is_undone_and_spreads_outliers(grid):
+    weight, stats = layer("real-like", d_in=128)
+    turned = composed(GPTQ, rotate=True)
+    new, plain = (m.solve([weight], Evidence(stats), grid, damp=0.01)[0][0] for m in (turned, GPTQ))
+    size = grid.group.size
+    turn = torch.block_diag(*[torch.tensor(scipy.linalg.hadamard(size)) / size**0.5] * (128 // size)).double()
+    slow = oracle.gptq(weight.double() @ turn, turn @ stats.gram.double() @ turn, grid, ties=new.double() @ turn) @ turn
+    assert ((new.double() - slow).abs() > 5e-4 * weight.abs().max()).any(dim=1).sum() <= 1
+    assert not torch.equal(new, plain)
+
+
+def test_rotation_refuses_what_it_cannot_turn():
+    with pytest.raises(InputError, match="wanda does not round weights"):
+        composed(METHODS_BY_NAME["wanda"], rotate=True)
+    for width, grid in ((144, FloatGrid("mxfp4")), (144, Grid(4, PerGroup(24)))):
+        with pytest.raises(InputError, match="needs a power of 2 that divides 144"):
+            composed(GPTQ, rotate=True).check(width, grid, {})

@@ -92,7 +92,8 @@ def test_functions_keep_their_names_beside_their_files():
 
 
 def test_methods_come_in_the_order_of_the_tables():
-    order = ["magnitude", "wanda", "sparsegpt", "rtn", "gptq", "awq", "dpruner", "svd", "fwsvd", "asvd", "joint_rank"]
+    order = ["magnitude", "wanda", "sparsegpt", "alps", "fisher", "rtn", "gptq", "awq", "dpruner"]
+    order += ["svd", "fwsvd", "asvd", "joint_rank"]
     assert list(METHODS) == order
     assert len({method.style for method in METHODS.values()}) == len(METHODS)
 

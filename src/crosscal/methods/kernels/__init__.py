@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crosscal.methods.rtn import _Levels
-from crosscal.types import Grid, NofM
+from crosscal.types import FloatGrid, Grid, NofM
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _BlockRule:
     `grid`: kept weights are rounded to the nearest level, dropped ones are exactly 0. The levels are either given
     before the block begins - `levels` with `scale` and `zero` [n_groups, rows], of which `group_of` names the row that
     each column uses - or fitted on the block's up-to-date columns at every `fit_size`-th of them (the last group may
-    be shorter).
+    be shorter), with the `tensor_scale` that a grid's groups may need.
 
     >>> _BlockRule(nofm=NofM(2, 4)).keep is None
     True
@@ -43,6 +43,7 @@ class _BlockRule:
     levels: _Levels | None = None
     group_of: Int[Tensor, " block"] | None = None
     fit_size: int | None = None
+    tensor_scale: Tensor | None = None
 
 
 _PANEL, _ROWS = 16, 32
@@ -59,6 +60,8 @@ def _supports(rule: _BlockRule, block: int) -> bool:
     >>> _supports(_BlockRule(grid=Grid(4), fit_size=48), 96), _supports(_BlockRule(grid=Grid(4), fit_size=24), 96)
     (True, False)
     """
+    if isinstance(rule.grid, FloatGrid):
+        return False
     if rule.keep is None and rule.nofm is not None and (_PANEL % rule.nofm.m or block % rule.nofm.m):
         return False
     if rule.levels is not None:
