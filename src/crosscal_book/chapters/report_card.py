@@ -147,17 +147,13 @@ def _percent(ratio: Estimate) -> str:
 
 @lru_cache(maxsize=8)
 def _lines(page: Page) -> pd.DataFrame:
-    """What each run `lost` against the dense model, as far as known, and what calibration saved.
-
-    Saved: every other setting against general text alone, then the `mix` nearest to 1/2 against the domain text alone.
-    `chosen` is the recommended setting of several.
-    """
+    """What each run `lost`; what settings saved against general text alone, and a `mix` against domain text alone."""
     settings, choice, frames = page.settings, recommend(page).weight, [pd.DataFrame(columns=LINE)]
     runs, names = _runs(page), {"domain": _named(settings.domain), "general": _named(settings.general)}
     mix = min((w for w in runs if w and w < 1), key=lambda w: abs(w - DEFAULT_WEIGHT), default=None)
     others = runs | {"dense": page.results.dense_id}
     for weight, other in [*((w, "dense") for w in runs), *((w, 0.0) for w in runs if w), (mix, 1.0)]:
-        if weight in runs and other in others:
+        if weight in runs and other in others:  # chosen: the recommended one of several settings
             setting, chosen = _setting(weight, settings), weight == choice and len(runs) > 1
             facts = {"method": style_of(settings.method).label, "target": str(parse_target(settings.target)), **names}
             facts |= {"weight": weight, "reference": other, "setting": setting, "chosen": chosen, "mix": weight == mix}
@@ -231,8 +227,7 @@ def _shown(page: Page) -> pd.DataFrame:
 
 def _kept_rows(page: Page) -> pd.DataFrame:
     """Perplexity on either side and accuracy over all tasks, at the recommended setting, each judged by its word."""
-    rows = _shown(page)
-    rows = rows[(rows["kind"] == "ratio") | rows["measure"].str.contains("all tasks")]
+    rows = _shown(page).query("kind == 'ratio' or measure.str.contains('all tasks')")
     yes, no = ((~rows["word"].isin(words)).astype(float) for words in ((KEPT_WORD,), (SOME, MUCH)))
     return rows.assign(name=rows["said"], p_yes=yes, p_yes_holm=yes, p_no=no, p_no_holm=no)
 
@@ -252,10 +247,7 @@ CHAPTER.claim(
 
 
 def _mix_rows(page: Page, reference: float) -> pd.DataFrame:
-    """The mix against general text alone on the domain's text, or against domain text alone on general text.
-
-    The test's least p is 2^(1 - windows), so that few windows cannot show a saving.
-    """
+    """The mix against one text alone, on the other's kind; few windows show nothing: p is at least 2^(1 - n)."""
     side = _named(page.settings.domain) if reference == 0 else GENERAL
     rows = _lines(page).query("not lost")
     rows = rows[rows["mix"] & (rows["reference"] == reference) & (rows["measure"] == f"perplexity, {side}")]
@@ -343,7 +335,6 @@ def _savings_table(page: Page) -> Table:
 
 @CHAPTER.table("card")
 def _card(page: Page) -> str:
-    """The whole card as text that reads well as it is: what was lost, what calibration saved, which setting to use."""
     settings, texts, domain = page.settings, _texts(page), _named(page.settings.domain)
     title = f"**Report card: {settings.model}, {style_of(settings.method).label} to {parse_target(settings.target)}**"
     general = listing([_named(name) for name in texts.get(GENERAL, [])])
@@ -359,5 +350,5 @@ def _card(page: Page) -> str:
         parts.append(head + "\n".join("- " + own["said"]))
     saved = _lines(page).query("not lost").groupby("pair", sort=False)
     lines = [f"- {pair}: {'; '.join(own['measure'] + ' ' + own['text'])}" for pair, own in saved]
-    parts += ["**What calibration saved**\n\n" + "\n".join(lines)] if lines else []
+    parts += ["\n".join(["**What calibration saved**\n", *lines])] if lines else []
     return "\n\n".join([*parts, f"**Which setting to use**\n\n{recommend(page).sentence}"]) + "\n"
