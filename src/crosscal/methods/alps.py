@@ -88,6 +88,6 @@ METHOD = Method(
     cost=(10.0, 200.0),
     label="ALPS",
     source="meng2024",
-    style=("#B8860B", "X"),
+    style=("#9A5B00", "p"),
     place=35,
 )

@@ -191,6 +191,6 @@ METHOD = Method(
     cost=(4 / 3, 1.0),
     label="Fisher + SparseGPT",
     source="lecun1990",
-    style=("#C2185B", "D"),
+    style=("#C2185B", "8"),
     place=36,
 )

@@ -101,7 +101,7 @@ def _pruned(weights: Sequence[Tensor]) -> Bool[Tensor, "d_in rows"] | None:
     """The zeros of those weights that were pruned before, [d_in, rows]; None where none was, if asking costs little."""
     zeros = [weight == 0 for weight in weights]
     pruned = torch.cat([part & (part.float().mean() >= PRUNED) for part in zeros]).T.contiguous()
-    return pruned if pruned.is_cuda or pruned.any() else None
+    return pruned if pruned.device.type != "cpu" or pruned.numpy().any() else None
 
 
 def _keeping(zeros: Tensor | None, rule_of: _RuleOf) -> _RuleOf:

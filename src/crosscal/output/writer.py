@@ -224,9 +224,10 @@ class Writer:
         kinds = [self._kind(key) for keys in self.source.units for key in keys]
         dense = sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds)
         grid, itemsize = self.grid, (self.dtype or self.source.dtype).itemsize
-        for shape in [layer.weight.shape for layer in self._packed.values()] if grid is not None else ():
-            dense += FORMATS[self.storage].bytes(shape, grid) - itemsize * shape.numel()
-        return dense
+        if grid is None:
+            return dense
+        shapes = [layer.weight.shape for layer in self._packed.values()]
+        return dense + sum(FORMATS[self.storage].bytes(shape, grid) - itemsize * shape.numel() for shape in shapes)
 
     def _write_shard(self, number: int, changed: Mapping[str, Tensor], copied: Sequence[str]) -> None:
         contents = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in changed.items()}

@@ -35,7 +35,7 @@ def test_signatures_show_defaults_and_the_star(monkeypatch):
     assert "    *,\n    device: str | None = None,\n" in text
     assert "rtn(weight: Float[Tensor, 'd_out d_in'], grid: Grid)" in text
     assert "mix(stats: Mapping[str, Stats], weights: Mapping[str, float]) -> Stats" in text
-    assert "```pycon\n>>> NofM(1, 4).sparsity\n0.75\n```" in text
+    assert "```pycon\n>>> LowRank(0.5).rank(576, 1536), str(LowRank(0.5))\n(209, 'low rank 50%')\n```" in text
     assert "`.sparsity`\n: Fraction of zeros." in text
 
 
