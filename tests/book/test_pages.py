@@ -121,7 +121,8 @@ def test_notebooks_are_thin(root):
         for cell in nbformat.read(notebook, 4).cells:
             if cell.cell_type == "code":
                 assert "def " not in cell.source
-                assert len(cell.source.splitlines()) <= 14, (notebook.name, cell.source)
+                longest = 20 if "parameters" in cell.metadata.get("tags", []) else 14
+                assert len(cell.source.splitlines()) <= longest, (notebook.name, cell.source)
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ def alps(
     """Prune to `pattern` by ADMM on H scaled to a unit diagonal, then least squares on the support.
 
     H = G + damp * mean(diag G) * I; unstructured patterns zero floor(s * size) weights of the whole matrix. Dead
-    inputs lose their weights. Source: Meng et al. 2024 (arXiv 2406.07831), algorithm 1, with its constants.
+    inputs lose their weights. Equation eq-alps of the book.
+    Source: Meng et al. 2024 (arXiv 2406.07831), algorithm 1, with its constants.
 
     Raises `InputError` for weights that are not finite and a group that does not divide d_in.
 

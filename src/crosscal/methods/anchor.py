@@ -32,7 +32,7 @@ def dense_aims(
 
     C is `stats.cross`, the sum over tokens of x y^T, and H `stats.gram`, of y y^T. Where x = y the weights come back as
     they were, as do those of inputs that are dead in the compressed model. The second value is whether H + R is not
-    positive definite, and then the aims mean nothing.
+    positive definite, and then the aims mean nothing. Equation eq-anchor of the book.
 
     >>> gram, cross = torch.diag(torch.tensor([2.0, 2.0])), torch.diag(torch.tensor([4.0, 2.0]))
     >>> stats = InputStats(gram, n_tokens=1, cross=cross)

@@ -34,8 +34,8 @@ def _scales(
 ) -> Float[Tensor, "*groups 1"]:
     """The scale of each group (the last axis); a group of zeros gets one that is not 0.
 
-    MXFP4: 2^(floor(log2 max|w|) - 2), so that values between 6 and 8 scales are cut to 6. NVFP4: max|w| / 6 as an E4M3
-    multiple of the tensor's scale.
+    Equation eq-fp4 of the book. MXFP4: 2^(floor(log2 max|w|) - 2), so that values between 6 and 8 scales are cut to 6.
+    NVFP4: max|w| / 6 as an E4M3 multiple of the tensor's scale.
 
     >>> _scales(torch.tensor([[0.5, 7.0], [0.0, 0.0]]), FloatGrid("mxfp4"), None).tolist()
     [[1.0], [1.0]]

@@ -39,6 +39,7 @@ def refine(
 
     `how` is "lsq", `least_squares` on the support that was chosen, or "swaps", which exchanges kept and pruned weights
     by `swap` before that. As many weights stay zero in every row, and in every group of an N:M `pattern`.
+    Equation eq-refine of the book.
     """
     new = []
     for weight, chosen in zip(dense, pruned, strict=True):
