@@ -1,4 +1,4 @@
-"""D-Pruner as loops over float64 scalars, from least squares and single windows: no inverse, no moments."""
+"""D-Pruner as loops over float64 scalars, from least squares and single windows: no inverse, no means kept."""
 
 import torch
 
@@ -24,32 +24,29 @@ def general_importance(weight, gram, n_tokens, damp=0.01):
 
 
 def scores(weight, gram, n_tokens, window_gradients, strength=0.1, damp=0.01):
-    """|L(W) - L(W_m = 0)| to second order; `window_gradients` is [n_windows, d_out, d_in]."""
+    """S_m = c_m |W_m| mean_b |g_bm + W_m^2 / 1024|; `window_gradients` is [n_windows, d_out, d_in]."""
     weight, gradients = weight.double(), window_gradients.double()
     general = general_importance(weight, gram, n_tokens, damp)
     d_out, d_in = weight.shape
-    fisher = torch.zeros_like(weight)
-    for window in gradients:
-        fisher += window**2 / len(gradients)
-    size = sum((general[i, j] * fisher[i, j]).item() for i in range(d_out) for j in range(d_in)) / weight.numel()
-    alpha_squared = 1 / size if size > 0 else 0.0
+    product, term = torch.zeros_like(weight), torch.zeros_like(weight)
+    for i in range(d_out):
+        for j in range(d_in):
+            for window in gradients:
+                g, w = window[i, j].item(), weight[i, j].item()
+                product[i, j] += general[i, j] * g**2 / len(gradients)
+                term[i, j] += abs(g + w * w / 1024) / len(gradients)
+    mean = sum(value.item() for value in product.flatten()) / weight.numel()
     result = torch.zeros_like(weight)
     for i in range(d_out):
         for j in range(d_in):
-            first = second = 0.0
-            for window in gradients:
-                g = window[i, j].item()
-                g += 2 * strength * alpha_squared * general[i, j].item() * fisher[i, j].item() * g
-                first += g / len(gradients)
-                second += g**2 / len(gradients)
-            w = weight[i, j].item()
-            result[i, j] = abs(first * w - second * w**2 / 2)
+            relative = product[i, j].item() / mean if mean > 0 else 0.0
+            result[i, j] = (1 + 2 * strength * relative) * abs(weight[i, j].item()) * term[i, j].item()
     return result
 
 
 def dpruner(weight, gram, n_tokens, window_gradients, pattern, strength=0.1, damp=0.01):
     """Sort the whole matrix, or each group of a row, by score and drop the first ones."""
-    found = scores(weight, gram, n_tokens, window_gradients, strength, damp)
+    score = scores(weight, gram, n_tokens, window_gradients, strength, damp)
     weight = weight.double().clone()
     d_out, d_in = weight.shape
     if isinstance(pattern, Unstructured):
@@ -59,6 +56,6 @@ def dpruner(weight, gram, n_tokens, window_gradients, pattern, strength=0.1, dam
         pools = [[(i, j) for j in range(left, left + pattern.m)] for i in range(d_out) for left in starts]
         drop = pattern.m - pattern.n
     for pool in pools:
-        for i, j in sorted(pool, key=lambda place: (found[place].item(), place))[:drop]:
+        for i, j in sorted(pool, key=lambda place: (score[place].item(), place))[:drop]:
             weight[i, j] = 0
     return weight

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from crosscal.calibration import InputStats
 from crosscal.calibration.statistics import WeightGradient
 from crosscal.methods import asvd, awq, dpruner, fwsvd, gptq, joint_rank, magnitude, rtn, sparsegpt, svd, wanda
+from crosscal.methods.dpruner import dpruner_term
 from crosscal.types import Grid, LowRank, NofM, PerGroup, Unstructured
 from tests.oracles import dpruner as dpruner_oracle
 from tests.oracles import lowrank as lowrank_oracle
@@ -52,7 +53,8 @@ def test_pruning(layer, pattern):
     assert torch.equal(magnitude(weight, pattern).double(), pruning.magnitude(weight, pattern))
     assert torch.equal(wanda(weight, stats, pattern).double(), pruning.wanda(weight, gram, n, pattern))
     assert_same_quality(sparsegpt(weight, stats, pattern), pruning.sparsegpt(weight, gram, pattern), weight, gram)
-    moments = WeightGradient(gradients.square().mean(dim=0), len(gradients), gradients.mean(dim=0))
+    term = dpruner_term(gradients, weight).mean(dim=0)
+    moments = WeightGradient(gradients.square().mean(dim=0), len(gradients), term)
     slow = dpruner_oracle.dpruner(weight, gram, n, gradients, pattern)
     assert_same_quality(dpruner(weight, stats, moments, pattern), slow, weight, gram)
 
