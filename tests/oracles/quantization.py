@@ -57,7 +57,7 @@ def output_error(weight, changed, gram):
     return sum((row @ gram.double() @ row).item() for row in change)
 
 
-def gptq(weight, gram, grid, act_order=False, damp=0.01, block=128, ties=None):
+def gptq(weight, gram, grid, act_order=True, damp=0.01, block=128, ties=None):
     """Algorithm 1 of Frantar et al. 2023 without blocks, so that `block` changes nothing: errors flow at once."""
     weight, hessian = _prepare(weight, gram, damp, drop_dead=False)
     d_in, largest = weight.shape[1], weight.abs().max().item()

@@ -27,19 +27,20 @@ def gptq(
     stats: InputStats,
     grid: Grid,
     *,
-    act_order: bool = False,
+    act_order: bool = True,
     damp: float = 0.01,
     block: int = BLOCK,
 ) -> Float[Tensor, "d_out d_in"]:
     """Quantize to `grid`, each column's rounding error sent to the columns on its right.
 
-    H = G + damp * mean(diag G) * I, U the upper Cholesky factor of H^-1. Levels per row are fitted once, on the weights
-    as given; levels of a group on the weights as they stand when the sweep reaches it, all earlier errors applied, also
-    where groups are smaller than `block` or do not divide it. Weights of dead inputs are rounded to nearest: the
+    H = G + damp * mean(diag G) * I, U the upper Cholesky factor of H^-1. Columns are taken by falling diag(G) and keep
+    the groups of the original order, all levels fitted on the weights as given ("static groups"). Without `act_order`
+    they are taken from left to right; levels per row are fitted once, those of a group on the weights as they stand
+    when the sweep reaches it, all earlier errors applied, also where groups are smaller than `block` or do not divide
+    it. Weights of dead inputs are rounded to nearest: the
     authors' code sets them to 0, which costs nothing on this text and may cost much on another. Zeros of a weight that
-    was pruned before, which has at least 30 % of them, stay zero, and their share of the error flows on.
-    `act_order` takes the columns by falling diag(G) and keeps the groups of the original order, with levels fitted
-    on the weights as given ("static groups"). The last group of a row may be shorter.
+    was pruned before, which has at least 30 % of them, stay zero, and their share of the error flows on. The last
+    group of a row may be shorter.
     Equation eq-gptq of the book. Source: Frantar et al. 2023 (arXiv 2210.17323), algorithm 1.
 
     Raises `InputError` for weights that are not finite, or a Hessian that no damping makes positive definite.
@@ -58,7 +59,7 @@ def _solve(
     evidence: Evidence,
     target: Grid,
     *,
-    act_order: bool = False,
+    act_order: bool = True,
     damp: float = 0.01,
     block: int = BLOCK,
 ) -> tuple[list[Tensor], dict]:
@@ -143,12 +144,12 @@ def _static_levels(grid: Grid, columns: Float[Tensor, "d_in rows"], order: Int[T
 
 METHOD = Method(
     "gptq",
-    version=1,
+    version=2,
     targets=(Grid,),
     solve=_solve,
     reads="gram",
     damped=True,
-    options={"act_order": False, "block": 128},
+    options={"act_order": True, "block": 128},
     check=_check,
     packs=("compressed-tensors",),
     cost=(4 / 3, 1.0),

@@ -14,6 +14,7 @@ from crosscal.plan.parameters import (
     TASK_PROMPTS,
     CalibrationSettings,
     CrossSettings,
+    LossAwareSettings,
     PruningSettings,
     QuantizationSettings,
     ReportCardSettings,
@@ -38,6 +39,7 @@ _QUANTIZERS = ("gptq", "rtn", "awq")
 _HALF = Unstructured(0.5)
 _THREE_BITS = Grid(3, PerGroup(128))
 _NINE_BITS = LowRank(9 / 16)  # takes as much as 50 % sparsity with its mask
+_GIVEN_ORDER = (("act_order", False),)
 _FORGETTING_TASKS = (
     *("common_knowledge", "fact_recall", "sciq", "sciq_reading", "lambada", "agreement", "word_order", "arc_easy"),
     *("sciq_typos", "sciq_rephrased", "arc_easy_typos", "arc_easy_rephrased"),
@@ -73,9 +75,11 @@ class Maker:
         """One run; methods that need no text get none, whatever `shares` says.
 
         A run that is asked other tasks than the preset's reads no task prompts: they are made of the tasks asked, so
-        they would be another text than that of the other runs.
+        they would be another text than that of the other runs. GPTQ takes columns in the given order unless `options`
+        say otherwise: so it did in all runs of the first edition, and chapter 5 compares the orders.
         """
         preset = self.preset
+        changes = {"options": _GIVEN_ORDER if method == "gptq" else (), **changes}
         if changes.get("tasks", preset.tasks) != preset.tasks:
             changes = {"texts": tuple(text for text in preset.texts if text != TASK_PROMPTS), **changes}
         config = RunConfig(
@@ -276,6 +280,40 @@ def _report_card(make: Maker) -> Iterator[RunConfig]:
         yield make(settings.method, parse_target(settings.target), shares, options=settings.options, **changes)
 
 
+def _loss_aware(make: Maker) -> Iterator[RunConfig]:
+    """Chapter 9: masks by the loss, least squares and an anchor against SparseGPT and GPTQ; draws, and two models.
+
+    The other combinations show what each part adds, on one draw.
+    """
+    settings: LossAwareSettings = make.settings
+    shares, short = _mixed(settings.general, settings.domain, 0.5), make.short
+    lsq, anchor = (("refine", "lsq"),), (("anchor", settings.anchor),)
+    sixty, patterns = Unstructured(0.6), make.by_size((_HALF,), (_HALF,), (_HALF, Unstructured(0.6)))
+    whole = [("fisher", pattern, lsq + anchor) for pattern in patterns]
+    plain = [("sparsegpt", pattern, ()) for pattern in patterns]
+    rounded = [("gptq", _THREE_BITS, ()), ("gptq", _THREE_BITS, anchor)]
+
+    def runs(of: Maker, seed: int, asked) -> Iterator[RunConfig]:
+        for method, target, options in asked:
+            yield of(method, target, shares, seed=settings.seed + seed, options=options, **short)
+
+    makers = [make]
+    if settings.preset == "full" and settings.second_model and (settings.accept_terms or settings.compute == "never"):
+        makers.append(replace(make, settings=replace(settings, model=settings.second_model)))
+    for of in makers:
+        yield of.dense(**short)
+        yield from runs(of, 0, (*plain, *whole, *make.by_size((), (), rounded)))
+    if settings.preset != "full":
+        return
+    parts = [("fisher", _HALF, ()), ("fisher", _HALF, lsq), ("sparsegpt", _HALF, lsq), ("sparsegpt", _HALF, anchor)]
+    parts += [("sparsegpt", _HALF, lsq + anchor), ("fisher", _HALF, anchor), ("wanda", sixty, ()), ("alps", sixty, ())]
+    parts += [("wanda", sixty, (("refine", "swaps"),)), ("wanda", sixty, anchor), ("awq", _THREE_BITS, ())]
+    parts += [("awq", _THREE_BITS, anchor), ("dpruner", _HALF, ()), ("dpruner", sixty, ())]
+    yield from runs(make, 0, parts)
+    for of, seed in product(makers, (1, 2)):
+        yield from runs(of, seed, (*plain, *whole, *rounded))
+
+
 def _percent(*values: int) -> tuple[Unstructured, ...]:
     return tuple(Unstructured(value / 100) for value in values)
 
@@ -305,5 +343,6 @@ CHAPTERS = {
         Chapter("forgetting", "06_what_is_forgotten", Settings, _forgetting),
         Chapter("costs", "07_what_it_costs", Settings, _costs),
         Chapter("report_card", "08_your_model", ReportCardSettings, _report_card),
+        Chapter("loss_aware", "09_loss_aware", LossAwareSettings, _loss_aware),
     )
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from crosscal.errors import InputError, suggest, whole_number
+from crosscal.errors import InputError, real_number, suggest, whole_number
 from crosscal.types import Unstructured, parse_target
 
 TASK_PROMPTS = "task_prompts"
@@ -149,7 +149,7 @@ class ReportCardSettings(Settings):
     only: str = ""
     partial: bool = False
     refine: str = ""
-    anchor: float = 0.0
+    anchor: float = _checked(0.0, lambda name, value: real_number(name, value, 0, 0.5))
     rotate: bool = False
 
     def __post_init__(self):
@@ -187,6 +187,16 @@ class ReportCardSettings(Settings):
         asked = {"skip": _parts(self.skip), "only": _parts(self.only), "partial": self.partial}
         asked |= {"refine": self.refine, "anchor": self.anchor, "rotate": self.rotate}
         return tuple((name, value) for name, value in asked.items() if value)
+
+
+@dataclass(frozen=True)
+class LossAwareSettings(Settings):
+    """Chapter 9: general and domain text, mixed in halves, the strength of the anchor, and the second model."""
+
+    general: str = _checked("c4", _one_source)
+    domain: str = _checked("pubmed", _one_source)
+    anchor: float = _checked(0.25, lambda name, value: real_number(name, value, 0, 0.5))
+    second_model: str = "gemma3-270m"
 
 
 def _parts(text: str) -> tuple[str, ...]:

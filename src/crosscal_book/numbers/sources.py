@@ -55,7 +55,11 @@ class Sources:
 
     def __init__(self, results: Results, general: str):
         runs, self.general = results.runs, general
-        plain = runs[(runs["method"] != DENSE) & (runs["allocation"] == "uniform") & (runs["options"] == "")]
+        plain = runs[
+            (runs["method"] != DENSE)
+            & (runs["allocation"] == "uniform")
+            & runs["options"].isin(("", "act_order=False"))
+        ]
         self.runs = plain.drop_duplicates(SETTING)[["run_id", *SETTING]].reset_index(drop=True)
         written = {i: any(name.endswith(" answers") for name in results.items[i]) for i in runs["run_id"]}
         dense = min(runs.loc[runs["method"] == DENSE, "run_id"], key=lambda run_id: written[run_id])

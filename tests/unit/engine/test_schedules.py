@@ -222,8 +222,8 @@ def test_the_block_asked_for_is_the_one_checked():
 
 def test_act_order_is_passed_on():
     plain, ordered = tiny_model("llama"), tiny_model("llama")
-    compress(plain, "gptq", Grid(3), calibration=TEXT, **QUIET)
-    compress(ordered, "gptq", Grid(3), calibration=TEXT, act_order=True, **QUIET)
+    compress(plain, "gptq", Grid(3), calibration=TEXT, act_order=False, **QUIET)
+    compress(ordered, "gptq", Grid(3), calibration=TEXT, **QUIET)
     assert not equal(plain, ordered)
 
 

@@ -23,14 +23,14 @@ FEW = [Grid(4), Grid(3, PerGroup(16)), Grid(2, PerGroup(24)), Grid(3, PerGroup(1
 WIDTHS = (144, 320, 336)
 PATTERNS = [Unstructured(0.5), NofM(2, 4)]
 METHODS = {
-    "gptq": gptq,
-    "act-order": lambda weight, stats, grid, **options: gptq(weight, stats, grid, act_order=True, **options),
+    "gptq": lambda weight, stats, grid, **options: gptq(weight, stats, grid, act_order=False, **options),
+    "act-order": gptq,
     "joint 50%": lambda weight, stats, grid, **options: sparsegpt(weight, stats, PATTERNS[0], grid=grid, **options),
     "joint 2:4": lambda weight, stats, grid, **options: sparsegpt(weight, stats, PATTERNS[1], grid=grid, **options),
 }
 ORACLES = {
-    "gptq": oracle.gptq,
-    "act-order": lambda weight, gram, grid, **options: oracle.gptq(weight, gram, grid, act_order=True, **options),
+    "gptq": lambda weight, gram, grid, **options: oracle.gptq(weight, gram, grid, act_order=False, **options),
+    "act-order": oracle.gptq,
     "joint 50%": lambda weight, gram, grid, **options: oracle.joint(weight, gram, PATTERNS[0], grid, **options),
     "joint 2:4": lambda weight, gram, grid, **options: oracle.joint(weight, gram, PATTERNS[1], grid, **options),
 }
@@ -152,7 +152,7 @@ def test_every_group_has_at_most_2_to_the_bits_evenly_spaced_levels(name, grid):
 def test_static_levels_are_those_of_the_weight_as_given(group, symmetric):
     weight, stats = layer("real-like", d_in=200, d_out=8)
     grid = Grid(4, group, symmetric)
-    new = gptq(weight, stats, grid, act_order=True)
+    new = gptq(weight, stats, grid)
     # Rounding onto the levels of the original groups must change nothing.
     for old, part in zip(groups_of(weight, grid), groups_of(new, grid), strict=True):
         for before, after in zip(old.tolist(), part.tolist(), strict=True):
@@ -163,7 +163,7 @@ def test_static_levels_are_those_of_the_weight_as_given(group, symmetric):
 @pytest.mark.parametrize("grid", FEW, ids=str)
 def test_joint_that_prunes_nothing_is_gptq_and_all_is_nothing(grid):
     weight, stats = layer(d_in=200, d_out=16)
-    quantized = gptq(weight, stats, grid)
+    quantized = gptq(weight, stats, grid, act_order=False)
     for pattern in (Unstructured(0.0), NofM(4, 4)):
         torch.testing.assert_close(sparsegpt(weight, stats, pattern, grid=grid), quantized)
     for pattern in (Unstructured(1.0), NofM(0, 4)):
@@ -220,9 +220,8 @@ def test_equal_inputs_are_taken_from_the_left():
     gram = stats.gram * scale * scale[:, None]
     gram.fill_diagonal_(1.0)
     assert_equals_oracle("act-order", weight, InputStats(gram, 1), Grid(3))
-    torch.testing.assert_close(
-        gptq(weight, InputStats(gram, 1), Grid(3), act_order=True), gptq(weight, InputStats(gram, 1), Grid(3))
-    )
+    ordered, plain = (METHODS[name](weight, InputStats(gram, 1), Grid(3)) for name in ("act-order", "gptq"))
+    torch.testing.assert_close(ordered, plain)
 
 
 def test_input_is_left_alone_and_half_precision_is_solved_in_float32(name):

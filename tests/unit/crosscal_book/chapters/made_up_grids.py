@@ -26,7 +26,7 @@ class Made:
     loss: float
     noise: float = 0.01
     js: float | None = None
-    options: tuple = ()
+    options: tuple | None = None
     schedule: str = "sublayer"
     wrong: float = 0.0
     seconds: float = 1.0
@@ -60,7 +60,8 @@ def study(folder: Path, runs: Sequence[Made], model: str = "made-up") -> Results
             error = float(np.mean([layer["relative_error"] for layer in made.layers]))
             rows.append(_row(common, "calibration", "layers", "layer_error", error, len(made.layers)))
         config = {"model": model, "method": made.method, "target": made.target, "seed": 0, "schedule": made.schedule}
-        config |= {"options": [list(pair) for pair in made.options]}
+        given_order = (("act_order", False),) if made.method == "gptq" else ()
+        config |= {"options": [list(pair) for pair in (given_order if made.options is None else made.options)]}
         provenance = {"tasks": {task: {"chance": chance} for task, chance in TASKS.items()}}
         save_run(folder, RunRecord(run_id, config, provenance, rows, made.layers, items))
         ids.append(run_id)
