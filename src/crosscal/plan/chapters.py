@@ -295,13 +295,15 @@ def _loss_aware(make: Maker) -> Iterator[RunConfig]:
 
     def runs(of: Maker, seed: int, asked) -> Iterator[RunConfig]:
         for method, target, options in asked:
-            yield of(method, target, shares, seed=settings.seed + seed, options=options, **short)
+            shared = of is make and seed == 0 and target == _HALF and not options  # with chapter 4
+            tasks = _asked(of, method, shares, settings.general) if shared else short
+            yield of(method, target, shares, seed=settings.seed + seed, options=options, **tasks)
 
     makers = [make]
     if settings.preset == "full" and settings.second_model and (settings.accept_terms or settings.compute == "never"):
         makers.append(replace(make, settings=replace(settings, model=settings.second_model)))
     for of in makers:
-        yield of.dense(**short)
+        yield of.dense(**({} if of is make else short))
         yield from runs(of, 0, (*plain, *whole, *make.by_size((), (), rounded)))
     if settings.preset != "full":
         return
