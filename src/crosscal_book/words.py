@@ -55,9 +55,19 @@ def cell(line: Mapping | pd.Series, name: str = "value", write: Callable[[float]
     return "" if math.isnan(line[name]) else interval(line[name], line[lo], line[hi], write, unit)
 
 
+_ADDED = {"refine=lsq": "+ least squares", "refine=swaps": "+ swaps", "rotate=True": "rotated", "anchor": "anchored"}
+_ADDED |= {"act_order=True": "act-order"}
+
+
 def run_name(run: Mapping | pd.Series) -> str:
-    """Return a run's method and target, from any line that has both: `SparseGPT 50%`."""
-    return f"{style_of(run['method']).label} {run['target' if 'target' in run else 'pattern']}"
+    """Return a run's method, target and what was added, from a line with `method`, `target` and perhaps `options`.
+
+    >>> run_name({"method": "sparsegpt", "target": "50%", "options": "refine=lsq anchor=0.25"})
+    'SparseGPT 50% + least squares anchored'
+    """
+    added = [_ADDED.get(o) or _ADDED.get(o.partition("=")[0], "") for o in run.get("options", "").split()]
+    target = run["target" if "target" in run else "pattern"]
+    return " ".join(filter(None, [style_of(run["method"]).label, target, *added]))
 
 
 def p_text(p: float) -> str:

@@ -330,7 +330,7 @@ def _runs(page: Page) -> Table:
         "accuracy in points. In brackets: 95 % bootstrap intervals, paired with the dense model."
     )
     columns = {
-        "": lambda line: run_name(line).replace(" ", "\u00a0") + (" act-order" if line["options"] == ORDER else ""),
+        "": lambda line: run_name(line).replace(" ", "\u00a0"),
         "bits": "{storage_bits:.2f}",
         "perplexity": lambda line: cell(line, "perplexity", lambda r: f"{r:.3f}×" if r < 2 else times(r)),
         "JS divergence": lambda line: cell(line, "js_divergence", "{:.2g}".format),

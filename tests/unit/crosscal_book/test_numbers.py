@@ -178,6 +178,8 @@ RECIPES: dict[str, dict[str, Callable[[Line], float | None]]] = {
     "fig-costs-runs": {"value": lambda at: at.ratio() if at.panel.startswith("perplexity") else _cost(at)},
     "fig-costs-pairs": {"value": Line.ratio},
     "fig-report-card": {"value": _card},
+    "fig-loss-aware": {"value": lambda at: at.ratio(at.line["name"])},
+    "fig-loss-aware-parts": {"value": Line.ratio},
 }
 # Stored losses have five digits: what that is in per cent of perplexity, where a difference of differences is near 0.
 ROUNDED = dict.fromkeys(("fig-cross-gains", "fig-mix-weight", "fig-cross-rivals"), 5e-4)
