@@ -28,11 +28,11 @@ book: setup ## fetch the data, run the quick study, build its pages (resumable)
 	$(BIN)/jupyter-book build -q $(QUICK)
 	@echo "The book is built: open $(CURDIR)/$(QUICK)/_build/html/index.html, or run: make serve"
 
-test: setup ## run all tests
-	$(BIN)/python -m pytest
+test: setup ## run all tests, on all cores
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-fast: setup ## run the tests that take no more than a minute or so: no slow ones, no pages, no browser
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not book and not browser"
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow and not book and not browser"
 
 lint: setup ## lint, format and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -72,8 +72,8 @@ def real_number(name: str, value: object, least: float = 0.0, most: float = math
     raise InputError(f"{name} is {value!r}; give a number {bound}")
 
 
-def exit_status(work: Callable[[], int | None], interrupted: str) -> int:
-    """Do the work of a command line: its own status (0 for None), 1 after an `InputError`, 130 after Ctrl-C.
+def exit_status(work: Callable[[], int | None], interrupted: str, error_status: int = 1) -> int:
+    """Do the work of a command line: its own status (0 for None), 1 or another after an `InputError`, 130 after Ctrl-C.
 
     The error's sentence, or `interrupted`, which says how to continue, goes to standard error.
 
@@ -84,7 +84,7 @@ def exit_status(work: Callable[[], int | None], interrupted: str) -> int:
         return work() or 0
     except InputError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return error_status
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{interrupted}\n")
         return 130

@@ -1,4 +1,4 @@
-"""The command line: `crosscal compress`, `evaluate`, `compare`, `report`, `assets`, `doctor`.
+"""The command line: `crosscal compress`, `evaluate`, `compare`, `gate`, `report`, `assets`, `doctor`.
 
 `crosscal.cli.parser` holds the options and help of all commands, and this file everything that they share. The module
 of a command is loaded when it runs, and has
@@ -11,6 +11,7 @@ standard error, as do notes for people. With `--dry-run` it returns what would b
 a user can correct are raised as `InputError`.
 
 Exit status: 0 done, 1 an error that the user can correct (one sentence on standard error), 2 usage, 130 interrupted.
+A command whose status is an answer returns it as `exit_status`, and has an `error_status` of its own for errors.
 """
 
 import argparse
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _occupy_closed()
     with contextlib.redirect_stderr(_LastingError(sys.stderr)):
         try:
-            return exit_status(lambda: _run(name, rest) if name in _COMMANDS else _front(name), interrupted)
+            error = _COMMANDS.get(name, {}).get("error_status", 1)
+            return exit_status(lambda: _run(name, rest) if name in _COMMANDS else _front(name), interrupted, error)
         except SystemExit as stop:  # argparse has printed its help, or what is wrong
             return int(stop.code or 0)
 
@@ -64,7 +66,7 @@ def _front(name: str) -> int:
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    """Run a command and print its result, then save its options."""
+    """Run a command and print its result, then save its options; return its exit status."""
     parser = _CommandParser(name)
     parser.check_known(arguments)
     options = _parse(parser, name, arguments)
@@ -78,7 +80,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     )
     if options.save_config:
         write_atomically(options.save_config, _as_toml(options.reproducing))
-    return 0
+    return result.get("exit_status", 0)
 
 
 def _within_memory(run: Callable[[argparse.Namespace], dict], options: argparse.Namespace) -> dict:
