@@ -30,7 +30,7 @@ from crosscal.methods.registry import check_request, find_method
 from crosscal.models import find_config, inventory, resolve_device
 from crosscal.output.packing import check_storage
 from crosscal.output.writer import Place
-from crosscal.results.provenance import versions
+from crosscal.results.provenance import device_name, versions
 from crosscal.types import SparseGrid, Unstructured, storage_bits
 
 _CALIBRATION = "c4"  # text of methods that read text, when none is named
@@ -59,7 +59,8 @@ def _run_compress(options: argparse.Namespace) -> dict:
     texts = _draw_calibration(options, shares)
     request = replace(request, calibration=texts or None, progress=not options.quiet)
     again = {"seed": options.seed, "schedule": options.schedule, "allocation": options.allocation}
-    again |= {"texts": request.texts(), "versions": versions(), "config": options.reproducing}
+    machine = device_name(resolve_device(options.device))
+    again |= {"texts": request.texts(), "versions": versions(), "machine": machine, "config": options.reproducing}
     report = carry_out(replace(request, made=asked | again))
     return asked | told | {"texts": request.texts()} | _losses(report) | _shares(report)
 

@@ -38,7 +38,7 @@ def _commit() -> str:
         return "unknown"
 
 
-def _device_name(device) -> str:
+def device_name(device) -> str:
     """The GPU's name, or the CPU's with its core count: `"NVIDIA H200"`, `"Intel(R) Xeon(R) Processor, 2 cores"`."""
     import torch
 
@@ -63,7 +63,7 @@ def provenance(device) -> dict:
         "versions": versions(),
         "python": platform.python_version(),
         "system": platform.system(),
-        "device": _device_name(device),
+        "device": device_name(device),
         "commit": _commit(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

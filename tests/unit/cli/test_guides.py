@@ -23,6 +23,7 @@ ELSEWHERE = ("pip ", "hf ", "export ", "python -m crosscal.study", "#")
 SMALL = {
     "evaluate": "--windows 2 --length 32 --items 2",
     "compare": "--windows 2 --length 32",
+    "gate": "--windows 6 --length 32",
     "report": "--preset smoke",
 }
 
