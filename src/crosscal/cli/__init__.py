@@ -1,4 +1,4 @@
-"""The command line: `crosscal compress`, `evaluate`, `compare`, `gate`, `verify`, `report`, `assets`, `doctor`.
+"""The command line: `crosscal compress`, `evaluate`, `compare`, `report`, ...: `cli/commands.toml` lists them.
 
 `crosscal.cli.parser` holds the options and help of all commands, and this file everything that they share. The module
 of a command is loaded when it runs, and has

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +25,7 @@ from crosscal.engine.batches import _run_and_add
 from crosscal.engine.streams import Streams, open_streams
 from crosscal.engine.windows import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
-from crosscal.models import Inventory, LinearLayer, LoadedModel, experts_apart, inventory
+from crosscal.models import Inventory, LinearLayer, experts_apart, inventory
 
 CONTENTS = "statistics.json"
 Group = tuple[list[str], dict[str, InputStats] | dict[str, DiagonalStats]]
@@ -85,7 +86,7 @@ def load_statistics(folder: str | Path) -> ModelStatistics:
 
 @torch.no_grad()
 def gather_statistics(
-    model: nn.Module | LoadedModel,
+    model: Any,
     calibration: Mapping[str, Windows],
     *,
     folder: str | Path | None = None,
@@ -96,32 +97,39 @@ def gather_statistics(
 ) -> ModelStatistics:
     """Run every source's windows through the dense model once and return the input statistics of an inventory's layers.
 
-    The model stays as it is. A Gram matrix of d inputs takes 4 d^2 bytes for each source; give a `folder` where they
+    `model` is a module, what `load_model` returns, or a `StreamedModel`, which is read block by block; it stays as it
+    is. A Gram matrix of d inputs takes 4 d^2 bytes for each source; give a `folder` where they
     do not fit in memory, `load_statistics` reads them back. `diagonal_only` keeps what Wanda needs and no more.
     Hand the result to `compress(..., statistics=...)`.
 
     Raises `InputError` for no text, a folder that cannot be written, and inputs of a layer that are not finite,
     naming the layer.
     """
+    residence: Any = model if hasattr(model, "fill") else None
     model = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
     sources = _token_windows(calibration)
     _check_windows(model, calibration)
     if not sources:
         raise InputError("statistics need text; pass calibration={'c4': load_text('c4', tokenizer)}")
-    parts = inventory(model) if parts is None else parts
+    parts = parts or (residence.inventory if residence else inventory(model))
     kept = ModelStatistics(list(sources), diagonal_only, len(parts.blocks), _opened(folder))
     with experts_apart(model):
-        _gather(kept, open_streams(model, parts, sources, micro_batch), progress)
+        opened = (
+            residence.streams(sources, micro_batch) if residence else open_streams(model, parts, sources, micro_batch)
+        )
+        _gather(kept, opened, progress, residence)
     if kept.folder is not None:
         contents = {"sources": kept.sources, "diagonal_only": diagonal_only, "n_blocks": len(parts.blocks)}
         (kept.folder / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
     return kept
 
 
-def _gather(kept: ModelStatistics, streams: Streams, progress: bool) -> None:
+def _gather(kept: ModelStatistics, streams: Streams, progress: bool, residence: Any = None) -> None:
     """Add the statistics of every block."""
     blocks, scratch = streams.blocks, {}
     for index, block in enumerate(tqdm(blocks, desc="statistics", unit="block", disable=not progress)):
+        if residence is not None:
+            block = residence.fill(index)
         groups = streams.groups(index, block)
         sums = [InputSums(kept.diagonal_only, scratch) for _ in groups]
         add = [part.add for part in sums]
@@ -134,6 +142,8 @@ def _gather(kept: ModelStatistics, streams: Streams, progress: bool) -> None:
         ):
             batch.keep(output)
         streams.advance()
+        if residence is not None:
+            residence.done(index)
         stats = [part.stats() for part in sums]
         for group, by_source in zip(groups, stats, strict=True):
             _check_inputs(f"{index}.{group[0].name}", _all_finite(by_source))
