@@ -2,8 +2,8 @@
 
 `llama-quantize --imatrix` rounds a weight so that inputs with energy count more. Its file holds, for every matrix of
 the model's GGUF file, the sum over tokens of x_j^2 for each input j and the number of tokens; only their quotient is
-used. Files of llama.cpp's own tool merge by adding both, so that a text counts by its length. Here sources are kept apart and
-mixed like all statistics of this package, each normalized by its own number of tokens:
+used. Files of llama.cpp's own tool merge by adding both, so that a text counts by its length. Here sources are kept
+apart and mixed like all statistics of this package, each normalized by its own number of tokens:
 
     in_sum2_j = N sum_s w_s sum_t x_tj^2 / N_s      counts = N sum_s w_s n_s / N_s
 
