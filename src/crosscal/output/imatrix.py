@@ -25,10 +25,10 @@ from transformers import PreTrainedConfig
 
 from crosscal.calibration.statistics import check_weights
 from crosscal.engine.gather import gather_statistics
+from crosscal.engine.windows import Windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.files import write_atomically
 from crosscal.models import inventory
-from crosscal.text import TextWindows
 
 # Architectures of llama.cpp that are called otherwise than transformers' model types, up to "_text", "_" and "-".
 _CALLED = {"mistral": "llama", "mixtral": "llama", "ministral": "mistral3", "cohere": "command-r", "phi": "phi2"}
@@ -48,7 +48,7 @@ class Importance(NamedTuple):
 def importance_matrix(
     model: Any,
     config: PreTrainedConfig,
-    calibration: Mapping[str, TextWindows],
+    calibration: Mapping[str, Windows],
     weights: Mapping[str, float],
     *,
     micro_batch: int | None = None,
@@ -64,7 +64,7 @@ def importance_matrix(
     """
     check_weights(list(calibration), weights)
     names = _Names(config)
-    tokens = {source: int((windows.tokens >= 0).sum()) for source, windows in calibration.items()}
+    tokens = {source: int((windows >= 0).sum()) for source, windows in _token_windows(calibration).items()}
     parts = model.inventory if hasattr(model, "inventory") else None
     paths = (parts or inventory(model.model)).paths
     kept = gather_statistics(

@@ -97,7 +97,10 @@ def _whole(page: Page, *kinds: tuple[dict, dict, str], on: Quantity = PERPLEXITY
 
 BEST, PLAIN = {"method": "fisher", "kept": f"{LSQ} anchor"}, {"method": "sparsegpt", "kept": ""}
 GPTQ, ANCHORED = {"method": "gptq", "kept": ""}, {"method": "gptq", "kept": "anchor"}
-SAYS = {"evidence": FIGURE, "lead": "ratios of perplexity", "missing": "no such pair of runs is stored"}
+SAYS = {"evidence": FIGURE, "missing": "no such pair of runs is stored"}
+SAYS["says"] = (
+    "{shown} of {count} ratios of perplexity show it, {refuted} contradict it; the least is {estimate} ({name})"
+)
 for target, least in LEAST.items():
     pruned = target.endswith("%")
     better, worse = (BEST, PLAIN) if pruned else (ANCHORED, GPTQ)
