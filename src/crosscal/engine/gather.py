@@ -49,14 +49,18 @@ class ModelStatistics:
         return [(names, stats) for names, stats in mixed if stats is not None]
 
     def check_fits(self, layers: Sequence[Sequence[LinearLayer]]) -> None:
-        """Raise `InputError` unless these are statistics of a model with such blocks; reads the first and the last."""
+        """Raise `InputError` unless these are statistics of a model with such layers, whatever others it has.
+
+        Reads the first and the last block.
+        """
         wrong = InputError("the statistics are those of another model; gather them with the model to be compressed")
         if self.n_blocks != len(layers):
             raise wrong
         for index in {0, len(layers) - 1}:
-            widths = {layer.name: layer.weight.shape[1] for layer in layers[index]}
-            for names, stats in self.block(index):
-                if any(widths.get(name) != len(part.diagonal) for name in names for part in stats.values()):
+            known = {name: stats.values() for names, stats in self.block(index) for name in names}
+            for layer in layers[index]:
+                sizes = {len(part.diagonal) for part in known.get(layer.name, ())}
+                if layer.name not in known or sizes - {layer.weight.shape[1]}:
                     raise wrong
 
     def add(self, index: int, groups: list[Group]) -> None:

@@ -6,6 +6,7 @@ import torch
 from crosscal.engine.driver import compress
 from crosscal.engine.gather import ModelStatistics, gather_statistics, load_statistics
 from crosscal.errors import InputError
+from crosscal.models import inventory
 from crosscal.types import LowRank
 from tests.unit.engine.test_schedules import HALF, QUIET, TARGETS, TEXT, equal
 from tests.unit.families import random_windows, tiny_model
@@ -43,6 +44,22 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path):
             compress(tiny_model("llama"), **arguments, **QUIET)
     with pytest.raises(InputError, match="holds no complete statistics"):
         load_statistics(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [{"only": ["mlp.down_proj"]}, {"skip": ["self_attn.*"]}, {"only": ["1.*"]}])
+def test_statistics_of_all_layers_serve_a_part_of_them(parts):
+    statistics = gather_statistics(tiny_model("llama"), TEXT, **QUIET)
+    model, direct = tiny_model("llama"), tiny_model("llama")
+    expected = compress(direct, "wanda", HALF, calibration=TEXT, schedule="parallel", **parts, **QUIET)
+    assert compress(model, "wanda", HALF, statistics=statistics, **parts, **QUIET).layers == expected.layers
+    assert equal(model, direct)
+
+
+def test_statistics_of_some_layers_do_not_serve_all():
+    model = tiny_model("llama")
+    some = gather_statistics(model, TEXT, parts=inventory(model, only=["mlp.down_proj"]), **QUIET)
+    with pytest.raises(InputError, match="those of another model"):
+        compress(model, "wanda", HALF, statistics=some, **QUIET)
 
 
 def test_an_interrupted_gathering_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
