@@ -45,7 +45,7 @@ _BY_PLACE = {
     "crosscal.stats": "study.statistics",
     "crosscal.text.documents": "text.registry",
     "crosscal.text.written": "text.sampling",
-    "crosscal.types": "storage targets",
+    "crosscal.types": "storage",
     "crosscal_book": "report",
     "crosscal_book.chapters": "report.studies",
     "crosscal_book.pages.freshness": "report.freshness",

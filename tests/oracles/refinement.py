@@ -77,3 +77,16 @@ def loss_of(dense, new, gram):
     """tr(dW G dW^T)."""
     change = (dense - new).double()
     return ((change @ gram.double()) * change).sum().item()
+
+
+def narrowed(down, inputs, count, damp):
+    """The channels with the most output energy, made up for: min ||W h - Q h_K||^2 + R ||Q - W_K||^2, row by row."""
+    h, w = inputs.double(), down.double()
+    energy = [(h[:, j].square().sum() * w[:, j].square().sum()).item() for j in range(w.shape[1])]
+    kept = sorted(sorted(range(len(energy)), key=lambda j: (-energy[j], j))[:count])
+    pull = (damp * (h.T @ h).diagonal().mean()).sqrt() * torch.eye(count, dtype=torch.float64)
+    left = torch.cat([h[:, kept], pull])
+    right = torch.cat([h @ w.T, pull @ w[:, kept].T])
+    result = torch.zeros_like(w)
+    result[:, kept] = torch.linalg.lstsq(left, right).solution.T
+    return result

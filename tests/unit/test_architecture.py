@@ -13,14 +13,15 @@ ROOT = Path(crosscal.__file__).parent
 # Each room may import the rooms it names and everything those may import.
 MAY_IMPORT = {
     "errors": [],
-    "types": ["errors"],
+    "targets": ["errors"],
+    "types": ["targets", "errors"],
     "paths": [],
     "files": ["errors"],
     "stats": [],
     "assets": ["errors", "paths", "files"],
     "_moved": [],
     "text": ["assets", "errors", "paths", "files"],
-    "models": ["assets", "errors", "paths"],
+    "models": ["assets", "errors", "paths", "targets"],
     "calibration": ["models", "types"],
     "methods": ["calibration", "types", "errors"],
     "engine": ["methods", "calibration", "models", "errors", "types"],

@@ -55,7 +55,6 @@ NAMES = {
     "crosscal.study.grid": "run_chapter",
     "crosscal.study.parameters": "PruningSettings ReportCardSettings read_parameters",
     "crosscal.study.store": "RunRecord has_run save_run write_atomically",
-    "crosscal.targets": "parse_target",
     "crosscal.text.documents": "NGRAM SHARED_NGRAMS documents word_ngrams",
 }
 

@@ -28,6 +28,7 @@ from crosscal.files import path_kind
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import check_request, find_method
 from crosscal.models import find_config, inventory, resolve_device
+from crosscal.models.channels import narrow_inventory
 from crosscal.output.packing import check_storage
 from crosscal.output.writer import Place
 from crosscal.results.provenance import device_name, versions
@@ -114,7 +115,7 @@ def _expected(request: Request, config: PreTrainedConfig) -> tuple[CompressionRe
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=request.trust_remote_code)
-    parts = inventory(model, skip=request.skip, only=request.only)
+    parts = narrow_inventory(model) if request.width else inventory(model, skip=request.skip, only=request.only)
     request.check_parts(parts)
     shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for block in parts.layers for layer in block]
     check_storage(request.storage, request.method, request.target, [d_in for _, d_in in shapes])
@@ -127,7 +128,10 @@ def _expected(request: Request, config: PreTrainedConfig) -> tuple[CompressionRe
 def _losses(report: CompressionReport) -> dict:
     errors = {layer.name: layer.relative_error for layer in report.layers if layer.relative_error is not None}
     worst = sorted(errors.items(), key=lambda pair: -pair[1])[:_WORST]
+    facts = report.layers[0].facts if report.layers else {}
     return {
+        "mix_weights": report.mix_weights(),
+        "channels": [int(facts["channels"]), int(facts["channels kept"])] if "channels kept" in facts else None,
         "seconds": round(report.seconds, 2),
         "peak_bytes": report.peak_bytes,
         "sparsity": report.sparsity,
@@ -171,15 +175,27 @@ def _show_compress(result: dict) -> str:
         f"compressed {head}",
         f"written to {result['output']}",
         f"  {result['seconds']:.1f} s, peak memory {result['peak_bytes'] / 2**20:,.0f} MiB above the start",
-        f"  {100 * result['sparsity']:.1f} % of the weights of {result['layers']} layers are zero; packed, a weight "
-        f"takes {result['bits_per_weight']:.2f} bits",
+        _what_is_left(result),
         *_show_shares(result, "  these are"),
     ]
+    if found := result["mix_weights"]:
+        lines += [f"  mix weights that were found: {', '.join(f'{name} {share:.3f}' for name, share in found.items())}"]
+        lines[-1] += ", means over layers" * (result["balance"] == "worst")
     if result["worst_layers"]:
         worst = ", ".join(f"{layer['name']} {100 * layer['relative_error']:.2g} %" for layer in result["worst_layers"])
         lines += [f"  output error of the layers: mean {100 * result['layer_error']:.2g} %; largest: {worst}"]
     return "\n".join(
         [*lines, f"measure the loss: crosscal evaluate --model {result['output']} --dense {result['model']}"]
+    )
+
+
+def _what_is_left(result: dict) -> str:
+    """How many weights are zero, or how many channels are left."""
+    if width := result["channels"]:
+        return f"  {width[1]:,} of the {width[0]:,} channels of {result['layers']} feed-forward layers are left"
+    return (
+        f"  {100 * result['sparsity']:.1f} % of the weights of {result['layers']} layers are zero; packed, a weight "
+        f"takes {result['bits_per_weight']:.2f} bits"
     )
 
 

@@ -9,12 +9,12 @@ from crosscal.errors import whole_number
 from crosscal.machine import Estimate, Machine, size, this_machine
 from crosscal.machine.facts import _CORE, _EXTRAS
 from crosscal.methods.registry import check_request, find_method
-from crosscal.types import Grid, LowRank, PerGroup, Unstructured
+from crosscal.types import Grid, LowRank, PerGroup, Unstructured, Width
 
 _OK, _MISSING, _SLOW = "ok", "missing", "slow"
 _LITTLE_DISK, _LITTLE_MEMORY = 5 * 2**30, 4 * 2**30
 _BUSY = 0.5  # of the cores in use by others: times will be longer
-_USUAL_TARGETS = (Unstructured(0.5), Grid(4, PerGroup(128)), LowRank(0.5))
+_USUAL_TARGETS = (Unstructured(0.5), Grid(4, PerGroup(128)), LowRank(0.5), Width(0.8))
 _USES = {
     "core": "everything",
     "study": "built-in models, texts of the hub, tasks",

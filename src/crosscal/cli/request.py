@@ -23,6 +23,7 @@ from crosscal.types import (
     SparseGrid,
     Target,
     Unstructured,
+    Width,
     parse_pattern,
     parse_target,
 )
@@ -44,13 +45,14 @@ def _read_target(options: argparse.Namespace) -> Target | None:
     group = PerRow() if options.group is None else PerGroup(options.group)
     grid = None if options.bits is None else Grid(options.bits, group, symmetric=options.symmetric)
     if options.target is not None:
-        if pattern or grid or options.rank is not None:
+        if pattern or grid or options.rank is not None or options.width is not None:
             raise InputError("--target is the whole target; leave out its other options")
         return parse_target(options.target)
-    if options.rank is not None:
-        if pattern or grid:
-            raise InputError("--rank goes with neither --sparsity nor --pattern nor --bits; give it alone")
-        return LowRank(_fraction("--rank", options.rank))
+    for name, kind in (("rank", LowRank), ("width", Width)):
+        if (share := getattr(options, name)) is not None:
+            if pattern or grid or (options.rank is not None and options.width is not None):
+                raise InputError(f"--{name} goes with no other target, such as --sparsity or --bits; give it alone")
+            return kind(_fraction(f"--{name}", share))
     return SparseGrid(pattern, grid) if pattern and grid else pattern or grid
 
 

@@ -13,9 +13,11 @@ from transformers import PreTrainedModel
 from crosscal.engine.streams import WholeModelError
 from crosscal.errors import InputError
 from crosscal.models import Inventory, LinearLayer
+from crosscal.models.channels import cut_parameters
 from crosscal.models.folders import weight_files
 from crosscal.models.layout import Stored, stored_parameters
 from crosscal.output.tensorfile import TensorFile
+from crosscal.types import Width
 
 
 class _Checkpoint:
@@ -70,8 +72,17 @@ class _Places:
     raises `WholeModelError` where blocks share weights, and where a parameter cannot be put back as it is stored.
     """
 
-    def __init__(self, model: PreTrainedModel, parts: Inventory, checkpoint: _Checkpoint, *, loaded: bool = False):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        parts: Inventory,
+        checkpoint: _Checkpoint,
+        *,
+        loaded: bool = False,
+        width: Width | None = None,
+    ):
         self.model, self.layers, self.checkpoint, self._paths = model, parts.layers, checkpoint, parts.paths
+        self.width, self._blocks = width, parts.blocks
         self.slot, self.parts, self.dtype = checkpoint.slot, checkpoint.parts, checkpoint.dtype
         shapes = {key: file.slots[key].shape for key, file in checkpoint.home.items()}
         stored, _, wrong = stored_parameters(model, shapes)
@@ -99,8 +110,12 @@ class _Places:
         return self.of[self._name(index, layer)].keys
 
     def changed(self, index: int) -> dict[str, Tensor]:
-        """Return the tensors of a block's compressed parameters, by their keys."""
+        """Return the tensors of a block's compressed parameters, by their keys; those of a `width` are cut to it."""
         tensors: dict[str, Tensor] = {}
+        if self.width is not None:
+            for name, tensor in cut_parameters(self.model, self._blocks[index], self.width):
+                tensors |= self.of[f"{self._paths[index]}.{name}"].write({f"{self._paths[index]}.{name}": tensor.cpu()})
+            return tensors
         for part in (self.of[self._name(index, layer)] for layer in self.layers[index]):
             if part.keys[0] not in tensors:
                 tensors |= part.write({name: _parameter(self.model, name).detach().cpu() for name in part.names})

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from crosscal.disk.journal import MODEL, Journal
 from crosscal.disk.states import _states_bytes, _StoredStreams
 from crosscal.disk.weights import StreamedModel
 from crosscal.engine.driver import Residence, run
+from crosscal.engine.mixing import model_weights
 from crosscal.engine.reports import CompressionReport, LayerReport
 from crosscal.engine.request import Request
 from crosscal.engine.streams import Streams
@@ -23,6 +25,7 @@ from crosscal.errors import InputError
 from crosscal.machine.facts import host_memory
 from crosscal.methods.allocation import Owl
 from crosscal.models import find_folder, load_model
+from crosscal.models.channels import narrow
 from crosscal.models.loading import fast_dtype, is_gguf, resolve_device, resolve_dtype
 from crosscal.output.export import save_model
 from crosscal.output.packing import check_storage
@@ -100,6 +103,9 @@ def carry_out(request: Request) -> CompressionReport:
         log.warning("%s is loaded into memory as a whole, because %s", request.model, error.reason)
     residence = _WholeFolder(request, stored, grid)
     request.check(residence.inventory)
+    if request.balance == "model":
+        request = replace(request, weights=model_weights(residence, request))
+    residence.request = request
     return run(request, residence)
 
 
@@ -123,6 +129,23 @@ def _check_streams(request: Request) -> None:
 def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport:
     """Run the loop, or what is left of it, and put the folder in its place."""
     request.check(residence.inventory)
+    if request.balance == "model":
+        reader = StreamedModel(
+            request.model,
+            device=request.device,
+            dtype=residence.dtype,
+            trust_remote_code=request.trust_remote_code,
+            folder=residence.folder,
+            progress=request.progress,
+            skip=request.skip,
+            only=request.only,
+            width=request.width,
+        )
+        kept = residence.journal.work.with_suffix(".statistics")
+        try:
+            request = residence.request = replace(request, weights=model_weights(reader, request, kept))
+        finally:
+            shutil.rmtree(kept, ignore_errors=True)
     journal, files = residence.journal, residence._checkpoint.identity()
     if journal.files == files and journal.request.get("dtype", ["", ""])[1] == str(residence.dtype):
         vars(residence)["fingerprint"] = journal.request["model"]  # the files did not change: no weight need be read
@@ -172,7 +195,7 @@ class _StreamedFolder(StreamedModel):
     """A streamed model that is written to a folder as its blocks are done, with a journal of what has been."""
 
     def __init__(self, request: Request, stored: torch.dtype | None, grid: Grid | None):
-        self._request, self._states = request, None
+        self.request, self._states = request, None
         folder = _find_folder(request, stored)
         super().__init__(
             request.model,
@@ -183,6 +206,7 @@ class _StreamedFolder(StreamedModel):
             progress=request.progress,
             skip=request.skip,
             only=request.only,
+            width=request.width,
         )
         self.journal = Journal(Place(request.output))
         self.writer = Writer(self.journal.work / MODEL, self._places, stored, request.storage, grid)
@@ -210,9 +234,9 @@ class _StreamedFolder(StreamedModel):
     def close(self) -> None:
         """Write all that is not a block, and put the folder in its place."""
         self.writer.write_rest()
-        self.writer.copy_descriptions(self.folder, code=self._request.trust_remote_code)
+        self.writer.copy_descriptions(self.folder, code=self.request.trust_remote_code)
         report = CompressionReport(self.layers, inventory=self.inventory.told())
-        self.writer.finish(self.name, self.fingerprint, report, self._request.told())
+        self.writer.finish(self.name, self.fingerprint, report, self.request.told())
         self.journal.put_in_place()
 
     def bytes_needed(self, request: Request) -> int:
@@ -235,7 +259,7 @@ class _WholeFolder(Residence):
     """A model loaded as a whole that is written to a folder in the end."""
 
     def __init__(self, request: Request, stored: torch.dtype | None, grid: Grid | None):
-        self._request, self._stored, self._grid = request, stored, grid
+        self.request, self._stored, self._grid = request, stored, grid
         device, kept = resolve_device(request.device), stored
         self._folder: Path | None = None
         if not is_gguf(request.model):
@@ -251,18 +275,20 @@ class _WholeFolder(Residence):
             accept_terms=request.accept_terms,
             trust_remote_code=request.trust_remote_code,
         )
-        super().__init__(self._loaded.model, skip=request.skip, only=request.only)
+        super().__init__(self._loaded.model, skip=request.skip, only=request.only, width=request.width)
 
     def close(self) -> None:
         """Write the model: what did not change as it is in the checkpoint, tensors of another dtype included."""
-        request, report = self._request, CompressionReport(self.layers, inventory=self.inventory.told())
+        request, report = self.request, CompressionReport(self.layers, inventory=self.inventory.told())
         if self._folder is None:
+            if request.width is not None:
+                narrow(self.model, request.width)
             self.model.to(self._stored or self.model.dtype)
             more = {"overwrite": request.overwrite, "storage": request.storage, "grid": self._grid}
             save_model(self._loaded, request.output, report=report, made=request.told(), **more)
             return
         folder, place = self._folder, Place(request.output)
-        source = _Places(self.model, self.inventory, self._checkpoint, loaded=True)
+        source = _Places(self.model, self.inventory, self._checkpoint, loaded=True, width=request.width)
         writer = Writer(place.temporary, source, self._stored, request.storage, self._grid)
         code = request.trust_remote_code
         about = request.model, self._loaded.fingerprint, report, request.told()

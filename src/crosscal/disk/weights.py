@@ -35,6 +35,7 @@ from crosscal.models.heads import check_head
 from crosscal.models.layout import Stored
 from crosscal.models.loading import resolve_device, resolve_dtype
 from crosscal.output.tensorfile import TensorFile
+from crosscal.types import Width
 
 
 class StreamedModel(Residence):
@@ -56,19 +57,21 @@ class StreamedModel(Residence):
         progress: bool = True,
         skip: Sequence[str] = (),
         only: Sequence[str] = (),
+        width: Width | None = None,
     ):
         where = resolve_device(device)
         self.dtype = resolve_dtype(dtype, where)
         options = {"dtype": self.dtype, "accept_terms": accept_terms, "trust_remote_code": trust_remote_code}
         self.name, self.folder, self.progress = str(name), folder or find_folder(name, **options), progress
         self._trusted = trust_remote_code
-        super().__init__(_skeleton(self.folder, self.name, self.dtype, trust_remote_code), skip=skip, only=only)
+        skeleton = _skeleton(self.folder, self.name, self.dtype, trust_remote_code)
+        super().__init__(skeleton, skip=skip, only=only, width=width)
         self.device = where
         self._embedding = self.model.get_input_embeddings()
         if not isinstance(self._embedding, nn.Embedding):
             raise WholeModelError("its embedding is no plain table")
         self._checkpoint = _Checkpoint(self.folder)
-        self._places = _Places(self.model, self.inventory, self._checkpoint)
+        self._places = _Places(self.model, self.inventory, self._checkpoint, width=width)
         self._names = {id(module): path for path, module in self.model.named_modules()}
         self._hollow = {module: dict(module._parameters) for module in self.model.modules()}
         self._dtypes = {name: tensor.dtype for name, tensor in self.model.state_dict().items()}
@@ -99,9 +102,13 @@ class StreamedModel(Residence):
         self._fill(self.blocks[index])
         return self.blocks[index]
 
-    def done(self, index: int, reports: Sequence[LayerReport] = ()) -> None:
+    def release(self, index: int) -> None:
         """Let go of a block's weights."""
         self._empty(self.blocks[index])
+
+    def done(self, index: int, reports: Sequence[LayerReport] = ()) -> None:
+        """Let go of a block's weights, and take note of it."""
+        self.release(index)
         super().done(index, reports)
 
     def streams(self, sources: Mapping[str, Tensor], micro_batch: int | None) -> Streams:

@@ -15,7 +15,7 @@ from crosscal.calibration.gram import InputSums, panels
 from crosscal.calibration.statistics import DiagonalStats, InputStats
 from crosscal.engine.batches import MicroBatch
 from crosscal.engine.gather import _all_finite, _check_inputs, _mixed
-from crosscal.engine.reports import LayerReport
+from crosscal.engine.reports import MIX_WEIGHT, LayerReport
 from crosscal.engine.request import Request
 from crosscal.errors import InputError
 from crosscal.methods.balance import balanced
@@ -150,11 +150,13 @@ class _BlockWork:
         def solve(mixed: InputStats | DiagonalStats | None) -> tuple[list[Tensor], dict]:
             return request.solver.solve(old, Evidence(mixed, gradients, keep), self.target, **options)
 
-        if request.balance and len(stats) > 1:
+        if request.balance == "worst" and len(stats) > 1:
             new, facts, shares = balanced(old, stats, solve)
-            facts = facts | {f"weight of {name}": share for name, share in shares.items()}
+            facts = facts | {MIX_WEIGHT + name: share for name, share in shares.items()}
         else:
             new, facts = solve(mixed)
+            if request.balance:
+                facts = facts | {MIX_WEIGHT + name: share for name, share in request.mixing.items()}
         for layer, weight in zip(layers, new, strict=True):
             layer.write(weight)
         written = [layer.weight for layer in layers]

@@ -20,6 +20,7 @@ from crosscal.calibration.statistics import mix_gradients
 from crosscal.engine.batches import MicroBatch
 from crosscal.engine.block import _BlockWork, _settled
 from crosscal.engine.gather import ModelStatistics, gather_gradients, gather_statistics
+from crosscal.engine.mixing import model_weights
 from crosscal.engine.reports import CompressionReport, LayerReport, PeakMemory
 from crosscal.engine.request import Request
 from crosscal.engine.schedules import _SCHEDULES
@@ -29,7 +30,8 @@ from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import Evidence
 from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory
-from crosscal.types import SparseGrid, Target, Unstructured
+from crosscal.models.channels import narrow, narrow_inventory
+from crosscal.types import SparseGrid, Target, Unstructured, Width
 
 __all__ = ["CompressionReport", "LayerReport", "Residence", "compress", "final_states", "run"]
 
@@ -43,9 +45,11 @@ class Residence:
 
     first = 0
 
-    def __init__(self, model: nn.Module, *, skip: Sequence[str] = (), only: Sequence[str] = ()):
+    def __init__(
+        self, model: nn.Module, *, skip: Sequence[str] = (), only: Sequence[str] = (), width: Width | None = None
+    ):
         self.model: Any = model
-        self.inventory = inventory(model, skip=skip, only=only)
+        self.inventory = inventory(model, skip=skip, only=only) if width is None else narrow_inventory(model)
         self.blocks = self.inventory.blocks
         self.device: torch.device = next(model.parameters()).device
         self.layers: list[LayerReport] = []
@@ -61,6 +65,9 @@ class Residence:
     def fill(self, index: int) -> nn.Module:
         """Return a block with its weights on the device."""
         return self.blocks[index]
+
+    def release(self, index: int) -> None:
+        """Let go of a block's weights, which stay as they are."""
 
     def done(self, index: int, reports: Sequence[LayerReport] = ()) -> None:
         """Take note of a block that is done."""
@@ -106,21 +113,23 @@ def compress(
 ) -> CompressionReport:
     """Compress a causal language model in place and return a report on every layer.
 
-    `target` is an `Unstructured`, `NofM`, `Grid`, `SparseGrid` or `LowRank`. `calibration` maps each text source to its
-    token windows (or to what `load_text` or a tokenizer returns) and `weights` gives each source's share (equal shares
-    when left out): the statistics of the sources are combined by `mix`. `statistics` of the dense model, from
-    `gather_statistics`, take the place of both text and schedule. `schedule` is "sublayer", "block" or "parallel" (see
-    `crosscal.engine.schedules`). `allocation=Owl()` gives blocks different sparsities. `refine` improves what a pruning
-    method leaves: "lsq" is least squares on the weights that stay, "swaps" exchanges kept and pruned weights before
-    that. `anchor`, such as 0.25, lets a method aim that part of the way at what the dense model puts out, at the price
-    of a second forward pass (schedules "sublayer" and "block"). `rotate` rounds in a basis in which the inputs of each
-    group are turned by a Hadamard matrix. `balance="worst"` finds, layer by layer, the weights with which the source
-    that loses most loses least. `damp` is the damping of second-order methods, raised tenfold up to three
-    times where a factorization fails. With `measure_loss` every layer's loss on every source is reported, by data-free
-    methods too if they are given text (statistics that hold only diagonals do not suffice). `micro_batch` windows run
-    at a time. `skip` and `only` are names of layers with `*`, such as "mlp.down_proj" or "0.*", that are left out or
-    alone compressed; where less than 95 % of the decoder's weights could be compressed otherwise, `partial` allows it.
-    Further `options` go to the method: `act_order`, `block`, `strength`. `model` may also be what `load_model` returns.
+    `target` is an `Unstructured`, `NofM`, `Grid`, `SparseGrid`, `LowRank` or `Width`; with a width the model is cut to
+    fewer channels, and its configuration with it. `calibration` maps each text source to its token windows (or to what
+    `load_text` or a tokenizer returns) and `weights` gives each source's share (equal shares when left out): the
+    statistics of the sources are combined by `mix`. `statistics` of the dense model, from `gather_statistics`, take the
+    place of both text and schedule. `schedule` is "sublayer", "block" or "parallel" (see `crosscal.engine.schedules`).
+    `allocation=Owl()` gives blocks different sparsities. `refine` improves what a pruning method leaves: "lsq" is least
+    squares on the weights that stay, "swaps" exchanges kept and pruned weights before that. `anchor`, such as 0.25,
+    lets a method aim that part of the way at what the dense model puts out, at the price of a second forward pass
+    (schedules "sublayer" and "block"). `rotate` rounds in a basis in which the inputs of each group are turned by a
+    Hadamard matrix. `balance="worst"` finds, layer by layer, the weights with which the source that loses most loses
+    least, `balance="model"` one set of weights for all layers. `damp` is the damping of second-order methods, raised
+    tenfold up to three times where a factorization fails. With `measure_loss` every layer's loss on every source is
+    reported, by data-free methods too if they are given text (statistics that hold only diagonals do not suffice).
+    `micro_batch` windows run at a time. `skip` and `only` are names of layers with `*`, such as "mlp.down_proj" or
+    "0.*", that are left out or alone compressed; where less than 95 % of the decoder's weights could be compressed
+    otherwise, `partial` allows it. Further `options` go to the method: `act_order`, `block`, `strength`. `model` may
+    also be what `load_model` returns.
 
     Raises `InputError`, with the model as it was, for an unknown method, schedule or option, a target the method
     does not know, a method that needs text and gets none, weights that do not fit the sources, a pattern whose group
@@ -129,12 +138,17 @@ def compress(
     """
     request = Request(**locals())  # the arguments, by their names
     module = model if isinstance(model, nn.Module) else model.model
-    residence = Residence(module, skip=skip, only=only)
+    residence = Residence(module, skip=skip, only=only, width=request.width)
     if getattr(getattr(residence.model, "config", None), "quantization_config", None):
         raise InputError("the model is quantized already; give the dense model that it was made from")
     request.check(residence.inventory)
     _check_finite_weights([layer for block in residence.inventory.layers for layer in block])
-    return run(request, residence)
+    if request.balance == "model":
+        request = replace(request, weights=model_weights(residence, request))
+    report = run(request, residence)
+    if request.width is not None:
+        narrow(module, request.width)
+    return report
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+MIX_WEIGHT = "weight of "  # and the name of a source: a fact of layers whose mix weights were found
 _NAMES = 2  # of a kind of matrix that was left out, at most
 
 
@@ -59,6 +60,15 @@ class CompressionReport:
     def sparsity(self) -> float:
         """Mean sparsity over layers, unweighted."""
         return sum(layer.sparsity for layer in self.layers) / max(1, len(self.layers))
+
+    def mix_weights(self) -> dict[str, float]:
+        """Return the mean over layers of the mix weights that were found for them; none where they were given."""
+        found: dict[str, list[float]] = {}
+        for layer in self.layers:
+            for name, share in layer.facts.items():
+                if name.startswith(MIX_WEIGHT):
+                    found.setdefault(name.removeprefix(MIX_WEIGHT), []).append(share)
+        return {name: sum(shares) / len(shares) for name, shares in found.items()}
 
     def fallbacks(self) -> dict[str, int]:
         """Return how many matrices of experts saw too few tokens, by what took the place of their statistics."""

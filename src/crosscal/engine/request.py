@@ -18,7 +18,8 @@ from crosscal.methods.balance import BALANCES
 from crosscal.methods.compose import composed
 from crosscal.methods.registry import Method, check_request, find_method
 from crosscal.models import Inventory
-from crosscal.types import Target
+from crosscal.models.structure import ASKED
+from crosscal.types import Target, Width
 
 SCHEDULES = ("sublayer", "block", "parallel")
 LEAST_SHARE = 0.95  # of the decoder's weights: less is only compressed by a request for a part of the model
@@ -102,6 +103,11 @@ class Request:
         return {name: self.shares[name] / total for name in general} | {domain: 0.0}
 
     @property
+    def width(self) -> Width | None:
+        """The width to which the model is cut, for a target of that kind."""
+        return self.target if isinstance(self.target, Width) else None
+
+    @property
     def text(self) -> dict[str, Tensor]:
         """Token windows that have to flow through the blocks: none where neither method nor losses read them."""
         read = self.statistics is None and (self.solver.reads != "nothing" or self.measure_loss)
@@ -114,8 +120,11 @@ class Request:
 
     def check_parts(self, parts: Inventory) -> None:
         """Raise `InputError` for a model of which too little can be compressed, or not to this target."""
-        asked = sum(part.n_weights for part in parts.left_out if part.reason == "asked to be left out")
-        if parts.n_compressed < LEAST_SHARE * (parts.n_weights - asked) and not self.partial:
+        if self.width is not None and (self.skip or self.only):
+            raise InputError(f"{self.target} cuts all blocks alike; leave skip and only out")
+        asked = sum(part.n_weights for part in parts.left_out if part.reason == ASKED)
+        whole = self.partial or self.width is not None
+        if parts.n_compressed < LEAST_SHARE * (parts.n_weights - asked) and not whole:
             raise InputError(f"only {parts.sentence()}; allow it with --partial (partial=True)")
         widths = [layer.weight.shape[1] for block in parts.layers for layer in block]
         check_request(self.solver, self.target, self.options, widths)
@@ -130,7 +139,12 @@ class Request:
             raise InputError(f"{self.method} needs gradients, which statistics do not hold; pass calibration text")
         if self.balance and (self.balance not in BALANCES or self.solver.reads == "nothing" or self.solver.domain_last):
             able = "a method that reads inputs and mixes all of its sources"
-            raise InputError(f"balance is '{self.balance}'; give 'worst', and {able}")
+            raise InputError(f"balance is '{self.balance}'; give {' or '.join(BALANCES)}, and {able}")
+        if self.balance == "model" and self.solver.gradients:
+            raise InputError(
+                f"balance 'model' tries weights on the statistics of inputs, and {self.method} reads gradients; give "
+                "'worst', or weights"
+            )
         if self.balance and len(set((self.weights or {}).values())) > 1:
             raise InputError("balance finds the weights of the sources; give equal ones or none")
         if self.anchor and (self.statistics is not None or self.schedule == "parallel"):
@@ -165,7 +179,8 @@ class Request:
         told |= {"rotate": True} if self.rotate else {}
         told |= {"balance": self.balance} if self.balance else {}
         told |= {key: str(value) for key, value in self.options.items()}
-        return told | {"texts": self.texts()} | dict(self.made or {})
+        told |= {"texts": self.texts()} | dict(self.made or {})
+        return told | {"sources": self.shares}  # as they were found, where they were
 
 
 def _fingerprint(tokens: Tensor) -> str:

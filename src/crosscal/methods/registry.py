@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from crosscal import types
 from crosscal.errors import InputError, real_number, suggest, whole_number
-from crosscal.types import Grid, LowRank, NofM, SparseGrid, Target, Unstructured
+from crosscal.types import Grid, LowRank, NofM, SparseGrid, Target, Unstructured, Width
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,6 +168,7 @@ _EXAMPLES = {
     Grid: "4 bits g128",
     SparseGrid: "2:4 + 4 bits g128",
     LowRank: "low rank 50%",
+    Width: "width 80%",
 }
 
 

@@ -19,6 +19,7 @@ from crosscal.errors import InputError
 from crosscal.models.experts import _matrices, _Matrix
 from crosscal.models.families import _ADAPTER, _EMBEDS, _HEAD, _TOWER, _is_cross, _is_linear, _is_router, _reason
 
+ASKED = "asked to be left out"
 _UNCOUNTED = ("embedding", "head", "cross-attention", "recurrent or convolution state", "outside the text decoder")
 
 
@@ -267,7 +268,7 @@ def _layer_reason(layer, block, path, number, sizes, skip, only, unused) -> str:
     exact = any(pattern.rpartition(".")[2] == parts[-1] for pattern in wanted)
     if not layer.stacked and not exact and _is_router(owners, parts, len(layer.weight), layer.weight.numel() / sizes):
         return "router"
-    return "asked to be left out" if skipped or (only and not wanted) else ""
+    return ASKED if skipped or (only and not wanted) else ""
 
 
 def _others(model: nn.Module, paths: Sequence[str], names: set[str]) -> Iterator[_LeftOut]:

@@ -68,6 +68,8 @@ def _describe(loaded: LoadedModel, folder: Path) -> None:
 class _ModelTensors:
     """The tensors of a loaded model, as the source of a writer: named and laid out as in the model's checkpoint."""
 
+    width = None
+
     def __init__(self, model: PreTrainedModel):
         parts = inventory(model)
         self.model, self.layers, self._paths = model, parts.layers, parts.paths

@@ -24,10 +24,11 @@ from crosscal import __version__
 from crosscal.engine.reports import CompressionReport
 from crosscal.errors import InputError
 from crosscal.models import LinearLayer
+from crosscal.models.channels import config_entry, feed_forwards
 from crosscal.models.folders import INDEX
 from crosscal.output.packing import FORMATS, _packable_layers, _quantization_config
 from crosscal.output.tensorfile import TensorFile, _Slot
-from crosscal.types import Grid
+from crosscal.types import Grid, Width
 
 REPORT, MASKS, CARD, EARLIER = "crosscal.json", "masks.safetensors", "README.md", "earlier"
 SCHEMA = 2  # of crosscal.json; 1 had no such entry, and told seconds and peak_bytes where a loaded model was saved
@@ -41,6 +42,11 @@ class _Source(Protocol):
     """The tensors of a model, by the names they have in its checkpoint."""
 
     model: PreTrainedModel
+
+    @property
+    def width(self) -> Width | None:
+        """The width to which feed-forward layers are cut as they are written, if they are."""
+        ...
 
     @property
     def layers(self) -> Sequence[Sequence[LinearLayer]]:
@@ -171,7 +177,8 @@ class Writer:
         for layer in self.source.layers[index]:
             keys, name = self.source.keys(index, layer), f"{index}.{layer.name}"
             weight = self._rounded(name, layer, self._kind(keys[0])[0] if keys else layer.weight.dtype)
-            masks.write(name, torch.from_numpy(np.packbits((weight != 0).numpy())))
+            if masks is not None:
+                masks.write(name, torch.from_numpy(np.packbits((weight != 0).numpy())))
             if self.grid is not None and keys[0] in unit:
                 changed |= FORMATS[self.storage].tensors(keys[0].removesuffix(".weight"), weight, self.grid)
                 unit.remove(keys[0])
@@ -179,7 +186,8 @@ class Writer:
             tensors = {key: tensor for key, tensor in self.source.changed(index).items() if key in unit}
             changed = {key: tensor.to(self._kind(key)[0]) for key, tensor in tensors.items()}
         self._write_shard(index, changed, [key for key in unit if key not in changed])
-        masks.flush()
+        if masks is not None:
+            masks.flush()
         TensorFile.flush_path(self.folder)
 
     def write_rest(self) -> None:
@@ -252,8 +260,13 @@ class Writer:
             raise InputError(f"the new weights of layer {name} do not fit into {weight.dtype}; pass dtype='bfloat16'")
         return weight
 
-    def _masks(self) -> TensorFile:
-        """Return the file of all masks: for each layer one bit a weight, numpy's `packbits` of "weight is not zero"."""
+    def _masks(self) -> TensorFile | None:
+        """Return the file of all masks: for each layer one bit a weight, numpy's `packbits` of "weight is not zero".
+
+        A narrower model has none: what is zero is cut away.
+        """
+        if self.source.width is not None:
+            return None
         contents = {
             f"{index}.{layer.name}": (torch.uint8, (-(-layer.weight.numel() // 8),))
             for index, layers in enumerate(self.source.layers)
@@ -270,6 +283,11 @@ class Writer:
             typed = {key: part for key, part in parts.items() if {"dtype", "torch_dtype"} & part.keys()}
             changes = {key: part | {"dtype": name} for key, part in typed.items()} | {"dtype": name}
             config.pop("torch_dtype", None)
+        if self.source.width is not None:
+            channels = feed_forwards(self.source.model)[0][0].channels
+            entry, count = config_entry(self.source.model, channels), self.source.width.channels(channels)
+            inner = changes.get("text_config", config.get("text_config", {}))
+            changes |= {"text_config": inner | {entry: count}} if entry in inner else {entry: count}
         if self.grid is not None:
             packing = _quantization_config(self.source.model, self.storage, self.grid, self._packed)
             changes["quantization_config"] = packing

@@ -30,6 +30,7 @@ from crosscal.metrics.evaluate import Evaluation, evaluate
 from crosscal.metrics.tasks import TASKS
 from crosscal.metrics.text_scores import DenseReference, dense_reference
 from crosscal.models import LinearLayer, LoadedModel, decoder_blocks, inventory, linear_layers, load_model
+from crosscal.models.channels import narrow_inventory
 from crosscal.models.loading import find_folder, is_gguf
 from crosscal.paths import cache_dir
 from crosscal.results.provenance import provenance
@@ -38,7 +39,7 @@ from crosscal.study.identity import DENSE, FLOAT32, GIVEN, identify, piece_keys
 from crosscal.study.rows import assemble, make_piece
 from crosscal.study.texts import draw_text
 from crosscal.text import SOURCES, TextWindows
-from crosscal.types import RunConfig, storage_bits
+from crosscal.types import RunConfig, Width, storage_bits
 
 _EVALUATION_SEED = 0  # held-out windows are the same for every run, whatever seed draws the calibration text
 LOSS_SOURCE, _LOSS_WINDOWS = "c4", 4
@@ -169,6 +170,10 @@ class Session:
         elif config.method == GIVEN:
             reference = self._dense.reference(config) if self._dense else None
             yield _Ready(self.loaded, reference)
+        elif isinstance(config.target, Width) and not isinstance(self.loaded, StreamedModel):
+            reference = self.reference(config)
+            copied = replace(self.loaded, model=copy.deepcopy(self.loaded.model))  # it is cut, which no one can undo
+            yield _Ready(copied, reference, compress(copied.model, **self._asked(config), **_of_method(config)))
         elif config.method == FLOAT32:
             if isinstance(self.loaded, StreamedModel):
                 raise InputError(f"{self.name} does not fit into memory, which a run in float32 needs; leave it out")
@@ -254,7 +259,8 @@ class Session:
         if config.method in (DENSE, GIVEN):
             return float(dense_bits)
         asked: dict[str, Any] = {name: value for name, value in config.options if name in ("skip", "only")}
-        layers = inventory(self.loaded.model, **asked).layers
+        narrower = isinstance(config.target, Width)
+        layers = (narrow_inventory(self.loaded.model) if narrower else inventory(self.loaded.model, **asked)).layers
         shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for block in layers for layer in block]
         bits = [storage_bits(config.target, dense_bits, shape) * prod(shape) for shape in shapes]
         return sum(bits) / sum(prod(shape) for shape in shapes)

@@ -37,7 +37,8 @@ PARTS: dict[str, list[str]] = {
     ],
     "Targets": [
         "What a model can be compressed to; each is checked where it is made.",
-        "crosscal.types types.py Unstructured NofM Grid PerRow PerGroup SparseGrid LowRank parse_target storage_bits",
+        "crosscal.types targets.py Unstructured NofM Grid PerRow PerGroup SparseGrid LowRank Width parse_target "
+        "storage_bits",
         "crosscal.methods.allocation methods/allocation.py Owl",
     ],
     "Statistics": [
@@ -70,6 +71,7 @@ TARGETS = {
     "Grid": "grid",
     "SparseGrid": "either with a grid in one sweep",
     "LowRank": "low rank",
+    "Width": "[width](width.md)",
 }
 READS = {"nothing": "", "diagonal": "input norms", "gram": "Gram matrix"}
 

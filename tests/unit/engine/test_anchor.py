@@ -1,5 +1,8 @@
 """Anchored calibration and refinements in the loop: against whole-model passes, on disk, and what is refused."""
 
+import copy
+import json
+
 import pytest
 import torch
 
@@ -12,7 +15,7 @@ from crosscal.errors import InputError
 from crosscal.methods import sparsegpt
 from crosscal.methods.balance import balanced
 from crosscal.methods.registry import METHODS
-from crosscal.models import decoder_blocks, linear_layers
+from crosscal.models import decoder_blocks, linear_layers, load_model
 from crosscal.types import Grid, NofM, Unstructured
 from tests.oracles import refinement as oracle
 from tests.unit.disk.common import contents, in_memory, same_weights
@@ -142,9 +145,10 @@ def test_whole_model_masks_keep_the_count_and_differ_by_layer():
         ("wanda", HALF, {"anchor": 0.25, "schedule": "parallel"}, "use 'sublayer' or 'block'"),
         ("wanda", HALF, {"refine": "lsqr"}, "unknown refinement 'lsqr'; did you mean 'lsq'"),
         ("gptq", Grid(4), {"refine": "lsq"}, "gptq does not prune"),
-        ("wanda", HALF, {"balance": "best"}, "balance is 'best'; give 'worst'"),
+        ("wanda", HALF, {"balance": "best"}, "balance is 'best'; give worst or model"),
         ("magnitude", HALF, {"balance": "worst"}, "a method that reads inputs"),
         ("wanda", HALF, {"balance": "worst", "weights": {"a": 0.3, "b": 0.7}}, "give equal ones or none"),
+        ("fisher", HALF, {"balance": "model"}, "fisher reads gradients; give 'worst'"),
         ("wanda", HALF, {"rotate": True}, "wanda does not round weights to a grid"),
         ("gptq", Grid(4), {"rotate": True}, "needs a power of 2 that divides 48"),
         ("magnitude", HALF, {"refine": "lsq", "calibration": None}, "magnitude needs calibration text"),
@@ -176,6 +180,34 @@ def test_balance_lets_the_worst_source_lose_less():
         assert sum(layer.facts[f"weight of {name}"] for name in text) == pytest.approx(1)
     assert any(layer.facts["weight of b"] != pytest.approx(0.5, abs=0.01) for layer in balanced.layers)
     assert equal.layers[0].facts.keys() < balanced.layers[0].facts.keys()
+
+
+def test_one_set_of_weights_for_the_model_is_found_told_and_used(tmp_path):
+    text = {"a": random_windows(), "b": 3 + random_windows(seed=1) % 7}
+    model, again = tiny_model("llama"), tiny_model("llama")
+    report = compress(model, "sparsegpt", HALF, calibration=text, balance="model", **QUIET)
+    found = report.mix_weights()
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["b"] != pytest.approx(0.5, abs=1e-3)
+    assert all(layer.facts["weight of b"] == pytest.approx(found["b"]) for layer in report.layers)
+    compress(again, "sparsegpt", HALF, calibration=text, weights=found, **QUIET)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_the_weights_of_the_model_are_the_same_on_disk_and_from_stored_statistics(tmp_path):
+    save_tiny(tmp_path / "tiny")
+    model = load_model(tmp_path / "tiny", dtype="float32")
+    stored = gather_statistics(model, TEXT, progress=False)
+    more = {"balance": "model", "schedule": "parallel", "progress": False, "measure_loss": False}
+    streamed = compress_folder(
+        tmp_path / "tiny", tmp_path / "out", "gptq", Grid(3), calibration=TEXT, dtype="float32", **more
+    )
+    known = compress(copy.deepcopy(model.model), "gptq", Grid(3), statistics=stored, **more)
+    own = compress(model, "gptq", Grid(3), calibration=TEXT, **more)
+    assert streamed.mix_weights() == own.mix_weights() == known.mix_weights()
+    told = json.loads((tmp_path / "out" / "crosscal.json").read_text())["made"]["sources"]
+    assert told == pytest.approx(own.mix_weights())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny"]
 
 
 def test_balanced_never_does_worse_than_equal_weights():

@@ -13,6 +13,7 @@ from crosscal.cli import main
 from crosscal.engine.driver import compress
 from crosscal.errors import InputError
 from crosscal.methods import Evidence, Method, check_method, registry
+from crosscal.methods.compose import composed
 from crosscal.methods.registry import METHODS, check_request, find_method, register_method
 from crosscal.types import Grid, LowRank, NofM, SparseGrid, Unstructured
 from crosscal_book.pages.api import methods_table
@@ -57,6 +58,26 @@ def test_method_keeps_every_property(name):
     assert len(check_method(METHODS[name])) >= 9
 
 
+ADDED = {
+    "lsq": {"refine": "lsq"},
+    "swaps": {"refine": "swaps"},
+    "anchor": {"anchor": 0.25},
+    "rotate": {"rotate": True},
+    "lsq, anchor": {"refine": "lsq", "anchor": 0.25},
+    "rotate, anchor": {"rotate": True, "anchor": 0.25},
+}
+
+
+@pytest.mark.parametrize("added", ADDED)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_composed_keeps_every_property(name, added):
+    try:
+        method = composed(METHODS[name], **ADDED[added])
+    except InputError:
+        pytest.skip(f"{name} takes no {added}")
+    assert len(check_method(method)) >= 9
+
+
 def test_registry_is_read_without_torch():
     blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'numpy'))); "
     code = "from crosscal.methods.registry import METHODS; assert METHODS['gptq'].options['block'] == 128"
@@ -93,7 +114,7 @@ def test_functions_keep_their_names_beside_their_files():
 
 def test_methods_come_in_the_order_of_the_tables():
     order = ["magnitude", "wanda", "sparsegpt", "alps", "fisher", "rtn", "gptq", "awq", "dpruner"]
-    order += ["svd", "fwsvd", "asvd", "joint_rank"]
+    order += ["svd", "fwsvd", "asvd", "joint_rank", "width"]
     assert list(METHODS) == order
     assert len({method.style for method in METHODS.values()}) == len(METHODS)
 
