@@ -79,8 +79,8 @@ def whole_model_masks(
     """Return the weights that stay in each matrix: those with the largest scores of the whole model.
 
     Unstructured: exactly floor(s * N) of all N weights go, one threshold for all, of equal scores the first; but each
-    matrix keeps at least `floor` of its weights, its best, so that no layer is emptied. N:M patterns have no choice
-    between layers: the best N of each M.
+    matrix keeps at least `floor` of its weights, or the share that stays on the whole if that is less: its best, so
+    that no layer is emptied. N:M patterns have no choice between layers: the best N of each M.
 
     >>> from crosscal.types import Unstructured
     >>> scores = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
@@ -94,7 +94,7 @@ def whole_model_masks(
     count = _fraction_count(pattern.sparsity, sum(sizes))
     order = [part.flatten().float().clone() for part in scores]
     for part in order:
-        best = _fraction_count(floor, len(part))
+        best = _fraction_count(min(floor, 1 - pattern.sparsity), len(part))
         if best and pattern.sparsity < 1:
             part[part.topk(best).indices] = torch.inf
     drop = _smallest(order, min(count, sum(sizes)))

@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig
 
 from crosscal.calibration.statistics import check_weights
 from crosscal.engine.gather import gather_statistics
-from crosscal.engine.windows import Windows, _token_windows
+from crosscal.engine.windows import _token_windows
 from crosscal.errors import InputError
 from crosscal.files import write_atomically
 from crosscal.models import inventory
@@ -48,7 +48,7 @@ class Importance(NamedTuple):
 def importance_matrix(
     model: Any,
     config: PreTrainedConfig,
-    calibration: Mapping[str, Windows],
+    calibration: Mapping[str, Any],
     weights: Mapping[str, float],
     *,
     micro_batch: int | None = None,
@@ -56,8 +56,9 @@ def importance_matrix(
 ) -> tuple[dict[str, Importance], list[str]]:
     """Return the importance of every matrix of a model by its name in a GGUF file, and the layers without a name there.
 
-    `model` is what `load_model` returns or a `StreamedModel`. One pass of the dense model, block by block. An expert
-    that no token reached has a count of 0, for which llama.cpp counts all inputs the same.
+    `model` is what `load_model` returns or a `StreamedModel`, `calibration` the token windows of each source. One pass
+    of the dense model, block by block. An expert that no token reached has a count of 0, for which llama.cpp counts all
+    inputs the same.
 
     Raises `InputError` for an architecture that llama.cpp does not know, weights that do not fit the sources, and all
     that `gather_statistics` refuses.

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -276,7 +276,8 @@ class Writer:
 
     def _changes(self, config: dict) -> dict:
         """Return the entries of the configuration that are new; packed weights are unpacked to the dtype it names."""
-        changes, dtype = {}, self.dtype or (self.source.dtype if self.grid is not None else None)
+        changes: dict[str, Any] = {}
+        dtype = self.dtype or (self.source.dtype if self.grid is not None else None)
         if dtype is not None:
             name = str(dtype).removeprefix("torch.")
             parts = {key: part for key, part in config.items() if isinstance(part, dict)}
@@ -286,7 +287,7 @@ class Writer:
         if self.source.width is not None:
             channels = feed_forwards(self.source.model)[0][0].channels
             entry, count = config_entry(self.source.model, channels), self.source.width.channels(channels)
-            inner = changes.get("text_config", config.get("text_config", {}))
+            inner: dict = changes.get("text_config") or config.get("text_config") or {}
             changes |= {"text_config": inner | {entry: count}} if entry in inner else {entry: count}
         if self.grid is not None:
             packing = _quantization_config(self.source.model, self.storage, self.grid, self._packed)

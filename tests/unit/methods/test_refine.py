@@ -1,5 +1,6 @@
 """Refinements, anchors, ALPS and Fisher masks against their float64 oracles, then their edges."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -143,6 +144,14 @@ def test_masks_leave_no_matrix_empty():
     scores = [torch.full((10, 10), 1e-9), torch.ones(10, 10)]
     masks = whole_model_masks(scores, Unstructured(0.5), floor=0.1)
     assert [int(mask.sum()) for mask in masks] == [10, 90]
+
+
+@pytest.mark.parametrize("sparsity", [0.9, 0.99, 0.995])
+def test_no_matrix_is_emptied_where_less_stays_than_the_floor(sparsity):
+    scores = [torch.rand(20, 50, generator=torch.Generator().manual_seed(seed)) * 10.0**seed for seed in range(4)]
+    masks = whole_model_masks(scores, Unstructured(sparsity))
+    assert sum(int(mask.sum()) for mask in masks) == 4000 - math.floor(sparsity * 4000 + 1e-6)
+    assert all(int(mask.sum()) >= math.floor(min(0.02, 1 - sparsity) * 1000 + 1e-6) for mask in masks)
 
 
 @pytest.mark.parametrize("kind", KINDS)
