@@ -25,7 +25,7 @@ from crosscal.errors import InputError
 from crosscal.machine.facts import host_memory
 from crosscal.methods.allocation import Owl
 from crosscal.models import find_folder, load_model
-from crosscal.models.channels import narrow
+from crosscal.models.channels import check_channels, narrow
 from crosscal.models.loading import fast_dtype, is_gguf, resolve_device, resolve_dtype
 from crosscal.output.export import save_model
 from crosscal.output.packing import check_storage
@@ -223,7 +223,10 @@ class _StreamedFolder(StreamedModel):
         """Read a block's weights from disk, and make room for its output."""
         if self._states is not None and index + 1 < len(self.blocks):
             self._states.prepare_next()
-        return super().fill(index)
+        block = super().fill(index)
+        if self.request.width is not None:
+            check_channels(self.model, block)
+        return block
 
     def done(self, index: int, reports: Sequence[LayerReport] = ()) -> None:
         """Write a block, let go of its weights, and record it as done."""
@@ -276,6 +279,8 @@ class _WholeFolder(Residence):
             trust_remote_code=request.trust_remote_code,
         )
         super().__init__(self._loaded.model, skip=request.skip, only=request.only, width=request.width)
+        for block in self.blocks if request.width is not None else ():
+            check_channels(self.model, block)
 
     def close(self) -> None:
         """Write the model: what did not change as it is in the checkpoint, tensors of another dtype included."""

@@ -30,7 +30,7 @@ from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl
 from crosscal.methods.registry import Evidence
 from crosscal.models import LinearLayer, LoadedModel, experts_apart, inventory
-from crosscal.models.channels import narrow, narrow_inventory
+from crosscal.models.channels import check_channels, narrow, narrow_inventory
 from crosscal.types import SparseGrid, Target, Unstructured, Width
 
 __all__ = ["CompressionReport", "LayerReport", "Residence", "compress", "final_states", "run"]
@@ -143,6 +143,8 @@ def compress(
         raise InputError("the model is quantized already; give the dense model that it was made from")
     request.check(residence.inventory)
     _check_finite_weights([layer for block in residence.inventory.layers for layer in block])
+    for block in residence.blocks if request.width is not None else ():
+        check_channels(module, block)
     if request.balance == "model":
         request = replace(request, weights=model_weights(residence, request))
     report = run(request, residence)

@@ -106,7 +106,9 @@ def _solve(
 
 
 def _check(d_in: int, target: Width, options: Mapping[str, object]) -> None:
-    """Any width of any layer will do."""
+    """Raise `InputError` where so many channels, rounded, are all of them."""
+    if target.share < 1 and target.channels(d_in) == d_in:
+        raise InputError(f"{target} of {d_in} channels, rounded, is all {d_in} of them; give a smaller width")
 
 
 METHOD = Method(

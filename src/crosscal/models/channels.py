@@ -8,6 +8,7 @@ number in its configuration, and nothing else.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,9 @@ from crosscal.errors import InputError
 from crosscal.models.structure import ASKED, Inventory, LinearLayer, decoder_blocks, inventory, linear_layers
 from crosscal.targets import Width
 
-_ENTRIES = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim", "d_ff", "inner_dim")
-"""Entries of configurations that hold the number of channels."""
+_DEFAULTS = ("n_inner", "intermediate_size", "ffn_hidden_size")
+"""Entries of configurations that may be None, which stands for four times the hidden size."""
+_STEP = 8  # the number of channels is a multiple of it, so that a class may round it to that, and to no more
 _CUT, _KEPT = "cut with the layer that reads it", "of no feed-forward layer"
 
 
@@ -72,7 +74,8 @@ def feed_forwards(model: nn.Module) -> list[list[FeedForward]]:
 
 
 def _hidden_size(model: nn.Module) -> int:
-    return model.config.get_text_config().hidden_size  # type: ignore[union-attr]
+    """Return the width of the hidden states; 0 for a model that does not say, which then has no such layers."""
+    return getattr(model.config.get_text_config(), "hidden_size", 0)  # type: ignore[union-attr]
 
 
 def _of_block(block: nn.Module, hidden: int) -> Iterator[FeedForward]:
@@ -92,19 +95,42 @@ def _of_block(block: nn.Module, hidden: int) -> Iterator[FeedForward]:
 
 
 def config_entry(model: nn.Module, channels: int) -> str:
-    """Return the entry of a model's configuration that holds its number of channels; raises `InputError` without one.
+    """Return the entry of a model's configuration that holds its number of channels.
 
-    GPT-2's may be None, which stands for four times the hidden size.
+    It is found by trying: with a few less in it, the model's class makes a model, on the meta device, in which the
+    feed-forward layers have the shapes that cutting gives, and all else has the shapes it had.
+
+    Raises `InputError` where no entry does: the class computes the number, or something else depends on it, such as a
+    norm over the channels.
     """
     config = model.config.get_text_config()  # type: ignore[union-attr]
-    held = {name: getattr(config, name) for name in _ENTRIES if hasattr(config, name)}
-    for name, value in held.items():
-        if value == channels or (value is None and channels == 4 * config.hidden_size):
-            return name
+    unset = [name for name in _DEFAULTS if getattr(config, name, 0) is None]
+    for entry in [name for name, value in vars(config).items() if type(value) is int and value == channels] + unset:
+        if _cuts(model, entry, channels):
+            return entry
     raise InputError(
-        f"the configuration of a {type(model).__name__} has no entry for its {channels} channels, so that no program "
-        "would load a narrower one; give a sparsity"
+        f"the configuration of a {type(model).__name__} has no entry for its {channels} channels and nothing else, so "
+        "that no program would load a narrower one; give a sparsity"
     )
+
+
+def _cuts(model: nn.Module, entry: str, channels: int) -> bool:
+    """Return whether a configuration with fewer channels in this entry makes the model that cutting makes."""
+    config, count = deepcopy(model.config), max(1, channels - _STEP)
+    setattr(config.get_text_config(), entry, count)  # type: ignore[union-attr]
+    with torch.device("meta"):
+        smaller = type(model)(config)
+    expected = {name: list(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    modules = {id(module): path for path, module in model.named_modules()}
+    for layer in (one for block in decoder_blocks(model) for one in _of_block(block, _hidden_size(model))):
+        for part in (layer.down, *layer.producers):
+            for leaf in ("weight", "bias"):
+                shape = expected.get(f"{modules[id(part.module)]}.{leaf}")
+                if shape and (leaf == "weight" or part is not layer.down):
+                    axis = 0 if leaf == "bias" else (part is layer.down) ^ isinstance(part.module, Conv1D)
+                    shape[axis] = shape[axis] // channels * count
+    made = {name: list(parameter.shape) for name, parameter in smaller.named_parameters(remove_duplicate=False)}
+    return made == expected
 
 
 def narrow_inventory(model: nn.Module) -> Inventory:
@@ -130,6 +156,40 @@ def cut_parameters(model: nn.Module, block: nn.Module, target: Width) -> Iterato
         yield layer.parameter_name, weight
         if bias is not None:
             yield layer.parameter_name.removesuffix("weight") + "bias", bias
+
+
+@torch.no_grad()
+def check_channels(model: nn.Module, block: nn.Module) -> None:
+    """Raise `InputError` unless the channels of a block go from the matrices that write them to `down` one by one.
+
+    Tried on the layers themselves, with their weights: noise on the channels that one half of `down` reads must not
+    reach the other half. So gate and up in one matrix must lie one behind the other, and nothing may sum over channels.
+    Layers that lie in the block itself (OPT's), a matrix before and one after a function, are not tried.
+    """
+    for one in _of_block(block, _hidden_size(model)):
+        path, weight = one.down.name.rpartition(".")[0], one.down.weight
+        if not path:
+            continue
+        generator, read = torch.Generator().manual_seed(0), []
+        states = torch.randn(1, 4, len(weight), generator=generator).to(weight)
+        noise = torch.randn(one.channels, generator=generator).to(weight) * (torch.arange(one.channels) % 2).to(weight)
+
+        def disturb(module: nn.Module, args: tuple, made: Tensor) -> Tensor:
+            return made + noise.repeat(made.shape[-1] // len(noise))  # noqa: B023
+
+        for hooked in ([], one.producers):
+            hooks = [layer.module.register_forward_hook(disturb) for layer in hooked]
+            hooks.append(one.down.module.register_forward_pre_hook(lambda _, args: read.append(args[0])))  # noqa: B023
+            try:
+                block.get_submodule(path)(states)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        if not torch.equal(read[0][..., ::2], read[1][..., ::2]):
+            raise InputError(
+                f"the channels of {type(block.get_submodule(path)).__name__} depend on each other, so that none can be "
+                "cut; give a sparsity"
+            )
 
 
 @torch.no_grad()

@@ -288,7 +288,8 @@ class Writer:
             channels = feed_forwards(self.source.model)[0][0].channels
             entry, count = config_entry(self.source.model, channels), self.source.width.channels(channels)
             inner: dict = changes.get("text_config") or config.get("text_config") or {}
-            changes |= {"text_config": inner | {entry: count}} if entry in inner else {entry: count}
+            default = isinstance(config.get("text_config"), dict) and entry not in config
+            changes |= {"text_config": inner | {entry: count}} if entry in inner or default else {entry: count}
         if self.grid is not None:
             packing = _quantization_config(self.source.model, self.storage, self.grid, self._packed)
             changes["quantization_config"] = packing
