@@ -27,9 +27,20 @@ from crosscal.metrics import perplexity
 from crosscal.metrics.text_scores import _score_texts, dense_reference
 from crosscal.paths import results_dir
 from crosscal.results.provenance import provenance
-from crosscal.types import Grid, PerGroup, Unstructured
+from crosscal.types import Grid, PerGroup, Unstructured, Width
 
 TARGETS = {"wanda": Unstructured(0.5), "sparsegpt": Unstructured(0.5), "gptq": Grid(4, PerGroup(128))}
+TARGETS |= {"fisher": Unstructured(0.5), "alps": Unstructured(0.5), "dpruner": Unstructured(0.5), "width": Width(0.8)}
+TARGETS |= {"awq": Grid(4, PerGroup(128))}
+BESIDE = [
+    ("sparsegpt", {"refine": "lsq"}),
+    ("sparsegpt", {"anchor": 0.25}),
+    ("wanda", {"refine": "swaps"}),
+    ("alps", {}),
+]
+BESIDE += [("fisher", {}), ("fisher", {"refine": "lsq", "anchor": 0.25}), ("dpruner", {}), ("gptq", {"anchor": 0.25})]
+BESIDE += [("awq", {}), ("awq", {"anchor": 0.25}), ("width", {})]
+"""What has no textbook here: its cost is to be read beside that of SparseGPT and GPTQ in the same table."""
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> dict:
@@ -122,6 +133,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="times each side runs (default: %(default)s)")
     parser.add_argument("--methods", default="wanda,sparsegpt,gptq", help="(default: %(default)s)")
     parser.add_argument("--schedules", action="store_true", help="time the other two schedules as well, ours alone")
+    parser.add_argument("--beside", action="store_true", help="time refinements, anchors and the other methods as well")
     parser.add_argument("--save", metavar="NAME", help="keep the numbers in results/benchmarks/NAME.json")
     options = parser.parse_args()
     what = subject(options.model, options.device, options.dtype, options.windows, options.length)
@@ -152,6 +164,8 @@ def main() -> None:
         keep(measure_method(what, method, {}, options.repeats, against_textbook=False))
     for schedule in ("block", "parallel") if options.schedules else ():
         keep(measure_method(what, "sparsegpt", {"schedule": schedule}, options.repeats, against_textbook=False))
+    for method, more in BESIDE if options.beside else ():
+        keep(measure_method(what, method, {"measure_loss": False} | more, options.repeats, against_textbook=False))
     keep(measure_divergence(what, options.repeats))
 
 
