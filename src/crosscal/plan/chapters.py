@@ -281,7 +281,7 @@ def _report_card(make: Maker) -> Iterator[RunConfig]:
 
 
 def _loss_aware(make: Maker) -> Iterator[RunConfig]:
-    """Chapter 9: masks by the loss, least squares and an anchor against SparseGPT and GPTQ: three draws, and two models.
+    """Chapter 9: masks by the loss, least squares and an anchor against SparseGPT and GPTQ; three draws, two models.
 
     The other combinations show what each part adds, on one draw.
     """
