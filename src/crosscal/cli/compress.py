@@ -115,7 +115,11 @@ def _expected(request: Request, config: PreTrainedConfig) -> tuple[CompressionRe
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=request.trust_remote_code)
-    parts = narrow_inventory(model) if request.width else inventory(model, skip=request.skip, only=request.only)
+    parts = (
+        narrow_inventory(model, request.width)
+        if request.width
+        else inventory(model, skip=request.skip, only=request.only)
+    )
     request.check_parts(parts)
     shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for block in parts.layers for layer in block]
     check_storage(request.storage, request.method, request.target, [d_in for _, d_in in shapes])
@@ -128,10 +132,8 @@ def _expected(request: Request, config: PreTrainedConfig) -> tuple[CompressionRe
 def _losses(report: CompressionReport) -> dict:
     errors = {layer.name: layer.relative_error for layer in report.layers if layer.relative_error is not None}
     worst = sorted(errors.items(), key=lambda pair: -pair[1])[:_WORST]
-    facts = report.layers[0].facts if report.layers else {}
     return {
         "mix_weights": report.mix_weights(),
-        "channels": [int(facts["channels"]), int(facts["channels kept"])] if "channels kept" in facts else None,
         "seconds": round(report.seconds, 2),
         "peak_bytes": report.peak_bytes,
         "sparsity": report.sparsity,
@@ -146,9 +148,11 @@ def _shares(report: CompressionReport) -> dict:
         "layers": report.inventory["layers"],
         "weights": report.inventory["weights"],
         "share": report.inventory["share"],
+        "channels": report.inventory.get("channels"),
+        "weights_left": report.inventory.get("weights_left"),
         "fallbacks": report.fallbacks(),
         "left_out": [dict(zip(_LEFT_OUT, row, strict=True)) for row in report.left_out()],
-        "told": [report.share_sentence(), report.fallback_sentence()],
+        "told": [report.share_sentence(), report.fallback_sentence(), report.width_sentence()],
     }
 
 
@@ -166,6 +170,7 @@ def _show_compress(result: dict) -> str:
             [
                 f"would compress {head}",
                 *_show_shares(result, "would change  "),
+                *([f"would leave    {width}"] if (width := result["told"][2].replace(" are left", "")) else []),
                 f"would write    {result['output']}",
                 f"would take     {result['estimate']['text']}",
                 "nothing was done: this was a dry run",
@@ -191,8 +196,8 @@ def _show_compress(result: dict) -> str:
 
 def _what_is_left(result: dict) -> str:
     """How many weights are zero, or how many channels are left."""
-    if width := result["channels"]:
-        return f"  {width[1]:,} of the {width[0]:,} channels of {result['layers']} feed-forward layers are left"
+    if width := result["told"][2]:
+        return f"  {width}"
     return (
         f"  {100 * result['sparsity']:.1f} % of the weights of {result['layers']} layers are zero; packed, a weight "
         f"takes {result['bits_per_weight']:.2f} bits"
@@ -201,7 +206,7 @@ def _what_is_left(result: dict) -> str:
 
 def _show_shares(result: dict, start: str) -> list[str]:
     """The share of the weights in these layers, what else was left out than embedding and head, and poor experts."""
-    rows, (share, few) = result["left_out"], result["told"]
+    rows, (share, few, _) = result["left_out"], result["told"]
     reasons, lines = [row["reason"] for row in rows], [f"{start} {share}"]
     if set(reasons) <= {"embedding", "head"}:
         lines[0] += f"; {' and '.join(reasons)} {'stay' if len(rows) > 1 else 'stays'} dense" if rows else ""

@@ -49,7 +49,7 @@ class Residence:
         self, model: nn.Module, *, skip: Sequence[str] = (), only: Sequence[str] = (), width: Width | None = None
     ):
         self.model: Any = model
-        self.inventory = inventory(model, skip=skip, only=only) if width is None else narrow_inventory(model)
+        self.inventory = inventory(model, skip=skip, only=only) if width is None else narrow_inventory(model, width)
         self.blocks = self.inventory.blocks
         self.device: torch.device = next(model.parameters()).device
         self.layers: list[LayerReport] = []

@@ -80,6 +80,17 @@ class CompressionReport:
         share = "all" if compressed == weights else _percent(compressed / max(1, weights))
         return f"{share} of the decoder's {weights:,} weights"
 
+    def width_sentence(self) -> str:
+        """Return how many channels and weights are left of a model that is cut to another width; empty of others."""
+        told = self.inventory
+        if "channels" not in told:
+            return ""
+        before, left = told["channels"]
+        return (
+            f"{left:,} of the {before:,} channels of {told['layers']} feed-forward layers are left, "
+            f"{told['weights_left']:,} of the decoder's {told['weights']:,} weights"
+        )
+
     def fallback_sentence(self) -> str:
         """Return how many matrices of experts saw too few tokens and what served instead; empty where none did."""
         parts = [f"{basis} ({count})" for basis, count in self.fallbacks().items()]

@@ -9,6 +9,7 @@ number in its configuration, and nothing else.
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from crosscal.targets import Width
 _DEFAULTS = ("n_inner", "intermediate_size", "ffn_hidden_size")
 """Entries of configurations that may be None, which stands for four times the hidden size."""
 _STEP = 8  # the number of channels is a multiple of it, so that a class may round it to that, and to no more
-_CUT, _KEPT = "cut with the layer that reads it", "of no feed-forward layer"
+_KEPT = "of no feed-forward layer"
 
 
 class FeedForward(NamedTuple):
@@ -133,14 +134,16 @@ def _cuts(model: nn.Module, entry: str, channels: int) -> bool:
     return made == expected
 
 
-def narrow_inventory(model: nn.Module) -> Inventory:
-    """Return the inventory for a `Width`: `down` of every feed-forward layer; the others are cut with it."""
+def narrow_inventory(model: nn.Module, target: Width) -> Inventory:
+    """Return the inventory for a width: `down` of every feed-forward layer, with which the other matrices are cut."""
     found = [layer for block in feed_forwards(model) for layer in block]
     parts = inventory(model, only=sorted({layer.down.name for layer in found}))
     cut = {layer.name for one in found for layer in one.producers}
-    reasons = {part: _CUT if _inside(part.name, parts.paths) in cut else part.reason for part in parts.left_out}
-    left = [part._replace(reason=_KEPT if why == ASKED else why) for part, why in reasons.items()]
-    return Inventory(parts.blocks, parts.paths, parts.layers, left)
+    left = [part for part in parts.left_out if _inside(part.name, parts.paths) not in cut]
+    left = [part._replace(reason=_KEPT) if part.reason == ASKED else part for part in left]
+    n_cut = sum(layer.weight.numel() for one in found for layer in one.producers)
+    channels = found[0].channels
+    return replace(parts, left_out=left, channels=(channels, target.channels(channels)), n_cut=n_cut)
 
 
 def _inside(name: str, paths: Sequence[str]) -> str:

@@ -155,18 +155,21 @@ class Inventory:
 
     `paths` are the names of the blocks in the model. Shares are of the matrices of the text decoder, without embeddings
     and head, which are listed but not counted; so are recurrent states and convolutions, towers for other inputs and
-    cross-attention to them.
+    cross-attention to them. Of a model that is cut to another width `channels` are before and after, and `n_cut` the
+    weights of the matrices that are cut with those in `layers`.
     """
 
     blocks: nn.ModuleList
     paths: list[str]
     layers: list[list[LinearLayer]]
     left_out: list[_LeftOut]
+    channels: tuple[int, int] | None = None
+    n_cut: int = 0
 
     @property
     def n_compressed(self) -> int:
         """Number of weights in the matrices that are compressed."""
-        return sum(layer.weight.numel() for block in self.layers for layer in block)
+        return self.n_cut + sum(layer.weight.numel() for block in self.layers for layer in block)
 
     @property
     def n_weights(self) -> int:
@@ -186,6 +189,12 @@ class Inventory:
             entry["weights"] += size
             entry["names"].append(name)
         told = {"weights": self.n_weights, "compressed": self.n_compressed, "share": self.share}
+        if self.channels is not None:
+            before, left = self.channels
+            told |= {
+                "channels": [before, left],
+                "weights_left": self.n_weights - self.n_compressed // before * (before - left),
+            }
         return told | {"layers": sum(map(len, self.layers)), "left_out": reasons}
 
     def sentence(self) -> str:

@@ -309,7 +309,8 @@ def _model_card(name: str, report: CompressionReport | None, made: Mapping[str, 
     lines += [f"- {key}: {_plain(value)}" for key, value in made.items()]
     if report is not None:
         errors = [layer.relative_error for layer in report.layers if layer.relative_error is not None]
-        lines += [f"- layers: {len(report.layers)}, {100 * report.sparsity:.1f} % of their weights are zero"]
+        zeros = f"{len(report.layers)}, {100 * report.sparsity:.1f} % of their weights are zero"
+        lines += [f"- layers: {report.width_sentence() or zeros}"]
         lines += [f"- compressed: {report.share_sentence()}"]
         lines += [f"- {report.fallback_sentence()}"] if report.fallbacks() else []
         if errors:

@@ -259,8 +259,8 @@ class Session:
         if config.method in (DENSE, GIVEN):
             return float(dense_bits)
         asked: dict[str, Any] = {name: value for name, value in config.options if name in ("skip", "only")}
-        narrower = isinstance(config.target, Width)
-        layers = (narrow_inventory(self.loaded.model) if narrower else inventory(self.loaded.model, **asked)).layers
+        model, width = self.loaded.model, config.target if isinstance(config.target, Width) else None
+        layers = (inventory(model, **asked) if width is None else narrow_inventory(model, width)).layers
         shapes = [(layer.weight.shape[0], layer.weight.shape[1]) for block in layers for layer in block]
         bits = [storage_bits(config.target, dense_bits, shape) * prod(shape) for shape in shapes]
         return sum(bits) / sum(prod(shape) for shape in shapes)

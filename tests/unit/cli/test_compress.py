@@ -106,7 +106,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(compress, room):
         ),
         (["--bits", 40, "--method", "rtn"], "bits is 40; give a whole number from 1 to 16"),
         (["--group", 16, "--sparsity", 0.5], "--group and --symmetric need --bits"),
-        (["--rank", 0.5, "--bits", 4], "--rank goes with neither"),
+        (["--rank", 0.5, "--bits", 4], "--rank goes with no other target"),
         (["--target", "2:4", "--bits", 4], "--target is the whole target"),
         (["--target", "lots"], "target 'lots' is unclear"),
         (["--sparsity", 0.5, "--sources", "notes.jsonl=0.5"], "do not sum to 1"),

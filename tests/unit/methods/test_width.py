@@ -147,6 +147,7 @@ def test_the_command_makes_a_folder_and_measures_it(tmp_path, monkeypatch, capsy
     line = ["compress", "--model", "tiny", "--method", "width", "--width", "50%", "--sources", "notes.jsonl"]
     line += ["--windows", "4", "--length", "32", "--quiet", "--output"]
     assert main([*line, "no", "--dry-run"]) == 0
+    assert "would leave    24 of the 48 channels of 3 feed-forward layers, 16,128 of" in capsys.readouterr().out
     assert main([*line, "narrow"]) == 0
     said = capsys.readouterr().out
     channels = json.loads((tmp_path / "tiny" / "config.json").read_text())["intermediate_size"]

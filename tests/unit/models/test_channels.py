@@ -13,6 +13,7 @@ from crosscal.disk import compress_folder
 from crosscal.engine import driver
 from crosscal.engine.gather import gather_statistics
 from crosscal.errors import InputError
+from crosscal.models import inventory, load_model
 from crosscal.models.channels import check_channels, config_entry, feed_forwards, narrow
 from crosscal.output.writer import Writer
 from crosscal.types import Width
@@ -143,3 +144,17 @@ def test_the_entry_is_written_where_the_configuration_has_it(config, place):
     for part in place:
         changed = changed[part]
     assert changed["intermediate_size"] == 24
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt"])
+def test_shares_and_weights_left_are_those_of_the_model(family, tmp_path):
+    save_tiny(tmp_path / "dense", family)
+    report = compress_folder(tmp_path / "dense", tmp_path / "out", "width", Width(0.5), **ASKED)
+    dense, cut = (inventory(load_model(tmp_path / name).model) for name in ("dense", "out"))
+    before, left = report.inventory["channels"]
+    assert (report.inventory["weights"], report.inventory["weights_left"]) == (dense.n_weights, cut.n_weights)
+    assert dense.n_weights - cut.n_weights == report.inventory["compressed"] * (before - left) // before
+    assert set(report.inventory["left_out"]) - {"embedding", "head"} == {"of no feed-forward layer"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- layers: {left} of the {before} channels of {len(dense.blocks)} feed-forward layers are left" in card
+    assert "are zero" not in card
