@@ -134,10 +134,10 @@ def _fit_rows(weight, grid, largest):
 
 
 def _float_scale(size, grid, largest):
-    """MXFP4: the power of two two below that of the size. NVFP4: size / 6 in E4M3 times largest / (6 * 448)."""
+    """MXFP4: the power of two two below that of the size. NVFP4: size / 6 in E4M3 times a power of two."""
     if str(grid) == "mxfp4":
         return 2.0 ** (math.floor(math.log2(size)) - 2) if size else 1.0
-    tensor = float(torch.tensor(largest / (6 * 448))) or 1.0  # float32
+    tensor = 2.0 ** math.ceil(math.log2(largest / (6 * 448))) if largest else 1.0
     step = 2.0 ** (max(math.floor(math.log2(max(size / 6 / tensor, 2**-9))), -6) - 3)  # 3 bits of mantissa
     return min(round(size / 6 / tensor / step) * step, 448) * tensor or tensor
 

@@ -3,7 +3,8 @@
 E2M1 has one sign, two exponent and one mantissa bit: 0, 1/2, 1, 3/2, 2, 3, 4, 6 and their negatives. The formats differ
 in the scale of a group: MXFP4 (OCP Microscaling 1.0) gives 32 inputs a power of two, 4.25 bits a weight; NVFP4 gives 16
 inputs an E4M3 number and the tensor one float32, 4.5 bits a weight. Weights that share an input share that number, as
-programs that run them as one product need it.
+programs that run them as one product need it; here it is a power of two, so that no product of value and scales needs
+more than six significant bits and weights stay exact in bfloat16. E4M3 numbers lose nothing by it but reach.
 """
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from crosscal.types import FloatGrid
 
+_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _LARGEST, _E4M3_LARGEST = 6.0, 448.0
 
 
@@ -51,11 +53,14 @@ def _scales(
 
 
 def _tensor_scale(weight: Float[Tensor, "..."], grid: object) -> Float[Tensor, ""] | None:
-    """NVFP4's scale of a tensor, max|W| / (6 * 448), 1 for a tensor of zeros; None for other grids."""
+    """NVFP4's scale of a tensor, max|W| / (6 * 448) or the next power of two, 1 for zeros; None for other grids."""
     if not isinstance(grid, FloatGrid) or str(grid) != "nvfp4":
         return None
     largest = weight.abs().amax().float()
-    return torch.where(largest > 0, largest / (_LARGEST * _E4M3_LARGEST), torch.ones_like(largest))
+    wanted = largest / (_LARGEST * _E4M3_LARGEST)
+    mantissa, exponent = torch.frexp(wanted)
+    power = torch.ldexp(torch.ones_like(wanted), exponent - (mantissa == 0.5).to(exponent.dtype))
+    return torch.where(largest > 0, power, torch.ones_like(largest))
 
 
 def _hadamard(size: int) -> Float[Tensor, "size size"]:

@@ -17,22 +17,22 @@ from crosscal.errors import InputError, suggest
 from crosscal.methods.registry import METHODS, find_method
 from crosscal.models import LinearLayer
 from crosscal.output.codes import _check_shapes, _exact_codes
+from crosscal.output.float_codes import float_codes
 from crosscal.types import FloatGrid, Grid, PerGroup, SparseGrid, Target
-
-_LAYOUT = "pack-quantized"
 
 
 @dataclass(frozen=True)
 class _Format:
     """A way to store quantized weights in other tensors; register it in `FORMATS`.
 
-    `check(grid, widths)` raises `InputError` for what cannot be stored. `tensors(name, weight, grid)` returns what
-    stands for `<name>.weight`, `bytes(shape, grid)` its size, and `config(grid, ignore)` the `quantization_config` of
-    config.json, where `ignore` names the linear modules that stay dense.
+    `check(grid, widths)` raises `InputError` for what cannot be stored. `tensors(name, weight, grid, largest)` returns
+    what stands for `<name>.weight`, with the largest weight of the layers beside it, `bytes(shape, grid)` its size, and
+    `config(grid, ignore)` the `quantization_config` of config.json, where `ignore` names the linear modules that stay
+    dense.
     """
 
     check: Callable[[Grid, Sequence[int]], None]
-    tensors: Callable[[str, Tensor, Grid], dict[str, Tensor]]
+    tensors: Callable[[str, Tensor, Grid, float], dict[str, Tensor]]
     bytes: Callable[[Sequence[int], Grid], int]
     config: Callable[[Grid, Sequence[str]], dict]
 
@@ -100,15 +100,43 @@ def _quantization_config(model: nn.Module, storage: str, grid: Grid, packed: Map
     return FORMATS[storage].config(grid, [name for name in linear if name not in packed])
 
 
-def packed_tensors(name: str, weight: Float[Tensor, "d_out d_in"], grid: Grid) -> dict[str, Tensor]:
+def packed_tensors(
+    name: str, weight: Float[Tensor, "d_out d_in"], grid: Grid, largest: float = 0.0
+) -> dict[str, Tensor]:
     """Return the tensors that stand for `<name>.weight`: `weight_packed`, `weight_scale`, `weight_shape`, on the CPU.
 
-    Asymmetric grids add `weight_zero_point`. What the library reads back from them is compared with the weight.
+    Asymmetric grids add `weight_zero_point`, NVFP4 `weight_global_scale`: that of layers whose largest weight is
+    `largest`. What the library reads back is compared with the weight.
 
     Raises `InputError` for weights that do not lie on the grid, and for a library that reads them back otherwise.
     """
     _library()
     from compressed_tensors.compressors import BaseCompressor
+
+    if isinstance(grid, FloatGrid):
+        packed = _packed_floats(name, weight, grid, largest)
+    else:
+        packed = _packed_integers(name, weight, grid)
+    reader: Any = BaseCompressor.get_value_from_registry(_layout(grid))
+    read = reader.decompress(packed, _scheme(grid))["weight"]
+    if not torch.equal(read.to(weight.dtype), weight.cpu()):
+        raise InputError(
+            f"this version of compressed-tensors reads {name} back otherwise than it was written; "
+            'run pip install -U "crosscal[quantized]"'
+        )
+    return {f"{name}.{part}": tensor for part, tensor in packed.items()}
+
+
+def _packed_floats(name: str, weight: Tensor, grid: FloatGrid, largest: float) -> dict[str, Tensor]:
+    codes = float_codes(weight, grid, max(largest, weight.abs().max().item()), name)
+    if str(grid) == "mxfp4":
+        exponent = torch.frexp(codes.scale).exponent - 1  # of a power of two
+        return {"weight_packed": codes.packed, "weight_scale": (exponent + 127).to(torch.uint8)}
+    scale = (codes.scale / codes.tensor_scale).to(torch.float8_e4m3fn)
+    return {"weight_packed": codes.packed, "weight_scale": scale, "weight_global_scale": 1 / codes.tensor_scale[None]}
+
+
+def _packed_integers(name: str, weight: Tensor, grid: Grid) -> dict[str, Tensor]:
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
     codes, scale, zero = (part.cpu() for part in _exact_codes(weight, grid, name=name))
@@ -121,20 +149,15 @@ def packed_tensors(name: str, weight: Float[Tensor, "d_out d_in"], grid: Grid) -
     if not grid.symmetric:
         signed = (zero.short() - middle).to(torch.int8)
         packed["weight_zero_point"] = pack_to_int32(signed, grid.bits, packed_dim=0)
-    reader: Any = BaseCompressor.get_value_from_registry(_LAYOUT)
-    read = reader.decompress(packed, _scheme(grid))["weight"]
-    if not torch.equal(read.to(weight.dtype), weight.cpu()):
-        raise InputError(
-            f"this version of compressed-tensors reads {name} back otherwise than it was written; "
-            'run pip install -U "crosscal[quantized]"'
-        )
-    return {f"{name}.{part}": tensor for part, tensor in packed.items()}
+    return packed
 
 
 def _packed_bytes(shape: Sequence[int], grid: Grid) -> int:
     """Return the size of a weight's packed tensors, in bytes."""
     (d_out, d_in), size = shape, grid.group.size if isinstance(grid.group, PerGroup) else shape[1]
     n_groups = math.ceil(d_in / size)
+    if isinstance(grid, FloatGrid):
+        return d_out * (d_in // 2 + n_groups) + (4 if str(grid) == "nvfp4" else 0)
     zeros = 0 if grid.symmetric else 4 * n_groups * math.ceil(d_out * grid.bits / 32)
     return 4 * d_out * (math.ceil(d_in * grid.bits / 32) + n_groups) + zeros + 16
 
@@ -144,9 +167,14 @@ def _config(grid: Grid, ignore: Sequence[str]) -> dict:
     version = _library().__version__
     from compressed_tensors.quantization import QuantizationConfig
 
-    parts = {"config_groups": {"group_0": _scheme(grid)}, "format": _LAYOUT, "quantization_status": "compressed"}
+    parts = {"config_groups": {"group_0": _scheme(grid)}, "format": _layout(grid), "quantization_status": "compressed"}
     config = QuantizationConfig.model_validate(parts | {"ignore": list(ignore)})
     return config.model_dump(mode="json") | {"version": version, "dequantize": True}
+
+
+def _layout(grid: Grid) -> str:
+    """The library's name for how codes are laid out."""
+    return f"{grid}-pack-quantized" if isinstance(grid, FloatGrid) else "pack-quantized"
 
 
 def _scheme(grid: Grid):
@@ -154,16 +182,19 @@ def _scheme(grid: Grid):
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     group: dict[str, object] = {"strategy": "channel"}
-    if isinstance(grid.group, PerGroup):
+    if isinstance(grid, FloatGrid):
+        kinds = {"mxfp4": ("group", torch.uint8), "nvfp4": ("tensor_group", torch.float8_e4m3fn)}
+        strategy, dtype = kinds[str(grid)]
+        group = {"type": "float", "strategy": strategy, "group_size": grid.group.size, "scale_dtype": dtype}  # type: ignore[union-attr]
+        group |= {"zp_dtype": dtype}
+    elif isinstance(grid.group, PerGroup):
         group = {"strategy": "group", "group_size": grid.group.size}
     weights = {"num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False} | group
-    parts = {"targets": ["Linear"], "weights": QuantizationArgs.model_validate(weights), "format": _LAYOUT}
+    parts = {"targets": ["Linear"], "weights": QuantizationArgs.model_validate(weights), "format": _layout(grid)}
     return QuantizationScheme.model_validate(parts)
 
 
 def _check(grid: Grid, widths: Sequence[int]) -> None:
-    if isinstance(grid, FloatGrid):
-        raise InputError(f"{grid} weights are written as dense numbers here; use dense storage")
     _check_shapes(grid, widths)
     _library()
 

@@ -174,13 +174,19 @@ class Writer:
         """
         self.folder.mkdir(exist_ok=True)
         unit, masks, changed = list(self.source.units[index]), self._masks(), {}
+        largest: dict[str, float] = {}
+        for layer in self.source.layers[index] if self.grid is not None else ():
+            owner = layer.name.rpartition(".")[0]
+            largest[owner] = max(largest.get(owner, 0.0), layer.weight.abs().max().item())
         for layer in self.source.layers[index]:
             keys, name = self.source.keys(index, layer), f"{index}.{layer.name}"
             weight = self._rounded(name, layer, self._kind(keys[0])[0] if keys else layer.weight.dtype)
             if masks is not None:
                 masks.write(name, torch.from_numpy(np.packbits((weight != 0).numpy())))
             if self.grid is not None and keys[0] in unit:
-                changed |= FORMATS[self.storage].tensors(keys[0].removesuffix(".weight"), weight, self.grid)
+                changed |= FORMATS[self.storage].tensors(
+                    keys[0].removesuffix(".weight"), weight, self.grid, largest[layer.name.rpartition(".")[0]]
+                )
                 unit.remove(keys[0])
         if self.grid is None:
             tensors = {key: tensor for key, tensor in self.source.changed(index).items() if key in unit}

@@ -219,8 +219,10 @@ def test_float_scales_and_values_are_those_of_the_format():
             assert torch.equal(torch.frexp(scale).mantissa, torch.full_like(scale, 0.5))
         else:
             parts = scale / _tensor_scale(weight, grid)
-            torch.testing.assert_close(parts, parts.to(torch.float8_e4m3fn).float(), rtol=1e-6, atol=0)
-            assert parts.max().item() == pytest.approx(448)
+            assert torch.equal(parts, parts.to(torch.float8_e4m3fn).float())
+            assert 224 < parts.max().item() <= 448
+            assert torch.frexp(_tensor_scale(weight, grid)).mantissa == 0.5
+            assert torch.equal(rtn(weight, grid), rtn(weight, grid).bfloat16().float())
 
 
 @pytest.mark.parametrize("grid", [*FLOATS, Grid(3, PerGroup(16))], ids=str)

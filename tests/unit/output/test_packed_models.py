@@ -15,7 +15,7 @@ from crosscal.errors import InputError
 from crosscal.models import LoadedModel, load_model
 from crosscal.output.export import save_model
 from crosscal.output.packing import check_storage
-from crosscal.types import Grid, LowRank, NofM, PerGroup, SparseGrid, Unstructured
+from crosscal.types import FloatGrid, Grid, LowRank, NofM, PerGroup, SparseGrid, Unstructured
 from tests.unit.families import random_windows, save_tiny, tiny_model, tiny_tokenizer
 
 pytest.importorskip("compressed_tensors")
@@ -25,6 +25,8 @@ CASES = {
     "opt": ("sparsegpt", SparseGrid(NofM(2, 4), Grid(3, symmetric=True))),
     "gpt_neox": ("rtn", Grid(8)),
     "gemma3_text": ("rtn", Grid(2, PerGroup(16), symmetric=True)),
+    "qwen3": ("gptq", FloatGrid("nvfp4")),
+    "bloom": ("gptq", FloatGrid("mxfp4")),
 }
 Usage = namedtuple("Usage", "total used free")
 
