@@ -101,8 +101,9 @@ def test_run_on_disk_is_the_run_in_memory(tmp_path, monkeypatch):
         if place == "disk":
             monkeypatch.setattr(session, "free_bytes", lambda device: 0)
         one = session.Session(str(tmp_path / "tiny"), device="cpu", dtype="float32", progress=False)
-        for method, target in (("dense", "0%"), ("sparsegpt", "50%"), ("rtn", "4 bits"), ("magnitude", "50%")):
-            shares = ((text, 1.0),) if method == "sparsegpt" else ()
+        pairs = [("dense", "0%"), ("width", "width 50%"), ("sparsegpt", "50%"), ("rtn", "4 bits"), ("magnitude", "50%")]
+        for method, target in pairs:  # a width leaves the model as it was for those after it
+            shares = ((text, 1.0),) if method in ("sparsegpt", "width") else ()
             monkeypatch.setattr(session, "LOSS_SOURCE", text)
             sizes = {"n_windows": 3, "window": 24, "eval_windows": 3, "eval_window": 20, "task_items": 1, "seed": 0}
             where = {"device": "cpu", "dtype": "float32", "texts": (text,), "tasks": ()}
@@ -110,7 +111,8 @@ def test_run_on_disk_is_the_run_in_memory(tmp_path, monkeypatch):
             config = RunConfig(one.name, method, parse_target(target), shares, **sizes, **where, options=options)
             runs.append(one.record(config))
         assert isinstance(one.loaded, session.StreamedModel) == (place == "disk")
-    assert not [layer for layer in runs[3].layers if "down_proj" in layer["name"]]
-    for inside, outside in zip(runs[:4], runs[4:], strict=True):
+    assert not [layer for layer in runs[4].layers if "down_proj" in layer["name"]]
+    assert {row.storage_bits for row in runs[1].rows} == {16.0}  # half of the channels in float32
+    for inside, outside in zip(runs[:5], runs[5:], strict=True):
         assert (inside.run_id, inside.layers, inside.items) == (outside.run_id, outside.layers, outside.items)
         assert [(row.metric, row.value) for row in inside.rows] == [(row.metric, row.value) for row in outside.rows]
