@@ -25,3 +25,8 @@ def results_dir(preset: str) -> Path:
     if chosen := os.environ.get(RESULTS_VARIABLE):
         return Path(chosen).expanduser() / preset
     return (checkout() or Path.cwd()) / "results" / preset
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1

@@ -73,12 +73,13 @@ class _GramSum:
             self.scratch[width] = torch.empty(tokens, width, device=inputs.device)
         return self.scratch[width][:tokens].copy_(inputs)
 
-    def mirror(self) -> Float[Tensor, "d_in d_in"]:
-        """The whole symmetric sum."""
-        width = _CUDA_PANEL if self.gram.is_cuda else _CPU_FLOAT32_PANEL
-        for left, right in panels(len(self.gram), width):  # blocks on the diagonal are whole, of whatever width
-            self.gram[right:, left:right] = self.gram[left:right, right:].T
-        return self.gram
+
+def mirror(gram: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
+    """Complete a sum in place, whose blocks on and above the diagonal are known, and return it."""
+    width = _CUDA_PANEL if gram.is_cuda else _CPU_FLOAT32_PANEL
+    for left, right in panels(len(gram), width):  # blocks on the diagonal are whole, of whatever width
+        gram[right:, left:right] = gram[left:right, right:].T
+    return gram
 
 
 def panels(size: int, width: int) -> list[tuple[int, int]]:
@@ -118,7 +119,7 @@ class InputSums:
         if self.diagonal_only:
             return {name: DiagonalStats(part, self._tokens[name]) for name, part in self._sums.items()}
         return {
-            name: InputStats(part.mirror(), self._tokens[name], self._cross.get(name))
+            name: InputStats(mirror(part.gram), self._tokens[name], self._cross.get(name))
             for name, part in self._sums.items()
         }
 

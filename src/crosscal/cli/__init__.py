@@ -19,6 +19,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from unittest import mock
 
@@ -28,10 +29,12 @@ from crosscal.cli.files import _as_json, _check_new, _encoding_of, _LastingError
 from crosscal.cli.parser import _COMMANDS, _CommandParser, _front_page
 from crosscal.errors import InputError, exit_status, suggest
 from crosscal.files import write_atomically
+from crosscal.paths import started_by_torchrun
 
 __all__ = ["main"]
 
 _SILENT = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+_DIVIDED = ("compress", "evaluate", "compare")
 _SMALLER = {
     "windows": "fewer --windows",
     "length": "a shorter --length",
@@ -49,10 +52,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _occupy_closed()
     with contextlib.redirect_stderr(_LastingError(sys.stderr)):
         try:
+            run = partial(_run, name, rest) if name in _COMMANDS else partial(_front, name)
             error = _COMMANDS.get(name, {}).get("error_status", 1)
-            return exit_status(lambda: _run(name, rest) if name in _COMMANDS else _front(name), interrupted, error)
+            return exit_status(partial(_with_one_voice, run) if started_by_torchrun() else run, interrupted, error)
         except SystemExit as stop:  # argparse has printed its help, or what is wrong
             return int(stop.code or 0)
+
+
+def _with_one_voice(run: Callable[[], int]) -> int:
+    """Run as one of the processes that torchrun started: the first alone prints, and whoever fails first says why."""
+    from crosscal.engine.ranks import leave, ranks
+
+    with contextlib.ExitStack() as silent:
+        if int(os.environ["RANK"]):
+            nowhere = silent.enter_context(open(os.devnull, "w"))
+            silent.enter_context(contextlib.redirect_stdout(nowhere))
+            silent.enter_context(contextlib.redirect_stderr(nowhere))
+        try:
+            status = run()
+            leave()
+            return status
+        except (InputError, KeyboardInterrupt):
+            if not ranks().speaks():
+                raise SystemExit(1) from None
+            raise
 
 
 def _front(name: str) -> int:
@@ -71,16 +94,27 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     parser.check_known(arguments)
     options = _parse(parser, name, arguments)
     options.reproducing = _config_values(parser, name, options)
-    _check_new(options.save_config)
+    first = not started_by_torchrun() or _joined(name, options)
+    _check_new(options.save_config if first else None)
     module = import_module(f"crosscal.cli.{_COMMANDS[name]['module']}")
     with mock.patch.dict(os.environ, _SILENT if options.quiet else {}), contextlib.redirect_stdout(sys.stderr):
         result = _within_memory(getattr(module, f"_run_{name}"), options)
     _print_result(
         _as_json(result, _encoding_of(sys.stdout)) if options.json else getattr(module, f"_show_{name}")(result)
     )
-    if options.save_config:
+    if options.save_config and first:
         write_atomically(options.save_config, _as_toml(options.reproducing))
     return result.get("exit_status", 0)
+
+
+def _joined(name: str, options: argparse.Namespace) -> bool:
+    """Meet the other processes; returns whether this one prints and writes."""
+    from crosscal.engine.ranks import join
+
+    first = join(getattr(options, "device", None)).first
+    if name not in _DIVIDED:
+        raise InputError(f"torchrun divides the work of {', '.join(_DIVIDED)}; start crosscal {name} without it")
+    return first
 
 
 def _within_memory(run: Callable[[argparse.Namespace], dict], options: argparse.Namespace) -> dict:

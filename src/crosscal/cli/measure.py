@@ -24,6 +24,7 @@ from crosscal.cli.tables import (
     _text_table,
     _write_card,
 )
+from crosscal.engine.ranks import ranks
 from crosscal.errors import InputError, whole_number
 from crosscal.files import write_atomically
 from crosscal.metrics.tasks import check_tasks
@@ -98,6 +99,8 @@ def _show_compare(result: dict) -> str:
 
 def _check(options: argparse.Namespace) -> None:
     """Read `options.texts` and `options.tasks` as lists; raise `InputError` for unknown ones and senseless sizes."""
+    if not ranks().first:  # which has the same numbers, and writes nothing
+        vars(options).update(output=None, markdown=None, card=False)
     options.texts = _read_texts(options)
     options.tasks = list(STUDY_TASKS) if options.tasks.strip() == "all" else _names_in(options.tasks)
     if not options.texts and not options.tasks:

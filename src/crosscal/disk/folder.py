@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from crosscal.disk.states import _states_bytes, _StoredStreams
 from crosscal.disk.weights import StreamedModel
 from crosscal.engine.driver import Residence, run
 from crosscal.engine.mixing import model_weights
+from crosscal.engine.ranks import ranks
 from crosscal.engine.reports import CompressionReport, LayerReport
 from crosscal.engine.request import Request
 from crosscal.engine.streams import Streams
@@ -90,9 +92,10 @@ def compress_folder(
 def carry_out(request: Request) -> CompressionReport:
     """Compress the model that a request names into its output folder; raises as `compress_folder` does."""
     request, place = replace(request, model=str(request.model)), Place(request.output)
-    place.restore()
-    if not Journal(place).in_place:
-        place.check(request.overwrite)
+    if ranks().first:
+        place.restore()
+        if not Journal(place).in_place:
+            place.check(request.overwrite)
     grid = check_storage(request.storage, request.method, request.target)
     _check_plain(request)
     stored = None if request.dtype in (None, "auto") else resolve_dtype(request.dtype, resolve_device(request.device))
@@ -141,23 +144,18 @@ def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport
             only=request.only,
             width=request.width,
         )
-        kept = residence.journal.work.with_suffix(".statistics")
+        kept = residence.journal.work.with_suffix(f".statistics-{ranks().rank}")
         try:
             request = residence.request = replace(request, weights=model_weights(reader, request, kept))
         finally:
             shutil.rmtree(kept, ignore_errors=True)
-    journal, files = residence.journal, residence._checkpoint.identity()
-    if journal.files == files and journal.request.get("dtype", ["", ""])[1] == str(residence.dtype):
-        vars(residence)["fingerprint"] = journal.request["model"]  # the files did not change: no weight need be read
-    identity = _identity(request, residence)
+    journal = residence.journal
     with journal.locked():
         try:
-            journal.open(identity, files)
-            if journal.in_place:
-                journal.close()
+            finished = ranks().first and _opened(request, residence)
+            finished, journal.done, journal.layers = ranks().all((finished, journal.done, journal.layers))[0]
+            if finished:
                 return CompressionReport(journal.layers, inventory=residence.inventory.told())
-            journal.place.check(request.overwrite)
-            journal.place.check_room(ROOM * residence.bytes_needed(request), journal.bytes_held())
             residence.first, residence.layers = journal.done, list(journal.layers)
             return run(request, residence)
         except OSError as error:
@@ -165,6 +163,20 @@ def _stream(request: Request, residence: "_StreamedFolder") -> CompressionReport
                 f"{request.output} could not be written ({error.strerror or error}); free some space there and start "
                 "again, which goes on after the last finished block"
             ) from error
+
+
+def _opened(request: Request, residence: "_StreamedFolder") -> bool:
+    """Open the journal; returns whether the finished folder is in its place already."""
+    journal, files = residence.journal, residence._checkpoint.identity()
+    if journal.files == files and journal.request.get("dtype", ["", ""])[1] == str(residence.dtype):
+        vars(residence)["fingerprint"] = journal.request["model"]  # the files did not change: no weight need be read
+    journal.open(_identity(request, residence), files)
+    if journal.in_place:
+        journal.close()
+        return True
+    journal.place.check(request.overwrite)
+    journal.place.check_room(ROOM * residence.bytes_needed(request), journal.bytes_held())
+    return False
 
 
 def _identity(request: Request, residence: "_StreamedFolder") -> dict:
@@ -186,6 +198,7 @@ def _identity(request: Request, residence: "_StreamedFolder") -> dict:
         "micro_batch": request.micro_batch,
         "left_out": [list(request.skip), list(request.only)],
         "storage": request.storage,
+        "ranks": ranks().world,
         "device": where.type if where.type != "cuda" else torch.cuda.get_device_name(where),
         "versions": {"crosscal": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
     }
@@ -215,7 +228,8 @@ class _StreamedFolder(StreamedModel):
         """Return the sublayer schedule in passes where there is too little memory for parked micro-batches."""
         # Parked before its widest layer a micro-batch holds that layer's input, the residual and attention's tensors.
         widest = max((layer.weight.shape[1] for block in self.inventory.layers for layer in block), default=0)
-        parked = tokens * (6 * self._width + 2 * widest) * self.dtype.itemsize
+        beside = 1 if self.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # share its memory
+        parked = beside * tokens * (6 * self._width + 2 * widest) * self.dtype.itemsize
         scarce = name == "sublayer" and parked >= SHARE * free_bytes(self.device)
         return "sublayer in passes" if scarce else name
 
@@ -230,12 +244,15 @@ class _StreamedFolder(StreamedModel):
 
     def done(self, index: int, reports: Sequence[LayerReport] = ()) -> None:
         """Write a block, let go of its weights, and record it as done."""
-        self.writer.write_block(index)
+        if ranks().first:
+            self.writer.write_block(index)
         super().done(index, reports)
         self.journal.record(reports)
 
     def close(self) -> None:
         """Write all that is not a block, and put the folder in its place."""
+        if not ranks().first:
+            return
         self.writer.write_rest()
         self.writer.copy_descriptions(self.folder, code=self.request.trust_remote_code)
         report = CompressionReport(self.layers, inventory=self.inventory.told())
@@ -284,6 +301,8 @@ class _WholeFolder(Residence):
 
     def close(self) -> None:
         """Write the model: what did not change as it is in the checkpoint, tensors of another dtype included."""
+        if not ranks().first:
+            return
         request, report = self.request, CompressionReport(self.layers, inventory=self.inventory.told())
         if self._folder is None:
             if request.width is not None:

@@ -10,6 +10,9 @@ it. When these are on the disk, and not before, the journal is replaced as a who
 older record needed is removed. So whichever journal is found after a kill, all that it names is there, and what it
 does not name may be written again. In the end the finished folder is renamed into place, and is known by the hash of
 its report should the process die before the work folder is gone.
+
+With several ranks each has hidden states of its own, .../rank-<r>-states-<k>. The first rank alone writes the journal
+and the folder: the journal once the states of all ranks are on the disk, and no rank removes its older ones before.
 """
 
 import hashlib
@@ -23,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from crosscal.engine.ranks import ranks
 from crosscal.engine.reports import LayerReport
 from crosscal.errors import InputError
 from crosscal.files import write_atomically
@@ -47,11 +51,14 @@ class Journal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the work folder for this process alone; it stays when the work is interrupted after a block.
+        """Hold the work folder for these ranks alone; it stays when the work is interrupted after a block.
 
         Raises `InputError` when another process works on the same output.
         """
         self.work.mkdir(parents=True, exist_ok=True)
+        if not ranks().first:
+            yield
+            return
         with _lock(self.work / LOCK, self.place.folder):
             try:
                 yield
@@ -77,7 +84,10 @@ class Journal:
     def record(self, reports: Sequence[LayerReport]) -> None:
         """Note another block as done; all that belongs to it is on the disk."""
         self.done, self.layers = self.done + 1, self.layers + list(reports)
-        self._write()
+        ranks().wait()
+        if ranks().first:
+            self._write()
+        ranks().wait()
         self._tidy()
 
     def put_in_place(self) -> None:
@@ -98,7 +108,11 @@ class Journal:
 
     def states(self, index: int) -> Path:
         """Return the file of the hidden states that enter a block."""
-        return self.work / f"states-{index:05d}.safetensors"
+        return self.work / f"{self._own}states-{index:05d}.safetensors"
+
+    @property
+    def _own(self) -> str:
+        return f"rank-{ranks().rank}-" if ranks().world > 1 else ""
 
     def bytes_held(self) -> int:
         """Return the bytes on disk of the work folder; parts of a file that were never written take none."""
@@ -114,7 +128,7 @@ class Journal:
 
     def _tidy(self) -> None:
         """Remove what no record speaks of: hidden states of other blocks, and all of a folder that was not begun."""
-        for file in self.work.glob("states-*"):
+        for file in self.work.glob(f"{self._own if self.done else '*'}states-*"):
             if not (self.done and file.name.startswith(self.states(self.done).stem)):
                 file.unlink()
         if not self.done:

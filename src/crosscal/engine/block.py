@@ -1,7 +1,7 @@
 """One block being compressed: sums gathered for its input groups, groups solved, and one report for each layer.
 
 Nothing here waits for a GPU before `settle`: report values, and whether a factorization failed, stay in tensors until
-the block is done.
+the block is done. With several ranks each group has an owner, which alone solves it.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from crosscal.calibration.gram import InputSums, panels
 from crosscal.calibration.statistics import DiagonalStats, InputStats
 from crosscal.engine.batches import MicroBatch
 from crosscal.engine.gather import _all_finite, _check_inputs, _mixed
+from crosscal.engine.ranks import owners, ranks
 from crosscal.engine.reports import MIX_WEIGHT, LayerReport
 from crosscal.engine.request import Request
 from crosscal.errors import InputError
@@ -77,6 +78,8 @@ class _BlockWork:
         self._fallbacks: dict[int, str] = {}
         self._pools: dict[tuple[str, ...], dict] = {}
         self._waiting: list[int] = []
+        self._ready: dict[int, Stats] = {}
+        self._owners = owners([_cost(request, group) for group in groups], ranks().world)
 
     def _new_sums(self) -> InputSums:
         return InputSums(self.request.diagonal_only, self._scratch)
@@ -90,24 +93,49 @@ class _BlockWork:
 
         An expert that saw too few tokens waits for `solve_rest`.
         """
+        self._take(group, stats)
+        self._solve_ready()
+
+    def solve_all(self, known: Sequence[Stats] = ()) -> None:
+        """Compress every group, from known statistics where there are any; owners solve theirs side by side."""
+        for group in range(len(self.groups)):
+            self._take(group, known[group] if known else None)
+        self._solve_ready()
+        self.solve_rest()
+
+    def _take(self, group: int, stats: Stats | None) -> None:
+        """Bring a group's statistics to its owner."""
         self.solved.add(group)
+        here, gathered, roles = ranks(), stats is None, self._roles(group)
         if stats is None:
             stats, self._sums[group] = self._sums[group].stats(), self._new_sums()  # the old ones are spent; free them
-        roles = self._roles(group)
-        if roles is not None:
+        if roles is not None and (gathered or here.first):  # known statistics are of all ranks already
             pool = self._pools.setdefault(roles, {})
             pool |= {name: pool[name] + part if name in pool else part for name, part in stats.items()}
         self._tokens[group] = {name: part.n_tokens for name, part in stats.items()}
-        if self._suffices(group, stats):
-            self._solve(group, stats)
+        if gathered:
+            self._tokens[group], stats = self._collected(group, stats, keep=roles is not None)
+        if self._suffices(group):
+            self._ready[group] = stats
         else:
             self._waiting.append(group)
 
-    def solve_all(self) -> None:
-        """Compress every group."""
-        for group in range(len(self.groups)):
-            self.solve(group)
-        self.solve_rest()
+    def _collected(self, group: int, stats: Stats, keep: bool = False) -> tuple[dict[str, int], Stats]:
+        like = self.groups[group][0].weight
+        return ranks().collect(stats, self._owners[group], list(self.request.mixing), like, keep=keep)
+
+    def _solve_ready(self) -> None:
+        """Solve the groups that this rank owns, and exchange the new weights of all."""
+        here, ready, self._ready = ranks(), self._ready, {}
+        groups = list(ready)
+        for group in groups:
+            stats = ready.pop(group)
+            self._old[group] = [layer.weight.clone() for layer in self.groups[group]]
+            if self._owners[group] == here.rank:
+                self._solve(group, stats)
+        for group in groups if here.world > 1 else ():
+            for layer in self.groups[group]:
+                layer.write(here.spread(layer.weight, self._owners[group]))
 
     def solve_rest(self) -> bool:
         """Compress the groups that text hardly reached, or not at all; returns whether there were any.
@@ -116,11 +144,17 @@ class _BlockWork:
         inputs, with which methods prune by magnitude or round to nearest.
         """
         waiting = [group for group in range(len(self.groups)) if group not in self.solved] + self._waiting
+        pools: dict[tuple[str, ...] | None, tuple[int, dict[str, int], Stats]] = {}
         for group in waiting:
-            pool = self._pools.get(self._roles(group), {})
+            roles = self._roles(group)
+            if roles not in pools:  # what an expert lacks, its owner has for all like it
+                pools[roles] = self._owners[group], *self._collected(group, self._pools.get(roles, {}))
+            self._owners[group], tokens, pool = pools[roles]
+            reached = any(self.request.mixing[name] > 0 for name in tokens)
             self.solved.add(group)
-            self._fallbacks[group] = "experts of the layer" if _mixed(pool, self.request.mixing) else "weights alone"
-            self._solve(group, pool if _mixed(pool, self.request.mixing) else {})
+            self._fallbacks[group] = "experts of the layer" if reached else "weights alone"
+            self._ready[group] = pool if reached else {}
+        self._solve_ready()
         self._waiting = []
         return bool(waiting)
 
@@ -129,17 +163,17 @@ class _BlockWork:
         layers = self.groups[group]
         return None if layers[0].expert is None else tuple(layer.role for layer in layers)
 
-    def _suffices(self, group: int, stats: Stats) -> bool:
+    def _suffices(self, group: int) -> bool:
         """Return whether statistics are of enough tokens: of an expert's, as many as it has inputs."""
         if self.request.solver.reads == "nothing":
             return True
-        tokens = sum(part.n_tokens for name, part in stats.items() if self.request.mixing[name] > 0)
+        tokens = sum(count for name, count in self._tokens[group].items() if self.request.mixing[name] > 0)
         least = EXPERT_TOKENS * self.groups[group][0].weight.shape[1] if self._roles(group) is not None else 1
         return tokens >= least
 
     def _solve(self, group: int, stats: Stats) -> None:
         layers, request = self.groups[group], self.request
-        old = [layer.weight.clone() for layer in layers]
+        old = self._old[group]
         known = [self.evidence.get(layer.module, Evidence()) for layer in layers]
         gradients, keep = ([getattr(part, name) for part in known] for name in ("gradients", "keep"))
         mixed = _mixed(stats, request.mixing)
@@ -165,7 +199,7 @@ class _BlockWork:
         facts["kept"] = [torch.count_nonzero(weight) for weight in written]
         if request.measure_loss and stats and all(isinstance(part, InputStats) for part in stats.values()):
             facts["losses"] = {name: _layer_losses(old, written, part) for name, part in stats.items()}
-        self._old[group], self._facts[group] = old, facts
+        self._facts[group] = facts
         self._diagonals[group] = {name: part.diagonal.clone() for name, part in stats.items()}
 
     def damp(self, group: int) -> float:
@@ -177,9 +211,11 @@ class _BlockWork:
 
         Raises `InputError` naming the layer whose inputs or new weights are not finite.
         """
-        fetched = _to_host([self._facts[group] for group in sorted(self.solved)])
+        marks = [{name: _fingerprint(part) for name, part in self._diagonals[group].items()} for group in self._facts]
+        own = dict(zip(self._facts, zip(_to_host(list(self._facts.values())), marks, strict=True), strict=True))
+        told = {group: pair for by_group in ranks().all(own) for group, pair in by_group.items()}
         reports: list[LayerReport] = []
-        for group, facts in zip(sorted(self.solved), fetched, strict=True):
+        for group, (facts, statistics) in sorted(told.items()):
             _check_inputs(f"{self.index}.{self.groups[group][0].name}", facts.pop("finite"))
             if facts.pop("failed", False):
                 return reports, group  # what came after was computed from garbage
@@ -189,12 +225,11 @@ class _BlockWork:
                         f"the new weights of layer {self.index}.{layer.name} do not fit into {layer.weight.dtype}; "
                         "load the model in bfloat16 or float32"
                     )
-            reports += self._reports(group, facts)
+            reports += self._reports(group, facts, statistics)
         return reports, None
 
-    def _reports(self, group: int, facts: dict) -> list[LayerReport]:
+    def _reports(self, group: int, facts: dict, statistics: dict[str, str]) -> list[LayerReport]:
         kept, losses = facts.pop("kept"), facts.pop("losses", {})
-        statistics = {source: _fingerprint(diagonal) for source, diagonal in self._diagonals[group].items()}
         reports = []
         for n, (layer, old) in enumerate(zip(self.groups[group], self._old[group], strict=True)):
             lost = {source: pairs[n] for source, pairs in losses.items()}
@@ -219,6 +254,13 @@ class _BlockWork:
         for group, old in self._old.items():
             for layer, weight in zip(self.groups[group], old, strict=True):
                 layer.write(weight)
+
+
+def _cost(request: Request, group: Sequence[LinearLayer]) -> float:
+    """Operations of a group's solution, and one for each weight."""
+    d_in, rows = group[0].weight.shape[1], sum(len(layer.weight) for layer in group)
+    cubic, by_rows = request.solver.cost
+    return cubic * d_in**3 + by_rows * rows * d_in**2 + rows * d_in
 
 
 def _fingerprint(diagonal: Tensor) -> str:

@@ -21,6 +21,7 @@ from crosscal.engine.batches import MicroBatch
 from crosscal.engine.block import _BlockWork, _settled
 from crosscal.engine.gather import ModelStatistics, gather_gradients, gather_statistics
 from crosscal.engine.mixing import model_weights
+from crosscal.engine.ranks import ranks
 from crosscal.engine.reports import CompressionReport, LayerReport, PeakMemory
 from crosscal.engine.request import Request
 from crosscal.engine.schedules import _SCHEDULES
@@ -162,13 +163,16 @@ def run(request: Request, residence: Residence) -> CompressionReport:
         evidence, targets = _evidence(request, residence), _targets(request, residence)
         text, blocks = request.text, residence.blocks
         runs = residence.first < len(blocks) and request.statistics is None and (text or request.solver.linked)
-        streams = residence.streams(_with_twins(text, request), request.micro_batch) if runs else None
+        own = ranks().share(text)
+        streams = residence.streams(_with_twins(own, request), request.micro_batch) if runs else None
         if streams is not None and streams.whole and request.schedule == "parallel":  # on the dense model, so first
             options = {"diagonal_only": request.diagonal_only, "parts": residence.inventory}
             statistics = gather_statistics(residence.model, text, progress=request.progress, **options)
             request, streams = replace(request, statistics=statistics), None
         batches = [] if streams is None else _paired(streams, request)
-        schedule = _SCHEDULES[residence.schedule(request.schedule, sum(map(Tensor.numel, text.values())))]
+        names = ranks().all(residence.schedule(request.schedule, sum(map(Tensor.numel, own.values()))))
+        name = next((name for name in names if name != request.schedule), request.schedule)  # the same for all ranks
+        schedule = _SCHEDULES["sublayer in passes" if streams and streams.whole and name == "sublayer" else name]
         order, title = range(residence.first, len(blocks)), f"{request.method} {request.target}"
         bar = {"initial": residence.first, "total": len(blocks), "unit": "block", "disable": not request.progress}
         for index in tqdm(order, title, **bar):
@@ -178,9 +182,9 @@ def run(request: Request, residence: Residence) -> CompressionReport:
             def solve(work: _BlockWork) -> None:
                 if known is None:  # noqa: B023
                     schedule(index, block, batches, work, last)  # noqa: B023
-                for group, stats in enumerate(known or ()):  # noqa: B023
-                    work.solve(group, stats)
-                work.solve_rest()
+                    work.solve_rest()
+                else:
+                    work.solve_all(known)  # noqa: B023
 
             reports = _settled(request, index, groups, solve, target=targets[index], evidence=evidence)
             if streams is not None and not last:
@@ -188,7 +192,8 @@ def run(request: Request, residence: Residence) -> CompressionReport:
             residence.done(index, reports)
         residence.close()
     told = residence.inventory.told()
-    return CompressionReport(residence.layers, time.perf_counter() - started, memory.peak_bytes, told)
+    peak = max(ranks().all(memory.peak_bytes))
+    return CompressionReport(residence.layers, time.perf_counter() - started, peak, told)
 
 
 def _with_twins(text: Mapping[str, Tensor], request: Request) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import DiagonalStats, InputStats, WeightGradient, mix
 from crosscal.engine.batches import _run_and_add
+from crosscal.engine.ranks import ranks
 from crosscal.engine.streams import Streams, open_streams
 from crosscal.engine.windows import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
@@ -118,9 +119,8 @@ def gather_statistics(
     parts = parts or (residence.inventory if residence else inventory(model))
     kept = ModelStatistics(list(sources), diagonal_only, len(parts.blocks), _opened(folder))
     with experts_apart(model):
-        opened = (
-            residence.streams(sources, micro_batch) if residence else open_streams(model, parts, sources, micro_batch)
-        )
+        own = ranks().share(sources)
+        opened = residence.streams(own, micro_batch) if residence else open_streams(model, parts, own, micro_batch)
         _gather(kept, opened, progress, residence)
     if kept.folder is not None:
         contents = {"sources": kept.sources, "diagonal_only": diagonal_only, "n_blocks": len(parts.blocks)}
@@ -148,7 +148,8 @@ def _gather(kept: ModelStatistics, streams: Streams, progress: bool, residence: 
         streams.advance()
         if residence is not None:
             residence.done(index)
-        stats = [part.stats() for part in sums]
+        pairs = zip(sums, groups, strict=True)
+        stats = [ranks().collect_everywhere(part.stats(), kept.sources, group[0].weight) for part, group in pairs]
         for group, by_source in zip(groups, stats, strict=True):
             _check_inputs(f"{index}.{group[0].name}", _all_finite(by_source))
         kept.add(index, [([layer.name for layer in group], part) for group, part in zip(groups, stats, strict=True)])
@@ -291,7 +292,7 @@ def _sum_over_windows(
     handles = [weight.register_post_accumulate_grad_hook(_adder(term, *sums[id(weight)])) for weight in weights]
     device = model.get_input_embeddings().weight.device
     try:
-        rows = [row[row >= 0] for row in tokens]
+        rows = [row[row >= 0] for row in ranks().share({source: tokens})[source]]
         for window in tqdm(rows, desc=f"gradients {source}", unit="window", leave=False, disable=not progress):
             # A copy, because tokens made in inference mode cannot be kept for the backward pass.
             loss = _next_token_loss(model, window[None].to(device, copy=True))
@@ -303,8 +304,10 @@ def _sum_over_windows(
     finally:
         for handle in handles:
             handle.remove()
-    for total in (total for parts in sums.values() for total in parts):
-        total.div_(len(tokens))
+    for number, total in enumerate(total for parts in sums.values() for total in parts):
+        owner = number % ranks().world
+        ranks().add_up(total, owner)
+        total.copy_(ranks().spread(total, owner)).div_(len(tokens))
     return sums
 
 

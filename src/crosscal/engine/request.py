@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crosscal.calibration.statistics import check_weights
 from crosscal.engine.gather import ModelStatistics
+from crosscal.engine.ranks import ranks
 from crosscal.engine.windows import Windows, _token_windows
 from crosscal.errors import InputError, suggest
 from crosscal.methods.allocation import Owl
@@ -178,6 +179,7 @@ class Request:
         told |= {"anchor": self.anchor} if self.anchor else {}
         told |= {"rotate": True} if self.rotate else {}
         told |= {"balance": self.balance} if self.balance else {}
+        told |= {"ranks": ranks().world} if ranks().world > 1 else {}
         told |= {key: str(value) for key, value in self.options.items()}
         told |= {"texts": self.texts()} | dict(self.made or {})
         return told | {"sources": self.shares}  # as they were found, where they were

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from crosscal.engine.batches import MicroBatch, _hooked, _run_and_add, _run_twin
 from crosscal.engine.block import _BlockWork
+from crosscal.engine.ranks import ranks
 
 Schedule = Callable[[int, nn.Module, Sequence[MicroBatch], _BlockWork, bool], None]
 """(index, block, batches, work, last): compresses a block; batches keep their outputs, but not those of the `last`."""
@@ -56,9 +57,6 @@ def _block(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _B
 
 def _sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work: _BlockWork, last: bool) -> None:
     """One pass, in which each micro-batch waits at every input group until that group is compressed."""
-    if any(batch.whole for batch in batches):
-        _sublayer_in_passes(index, block, batches, work, last)
-        return
     hub, group_of = getcurrent(), {layer.module: n for n, group in enumerate(work.groups) for layer in group}
 
     def park(module: nn.Module, args: tuple) -> None:
@@ -73,8 +71,11 @@ def _sublayer(index: int, block: nn.Module, batches: Sequence[MicroBatch], work:
     try:
         with _hooked(list(group_of), park):
             arrived = [runner.switch() for runner in runners]  # a group's number, or None at the end of the block
-            while any(not runner.dead for runner in runners):
-                group = min(at for at, runner in zip(arrived, runners, strict=True) if not runner.dead)
+            while True:
+                standing = [at for at, runner in zip(arrived, runners, strict=True) if not runner.dead]
+                group = ranks().least(min(standing, default=None))
+                if group is None:
+                    break
                 work.solve(group)
                 if last and len(work.solved) == len(work.groups):
                     break
@@ -114,7 +115,7 @@ def _sublayer_in_passes(
             for batch in batches:
                 with suppress(_ReachedError):
                     batch.run(index, block)
-        if reached:
+        if any(ranks().all(reached)):
             work.solve(group)
     work.solve_rest()
     _run_all(index, block, batches, last)

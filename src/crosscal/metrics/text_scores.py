@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from crosscal.engine.driver import Residence, final_states
+from crosscal.engine.ranks import ranks
 from crosscal.engine.windows import Windows, _check_windows, _token_windows
 from crosscal.errors import InputError
 from crosscal.metrics.divergence import _Comparison
@@ -90,13 +91,30 @@ def _windows_of(model, texts: Mapping[str, Any]) -> dict[str, Tensor]:
     return windows
 
 
+def _own_windows(windows: Mapping[str, Tensor], micro_batch: int) -> dict[str, Tensor]:
+    """Return this rank's windows, in whole micro-batches: scores are those of one process, to the bit."""
+    for name, tokens in windows.items():
+        if len(tokens) <= (least := micro_batch * (ranks().world - 1)):
+            raise InputError(
+                f"'{name}' has {len(tokens)} windows for {ranks().world} processes; give more than {least} windows, or "
+                "fewer processes"
+            )
+    return ranks().share(windows, together=micro_batch)
+
+
+def _joined(scores: TextScores) -> TextScores:
+    """Return the scores of all ranks' windows."""
+    parts = ranks().all(scores.per_token)
+    return TextScores({metric: torch.cat([part[metric] for part in parts]) for metric in scores.per_token})
+
+
 def dense_reference(model, texts: Mapping[str, Windows], *, progress: bool = True) -> DenseReference:
-    """Run the dense model once over every text and keep its final hidden states on the CPU.
+    """Run the dense model once over every text and keep its final hidden states on the CPU, of this rank's windows.
 
     Take it before compressing in place: the head, which compression leaves alone, is shared with the model. `model` may
     be one that is read from disk block by block (`crosscal.disk.StreamedModel`); then its head stays in memory.
     """
-    texts = _windows_of(model, texts)
+    texts = _own_windows(_windows_of(model, texts), _MICRO_BATCH)
     if isinstance(model, Residence):
         hidden = final_states(model, texts, micro_batch=_MICRO_BATCH, progress=progress)
         with model.head() as filled:
@@ -117,14 +135,15 @@ def _score_texts(
     progress: bool = True,
 ) -> dict[str, TextScores]:
     """The scores of several texts, for which a model on disk is read once."""
-    texts = _windows_of(model, texts)
+    texts = _own_windows(_windows_of(model, texts), micro_batch)
     if isinstance(model, Residence):
         states = final_states(model, texts, micro_batch=micro_batch, progress=progress)
         with model.head() as head:
             parts = {name: (part.to(model.device) for part in states[name].split(micro_batch)) for name in texts}
-            return {name: _scores(head, tokens, parts[name], dense, name) for name, tokens in texts.items()}
+            return {name: _joined(_scores(head, tokens, parts[name], dense, name)) for name, tokens in texts.items()}
     bar = tqdm(texts.items(), desc="texts", unit="text", disable=not progress, leave=False)
-    return {name: _scores(model, tokens, _run(model, tokens, micro_batch), dense, name) for name, tokens in bar}
+    own = {name: _scores(model, tokens, _run(model, tokens, micro_batch), dense, name) for name, tokens in bar}
+    return {name: _joined(scores) for name, scores in own.items()}
 
 
 @torch.inference_mode()

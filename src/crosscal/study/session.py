@@ -23,6 +23,7 @@ import torch
 from crosscal.disk import StreamedModel, carry_out
 from crosscal.disk.folder import free_bytes
 from crosscal.engine.driver import CompressionReport, compress
+from crosscal.engine.ranks import ranks
 from crosscal.engine.request import Request
 from crosscal.errors import InputError
 from crosscal.methods.allocation import Owl
@@ -108,7 +109,7 @@ class Session:
         except InputError:
             return None  # loading it works, or says why not
         size = sum(parameter.numel() for parameter in model.model.parameters()) * model.dtype.itemsize
-        return model if _COPIES * size > free_bytes(model.device) else None
+        return model if any(ranks().all(_COPIES * size > free_bytes(model.device))) else None
 
     def identify(self, config: RunConfig) -> dict:
         """Return the contents and versions that decide a run's numbers; raise `InputError` for a model there is not."""
@@ -122,7 +123,7 @@ class Session:
         """Return a run, of which only the pieces that are not in the cache folder yet are measured."""
         known = self.identify(config)
         keys = piece_keys(config, known)
-        pieces = {piece: kept for piece, key in keys.items() if (kept := _kept(key))}
+        pieces = ranks().all({piece: kept for piece, key in keys.items() if (kept := _kept(key))})[0]
         missing = [piece for piece in keys if piece not in pieces]
         if missing:
             new = replace(config, texts=tuple(name for kind, name in missing if kind == "text"))
@@ -131,12 +132,14 @@ class Session:
                     for piece, found in self._evaluated(new, ready, group).items():
                         about = ready.report, self._storage_bits(config), provenance(ready.loaded.device)
                         pieces[piece] = make_piece(keys[piece], config, piece, found, *about)
-                        save_run(_folder(), pieces[piece], optional=True)
+                        if ranks().first:
+                            save_run(_folder(), pieces[piece], optional=True)
         return assemble(config, known, preset, {piece: pieces[piece] for piece in keys})
 
     def missing(self, config: RunConfig) -> list[tuple[str, str]]:
         """Return the pieces, as (kind, name), that are not in the cache folder."""
-        return [piece for piece, key in piece_keys(config, self.identify(config)).items() if _kept(key) is None]
+        keys = piece_keys(config, self.identify(config))
+        return ranks().all([piece for piece, key in keys.items() if _kept(key) is None])[0]
 
     def _evaluated(
         self, config: RunConfig, ready: _Ready, group: list[tuple[str, str]]

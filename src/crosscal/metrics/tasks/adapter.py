@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from crosscal.engine.driver import final_states
+from crosscal.engine.ranks import ranks
 from crosscal.errors import InputError, whole_number
 from crosscal.metrics.tasks.batching import _Batch, _fit, _group_rows, _plan, _Row
 from crosscal.metrics.text_scores import _check_finite
@@ -109,17 +110,20 @@ class _InMemoryLM(TemplateLM):
                 owners.append(owner)
         logprobs, greedy = [0.0] * len(requests), [True] * len(requests)
         with tqdm(total=len(pieces), desc="task options", unit="option", disable=not self.progress) as bar:
-            for scored in self._scored(pieces):
+            own: dict[int, dict[int, tuple[float, bool]]] = {}
+            for number, scored in self._scored(pieces):
+                own[number] = scored
+                bar.update(len(scored))
+            for _, scored in sorted(pair for part in ranks().all(own) for pair in part.items()):
                 for index, (logprob, is_greedy) in scored.items():
                     logprobs[owners[index]] += logprob
                     greedy[owners[index]] &= is_greedy
-                bar.update(len(scored))
         return list(zip(logprobs, greedy, strict=True))
 
-    def _scored(self, pieces) -> Iterator[dict[int, tuple[float, bool]]]:
-        """The answers to all pieces by index, some at a time."""
-        for batch in _plan(_group_rows(pieces), self.token_budget, self.share):
-            yield _score_batch(self.model, batch)
+    def _scored(self, pieces) -> Iterator[tuple[int, dict[int, tuple[float, bool]]]]:
+        """The number of each batch of this rank, and the answers to its pieces by index."""
+        for number, batch in ranks().turns(_plan(_group_rows(pieces), self.token_budget, self.share)):
+            yield number, _score_batch(self.model, batch)
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of whole texts, each token predicted once, in windows of `max_length`."""
@@ -171,14 +175,15 @@ class _StreamedLM(_InMemoryLM):
         options = {"token_budget": token_budget, "progress": progress, "share": False, "device": residence.device}
         super().__init__(residence.model, residence.tokenizer, **options)
 
-    def _scored(self, pieces) -> Iterator[dict[int, tuple[float, bool]]]:
-        """The answers to all pieces by index, some at a time, after all have passed through all blocks."""
-        batches = [rows for batch in _plan(_group_rows(pieces), self.token_budget, False) for rows in batch.pieces]
-        ids = {str(n): _padded([row.context + row.suffix for row in rows], "cpu") for n, rows in enumerate(batches)}
-        states = final_states(self._residence, ids, progress=self.progress)
+    def _scored(self, pieces) -> Iterator[tuple[int, dict[int, tuple[float, bool]]]]:
+        """The same, after all have passed through all blocks."""
+        planned = [rows for batch in _plan(_group_rows(pieces), self.token_budget, False) for rows in batch.pieces]
+        batches = dict(ranks().turns(planned))
+        ids = {str(n): _padded([row.context + row.suffix for row in rows], "cpu") for n, rows in batches.items()}
+        states = final_states(self._residence, ids, progress=self.progress) if ids else {}
         with self._residence.head() as model:
-            for rows, hidden in zip(batches, states.values(), strict=True):
-                yield _answers(model, rows, hidden.to(self._device))
+            for number, hidden in zip(batches, states.values(), strict=True):
+                yield number, _answers(model, batches[number], hidden.to(self._device))
 
 
 def _n_appended(tokenizer) -> int:
