@@ -4,8 +4,8 @@ What text tells of a layer is a sum over tokens, and sums over disjoint windows 
 windows of every source, and for each group of layers the ranks' sums of a source, upper triangle and number of tokens,
 are brought together once, at the rank that owns the group. The owner solves as one process would, and the others
 receive its new weights: from there on all hold the same bits. Sources stay apart until they are mixed, so mixed weights
-are exact however the windows were divided. Sums are float32 and added in the order of ranks by the owner itself, since
-a library's reduction adds in an order of its own: the same command on as many ranks gives the same bytes.
+are exact however the windows were divided. Sums are float32 and added here, in the order of ranks, since a library's
+reduction adds in an order of its own: the same command on as many ranks gives the same bytes.
 
 In a process of its own nothing is sent and nothing waits: the loop reads the same for one rank and for many.
 """
@@ -81,26 +81,28 @@ class Ranks:
         return min((n for n in self.all(number) if n is not None), default=None)
 
     def add_up(self, part: Tensor, owner: int, senders: Sequence[int] | None = None) -> None:
-        """Put the sum of the senders' tensors, by default of all, in their order, in the place of the owner's own."""
-        senders = range(self.world) if senders is None else senders
-        if self.rank != owner:
-            if self.rank in senders:
-                with _together():
-                    dist.send(part.contiguous(), owner)
-            return
-        total = None
-        for rank in senders:
-            one = part if rank == self.rank else self._from(rank, part)
-            total = one.clone() if total is None else total.add_(one)
-        if total is not None:
-            part.copy_(total)
+        """Put the sum of the senders' tensors, by default of all, in their order, in the place of the owner's own.
 
-    def _from(self, rank: int, like: Tensor) -> Tensor:
-        got = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        Every rank adds a slice of it: an owner that received all others' tensors would be slower with every rank.
+        """
+        if self.world == 1:
+            return
+        size = -(-part.numel() // self.world)
+        sent = torch.zeros(self.world * size, dtype=part.dtype, device=part.device)
+        sent[: part.numel()] = part.flatten()
+        slices = torch.empty_like(sent)
         with _together():
-            dist.recv(got, rank)
-        self.received += got.nbytes
-        return got
+            dist.all_to_all_single(slices, sent)
+        first, *others = senders or range(self.world)
+        total = slices[first * size :][:size].clone()
+        for rank in others:
+            total += slices[rank * size :][:size]
+        whole = list(sent.split(size)) if self.rank == owner else None
+        with _together():
+            dist.gather(total, whole, dst=owner)
+        self.received += (self.world - 1) * total.nbytes * (2 if whole else 1)
+        if whole:
+            part.copy_(sent[: part.numel()].view_as(part))
 
     def spread(self, tensor: Tensor, owner: int) -> Tensor:
         """Return the owner's tensor, of the form of this one."""
@@ -122,7 +124,7 @@ class Ranks:
         if self.world == 1:
             return {name: part.n_tokens for name, part in stats.items()}, stats
         told = {name: (p.n_tokens, getattr(p, "cross", None) is not None, type(p)) for name, p in stats.items()}
-        by_rank, width, counts, total = self.all(told), like.shape[1], {}, {}
+        by_rank, counts, total = self.all(told), {}, {}
         for name in sources:
             senders = [rank for rank, known in enumerate(by_rank) if name in known and known[name][0]]
             if not senders:
@@ -130,11 +132,9 @@ class Ranks:
             tokens, crossed, kinds = zip(*(by_rank[rank][name] for rank in senders), strict=True)
             counts[name] = sum(tokens)
             mine = stats.get(name)
-            if self.rank == owner and (mine is None or keep):
-                mine = _copy(mine, kinds[0], width, like.device)
-            if self.rank == owner and all(crossed) and mine is not None and getattr(mine, "cross", 0) is None:
-                mine = InputStats(mine.gram, mine.n_tokens, torch.zeros_like(mine.gram))
-            for piece in () if mine is None else _pieces(mine, crossed=all(crossed)):
+            if mine is None or (keep and self.rank == owner):
+                mine = _copy(mine, kinds[0], like)
+            for piece in _pieces(mine, crossed=all(crossed)):
                 self.add_up(piece, owner, senders)
             if self.rank == owner:
                 total[name] = _completed(mine, counts[name], crossed=all(crossed))
@@ -149,7 +149,7 @@ class Ranks:
             InputStats
         }
         for name, count in counts.items():
-            mine = total.get(name) or _copy(None, kind, like.shape[1], like.device)
+            mine = total.get(name) or _copy(None, kind, like)
             field = "gram" if kind is InputStats else "diagonal"
             total |= {name: kind(self.spread(getattr(mine, field), 0), count)}
         return total
@@ -177,10 +177,12 @@ def _pieces(stats: InputStats | DiagonalStats, crossed: bool) -> list[Tensor]:
     return pieces + ([stats.cross[left:right] for left, right in edges] if crossed and stats.cross is not None else [])
 
 
-def _copy(stats: Any, kind: type, width: int, device: torch.device) -> InputStats | DiagonalStats:
+def _copy(stats: Any, kind: type, like: Tensor) -> InputStats | DiagonalStats:
+    """Statistics that may be changed: those given, or of no tokens."""
     if stats is None:
-        shape = (width,) if kind is DiagonalStats else (width, width)
-        return kind(torch.zeros(shape, device=device), 0)
+        width = like.shape[1]
+        empty = torch.zeros((width,) if kind is DiagonalStats else (width, width), device=like.device)
+        return kind(empty, 0) if kind is DiagonalStats else InputStats(empty, 0, torch.zeros_like(empty))
     if isinstance(stats, DiagonalStats):
         return DiagonalStats(stats.diagonal.clone(), stats.n_tokens)
     return InputStats(stats.gram.clone(), stats.n_tokens, None if stats.cross is None else stats.cross.clone())

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedConfig
 
+from crosscal.engine.ranks import floats_sent, owners, ranks
 from crosscal.engine.windows import CPU_TOKENS, CUDA_TOKENS
 from crosscal.machine.samples import _BlockShape, _Sample, _solve_flops, _take_sample
 from crosscal.methods.compose import composed
@@ -26,7 +27,8 @@ class Estimate:
     """Seconds and bytes of one compression; `forward`, `sums` and `solve` are parts of `seconds`.
 
     `memory_bytes` is the peak, with the whole model or, when `streamed`, two blocks of it in memory; `work_bytes` is
-    the part of it beside the weights, `weights_bytes` the size of the whole model.
+    the part of it beside the weights, `weights_bytes` the size of the whole model. Of several `ranks`, these are for
+    the one with the most windows; `exchanged_bytes` are what all of them receive, which takes a time of its own.
     """
 
     seconds: float
@@ -40,6 +42,8 @@ class Estimate:
     streamed: bool
     device: str
     dtype: str
+    ranks: int = 1
+    exchanged_bytes: int = 0
 
     def to_json(self) -> dict:
         """Return a plain dictionary."""
@@ -47,9 +51,13 @@ class Estimate:
 
     def __str__(self) -> str:
         how = "two blocks of the model at a time" if self.streamed else "the whole model in memory"
+        each, between = "", ""
+        if self.ranks > 1:
+            each = f" on each of {self.ranks} processes"
+            between = f", and the exchange of {size(self.exchanged_bytes)} between them"
         return (
-            f"about {_duration(self.seconds)} and {size(self.memory_bytes)} of memory ({how}, {self.dtype} on "
-            f"{self.device}; an estimate, good to a factor of two)"
+            f"about {_duration(self.seconds)} and {size(self.memory_bytes)} of memory{each}{between} ({how}, "
+            f"{self.dtype} on {self.device}; an estimate, good to a factor of two)"
         )
 
 
@@ -76,6 +84,24 @@ class _Work:
             decomposed = sum(d_in * d_out * min(d_in, d_out) for d_out in group.d_outs)
             total += group.weights * sample.solve_weight + flops * sample.solve_flop + decomposed * sample.svd_flop
         return total
+
+    def busiest_share(self, world: int) -> float:
+        """Return the part of solving that takes time: all where groups wait for each other, else that of one owner."""
+        if self.schedule == "sublayer":
+            return 1.0
+        groups = self.shape.groups
+        costs = [_solve_flops(self.solver, g.d_in, sum(g.d_outs)) + g.weights for g in groups]
+        pairs = list(zip(costs, owners(costs, world), strict=True))
+        return max(sum(cost for cost, owner in pairs if owner == rank) for rank in range(world)) / sum(costs)
+
+    def exchanged(self, world: int) -> int:
+        """Return the bytes that all ranks receive for a block: sums of each source at owners, new weights elsewhere."""
+        sums = 0
+        for group in self.shape.groups if self.tokens else ():
+            half, whole = floats_sent(group.d_in), group.d_in**2
+            sums += group.d_in if self.diagonal_only else half + whole * self.anchored
+        weights = self.number * sum(group.weights for group in self.shape.groups)
+        return int((world - 1) * (4 * self.n_sources * sums * (1 + 1 / world) + weights))
 
     def bytes_needed(self) -> int:
         """Memory beside the weights: activations, sums, and one group's solution.
@@ -131,7 +157,8 @@ def estimate(
     reads_text = n_sources > 0 and (solver.reads != "nothing" or measure_loss or owl)
     diagonal = solver.reads == "diagonal" and not measure_loss
     sample = _take_sample(config, solver, target, where, kind, length, diagonal, trust_remote_code)
-    shape, tokens = sample.shape, n_windows * length * n_sources if reads_text else 0
+    world = ranks().world
+    shape, tokens = sample.shape, -(-n_windows // world) * length * n_sources if reads_text else 0
     work = _Work(shape, solver, tokens, n_sources, schedule, diagonal, where, kind.itemsize, anchor > 0)
     scale = shape.linear / sum(group.weights for group in shape.groups)  # in first blocks
     passes = (
@@ -139,6 +166,7 @@ def estimate(
     )
     forward, sums = scale * tokens * sample.forward * passes, scale * tokens * sample.sums * (1 + _CROSS * (anchor > 0))
     solve = scale * work.solve_seconds(sample, n_sources if reads_text and measure_loss else 0)
+    solve *= work.busiest_share(world)
     whole = shape.parameters * kind.itemsize
     streamed = streamed and not owl and not solver.gradients
     resident = min(whole, (2 * shape.block + shape.elsewhere) * kind.itemsize) if streamed else whole
@@ -154,6 +182,8 @@ def estimate(
         streamed=streamed,
         device=str(where),
         dtype=str(kind).removeprefix("torch."),
+        ranks=world,
+        exchanged_bytes=int(scale * work.exchanged(world)),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from crosscal.calibration.statistics import InputStats
 from crosscal.engine.driver import compress
 from crosscal.engine.ranks import join, leave, ranks
 from crosscal.methods.allocation import Owl
@@ -37,6 +38,12 @@ CASES = {
     "whole": ("hrm_text", "sparsegpt", HALF, {}),
     "data-free": ("llama", "magnitude", HALF, {"calibration": None, "weights": None}),
 }
+
+
+def random_stats(d_in: int = 4) -> InputStats:
+    """The statistics of some inputs."""
+    inputs = torch.randn(9, d_in, generator=torch.Generator().manual_seed(0))
+    return InputStats(inputs.T @ inputs, len(inputs))
 
 
 def made(case: str):
