@@ -24,7 +24,7 @@ from crosscal.engine.reports import CompressionReport, LayerReport
 from crosscal.engine.request import Request
 from crosscal.engine.streams import Streams
 from crosscal.errors import InputError
-from crosscal.machine.facts import host_memory
+from crosscal.machine.facts import free_bytes
 from crosscal.methods.allocation import Owl
 from crosscal.models import find_folder, load_model
 from crosscal.models.channels import check_channels, narrow
@@ -328,24 +328,3 @@ def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Return the output's dtype where the device is fast in it, else float32."""
     fast = {fast_dtype(device)} | ({torch.float16} if device.type == "cuda" else set())
     return dtype if dtype in fast else torch.float32
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the bytes that may still be taken on a device, within the limits set for this process."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    return min([host_memory()[0], *_room_in_limit()])
-
-
-def _room_in_limit() -> list[int]:
-    """Return what a limit on the process's data (`ulimit -d`) still allows; nothing where there is none."""
-    try:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-        lines = Path("/proc/self/status").read_text().splitlines()
-        used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
-    except (ImportError, OSError, StopIteration):
-        return []
-    return [] if limit == resource.RLIM_INFINITY else [limit - used]

@@ -102,6 +102,27 @@ def host_memory() -> tuple[int, int]:
     return max(0, free), total
 
 
+def free_bytes(device: torch.device) -> int:
+    """Return the bytes that may still be taken on a device, within the limits set for this process."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min([host_memory()[0], *_room_in_limit()])
+
+
+def _room_in_limit() -> list[int]:
+    """Return what a limit on the process's data (`ulimit -d`) still allows; nothing where there is none."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+    except (ImportError, OSError, StopIteration):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [limit - used]
+
+
 def _number(path: str, entry: str = "") -> int | None:
     """The number in a file, or behind an entry of it."""
     try:

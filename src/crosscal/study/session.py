@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from crosscal.disk import StreamedModel, carry_out
-from crosscal.disk.folder import free_bytes
 from crosscal.engine.driver import CompressionReport, compress
 from crosscal.engine.ranks import ranks
 from crosscal.engine.request import Request
 from crosscal.errors import InputError
+from crosscal.machine.facts import free_bytes
 from crosscal.methods.allocation import Owl
 from crosscal.metrics.evaluate import Evaluation, evaluate
 from crosscal.metrics.tasks import TASKS

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crosscal.disk.folder import free_bytes
+from crosscal.machine.facts import free_bytes
 from crosscal.metrics import perplexity
 from crosscal.models import load_model
 from tests.unit.families import tiny_tokenizer
