@@ -28,7 +28,7 @@ from crosscal_book.marks import target_order
 from crosscal_book.pages.api import methods_table, reference
 from crosscal_book.pages.data_page import sources_table, tasks_list
 from crosscal_book.pages.explore import explore_data
-from crosscal_book.pages.speed import speed_tables
+from crosscal_book.pages.speed import kernel_table, speed_tables
 from crosscal_book.style import by_method, style_of
 from crosscal_book.tables import Table
 from crosscal_book.words import listing
@@ -44,7 +44,9 @@ LOCAL = ("_build", "_quick", "_extra", "chapters", "__pycache__")
 def expected(root: Path) -> dict[Path, str]:
     """Return every generated file of a checkout with the text it should have."""
     files = _generated(root / "book")
-    files |= {"_generated/speed.md": speed_tables(root / "results" / "benchmarks"), "_generated/api.md": reference()}
+    benchmarks = root / "results" / "benchmarks"
+    files |= {"_generated/speed.md": speed_tables(benchmarks), "_generated/kernels.md": kernel_table(benchmarks)}
+    files |= {"_generated/api.md": reference()}
     files |= {"_generated/methods.md": methods_table(), "_generated/sources.md": sources_table()}
     files["_generated/tasks.md"] = tasks_list()
     readme, full = root / "README.md", root / "results" / "full"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
+import pandas as pd
+
 from crosscal_book.tables import Table
 
 CLOCKS = {"cpu_seconds": "CPU seconds", "seconds": "seconds"}
@@ -14,6 +16,31 @@ def speed_tables(folder: Path) -> str:
     """Return every stored benchmark, one table for each machine, with versions and commit."""
     files = sorted(folder.glob("*.json"))
     return "\n".join(_benchmark(json.loads(path.read_text(encoding="utf-8"))) for path in files)
+
+
+def kernel_table(folder: Path) -> str:
+    """Return what every variant of the sweep kernel takes of a GPU, as compiled without one; "" if none is stored."""
+    path = folder / "kernels.csv"
+    if not path.exists():
+        return ""
+    lines = pd.read_csv(path)
+    rows = lines.groupby("architecture", sort=False).agg(
+        variants=("registers", "size"), least=("registers", "min"), most=("registers", "max"),
+        spilled=("local", "sum"), shared=("shared", "max"), low=("occupancy", "min"), high=("occupancy", "max"),
+    )  # fmt: skip
+    columns = {
+        "architecture": "{architecture}",
+        "variants": "{variants}",
+        "registers of a thread": "{least} to {most}",
+        "bytes spilled": "{spilled}",
+        "shared memory (KiB), most": lambda line: f"{line['shared'] / 1024:.0f}",
+        "occupancy (%)": lambda line: f"{100 * line['low']:.0f} to {100 * line['high']:.0f}",
+    }
+    note = (
+        f"Every variant of the sweep kernel, compiled ahead of time by Triton {lines['triton'].iloc[0]} without a GPU. "
+        "Occupancy: the share of a multiprocessor's warps that fit beside each other, by registers and shared memory."
+    )
+    return str(Table.of(rows.reset_index(), columns, note))
 
 
 def _benchmark(made: Mapping) -> str:

@@ -2,7 +2,7 @@
 
 import json
 
-from crosscal_book.pages.speed import speed_tables
+from crosscal_book.pages.speed import kernel_table, speed_tables
 
 RUN = {"cpu_seconds": 2.0, "seconds": 1.0, "peak_bytes": 2**20}
 FACTS = {
@@ -39,3 +39,12 @@ def test_ratios_are_taken_pair_by_pair(tmp_path):
 
 def test_without_benchmarks_there_is_no_table(tmp_path):
     assert speed_tables(tmp_path / "none") == ""
+
+
+def test_the_kernels_of_an_architecture_are_one_line(tmp_path):
+    assert kernel_table(tmp_path) == ""
+    head = "architecture,pattern,grid,registers,stack,local,shared,occupancy,triton\n"
+    (tmp_path / "kernels.csv").write_text(
+        f"{head}sm_80,2:4,none,160,0,0,1024,0.1875,3.9\nsm_80,mask,none,170,0,0,2048,0.17,3.9\n"
+    )
+    assert "| sm_80 | 2 | 160 to 170 | 0 | 2 | 17 to 19 |" in kernel_table(tmp_path)

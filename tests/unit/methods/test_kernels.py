@@ -1,9 +1,11 @@
 """The fused sweep against a column loop, in Triton's interpreter and (where there is one) on a GPU; selection."""
 
+import csv
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import torch
@@ -12,8 +14,12 @@ from crosscal.errors import InputError
 from crosscal.methods.kernels import _available, _BlockRule, _supports, _sweep_block
 from crosscal.methods.masks import _kth_smallest_of_parts
 from crosscal.methods.rtn import _fit_levels, _Levels, _nearest_level
+from crosscal.paths import checkout
 from crosscal.types import Grid, NofM
 
+SPEC = spec_from_file_location("kernels", checkout() / "benchmarks" / "kernels.py")
+KERNELS = module_from_spec(SPEC)
+SPEC.loader.exec_module(KERNELS)
 CPU = torch.device("cpu")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run in the interpreter by test_the_kernel_in_the_interpreter")
@@ -189,23 +195,25 @@ def test_the_kernel_in_the_interpreter():
 
 
 @compiled
-def test_the_kernel_compiles_without_a_gpu(tmp_path, monkeypatch):
-    triton = pytest.importorskip("triton", reason="triton comes with CUDA builds of torch")
-    from triton.backends.compiler import GPUTarget
-
-    from crosscal.methods.kernels.sweep_triton import sweep_block_kernel as kernel
-
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux")
+@pytest.mark.parametrize("architecture", KERNELS.ARCHITECTURES)
+@pytest.mark.parametrize(("pattern", "grid"), KERNELS.VARIANTS)
+def test_every_variant_compiles_without_a_gpu_and_spills_nothing(pattern, grid, architecture, tmp_path, monkeypatch):
+    pytest.importorskip("triton", reason="triton comes with CUDA builds of torch")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    choices = dict.fromkeys(("KEEP", "LEVELS", "GROUPED", "SYMMETRIC"), False)
-    choices |= {"N": 2, "M": 4, "FIT": 32, "PANEL": 16, "ROWS": 32}
-    pointers = {"keep": "*u8", "group_of": "*i64"} | dict.fromkeys([*kernel.arg_names[:4], "steps", "zeros"], "*fp32")
-    signature = {n: "constexpr" if n in choices else pointers.get(n, "i32") for n in kernel.arg_names}
-    constants = {(kernel.arg_names.index(name),): value for name, value in choices.items()}
-    source = triton.compiler.ASTSource(kernel, signature, constants)
-    options = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
-    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert "div.rn.f32" in binary.asm["ptx"]
-    assert binary.asm["cubin"]
+    found = KERNELS.usage(pattern, grid, architecture)
+    assert (found.stack, found.local) == (0, 0)
+    assert 0 < found.registers <= 255
+    assert found.shared <= 48 * 1024  # what a program may take unasked
+    assert found.occupancy(architecture) > 0.1
+
+
+def test_the_table_of_the_speed_page_holds_every_variant():
+    lines = list(csv.DictReader(KERNELS.FILE.open(encoding="utf-8")))
+    told = {(line["pattern"], line["grid"], line["architecture"]) for line in lines}
+    assert told == {(*variant, f"sm_{number}") for variant in KERNELS.VARIANTS for number in KERNELS.ARCHITECTURES}
+    assert {line["stack"] + line["local"] for line in lines} == {"00"}
 
 
 @compiled
