@@ -81,7 +81,7 @@ def main() -> None:
             continue
         lines.append(run(trial, options.model, options.seed))
         with FILE.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, lines[0])
+            writer = csv.DictWriter(file, lines[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(lines)
         print({name: lines[-1][name] for name in ("constant", "value", "geometric mean")}, flush=True)

