@@ -34,7 +34,7 @@ from crosscal.paths import started_by_torchrun
 __all__ = ["main"]
 
 _SILENT = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-_DIVIDED = ("compress", "evaluate", "compare")
+_DIVIDED = ("compress", "evaluate", "compare", "verify")
 _SMALLER = {
     "windows": "fewer --windows",
     "length": "a shorter --length",
@@ -99,10 +99,12 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     module = import_module(f"crosscal.cli.{_COMMANDS[name]['module']}")
     with mock.patch.dict(os.environ, _SILENT if options.quiet else {}), contextlib.redirect_stdout(sys.stderr):
         result = _within_memory(getattr(module, f"_run_{name}"), options)
+    if not first:
+        return 0
     _print_result(
         _as_json(result, _encoding_of(sys.stdout)) if options.json else getattr(module, f"_show_{name}")(result)
     )
-    if options.save_config and first:
+    if options.save_config:
         write_atomically(options.save_config, _as_toml(options.reproducing))
     return result.get("exit_status", 0)
 

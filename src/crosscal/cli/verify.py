@@ -21,6 +21,7 @@ from crosscal.cli.compress import _run_compress
 from crosscal.cli.config import _REPORT, _config_values, _parse, _read_config
 from crosscal.cli.files import _note
 from crosscal.cli.parser import _CommandParser
+from crosscal.engine.ranks import ranks
 from crosscal.errors import InputError
 from crosscal.files import path_kind
 
@@ -30,7 +31,10 @@ _RECORDED = {"fingerprint": "the model", "versions": "versions", "machine": "the
 def _run_verify(options: argparse.Namespace) -> dict:
     """Repeat the call that made a folder, and compare; `exit_status` is 0 for the same bytes and 1 for others."""
     folder = Path(os.path.expanduser(options.folder)).absolute()
-    before = _record(folder)
+    before, n = _record(folder), ranks().world
+    if n != (made_by := before["made"].get("ranks", 1)):
+        start = f"torchrun --nproc-per-node {made_by} -m crosscal verify" if made_by > 1 else "it without torchrun"
+        raise InputError(f"{options.folder} was made by {made_by} processes and not by {n}; start {start}")
     again = folder.with_name(f".{folder.name}.verified")  # of a fixed name, so that an interrupted call goes on
     arguments = ["--config", str(folder), "--output", str(again), "--overwrite"]
     parser = _CommandParser("compress")
@@ -42,6 +46,8 @@ def _run_verify(options: argparse.Namespace) -> dict:
         return result | {"dry_run": True, "estimate": _run_compress(call)["estimate"]}
     _note(options, f"making {options.folder} again")
     _run_compress(call)
+    if not ranks().first:  # which compares
+        return {}
     after = _record(again)
     difference = next(_differences(folder, again, [layer["name"] for layer in before["layers"]]), None)
     reasons = list(_reasons(before, after)) if difference else []

@@ -162,6 +162,7 @@ class Ranks:
         """Whether this rank is the first to end with an error, and so the one that says why."""
         if self.world == 1:
             return True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing more is to be said
         try:
             return self._store.add("crosscal/ended", 1) == 1
         except RuntimeError:  # the store is gone, with the machine it was on
@@ -250,6 +251,7 @@ def leave() -> None:
     if _here.world > 1:
         _here.wait()
         dist.destroy_process_group()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _here = Ranks()
 
 

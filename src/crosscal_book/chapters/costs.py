@@ -15,6 +15,7 @@ from crosscal_book.chapter import Chapter, Page
 from crosscal_book.claims import Comparison, compare, every, mean, run
 from crosscal_book.drawing import Axis
 from crosscal_book.marks import forest, lines
+from crosscal_book.numbers.ranks import H100, MODELS, memory, read_trials, received, seconds
 from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, PARTS, Scaling, read_scaling
 from crosscal_book.pages.speed import CLOCKS, speed_tables
 from crosscal_book.style import style_of
@@ -28,6 +29,7 @@ MARGIN = 0.01  # an advantage of less than one per cent of perplexity is called 
 CLOSE = 1.2
 SCHEDULES = "{first[label]} {first[target]}: {first[schedule]} to {second[schedule]}"
 PAIRS, TEXTBOOK, SCALING = "fig-costs-pairs", "fig-costs-textbook", "fig-costs-scaling"
+GPUS, N_SOURCES = (1, 8, 64), 2
 TOKENS = 128 * 2048  # the custom of the pruning literature: 128 windows of 2,048 tokens
 ABSENT = (
     "No scaling measurement is stored, so nothing is computed for larger models; `benchmarks/scaling.py --save NAME` "
@@ -244,6 +246,34 @@ def _rates(page: Page) -> str:
 @CHAPTER.table("larger-models")
 def _larger_models(page: Page) -> str:
     return _each_measurement(page, _larger_table)
+
+
+@CHAPTER.table("many-gpus")
+def _many_gpus(page: Page) -> Table | str:
+    trials = read_trials(page.folder.with_name("benchmarks") / "ranks")
+    if not trials:
+        return "*No trial of several ranks is stored; `benchmarks/ranks.py --save NAME` measures one.*\n"
+    fits = sorted(fit for trial in trials for (n, _), fit in trial.misfits().items() if n > 1)
+    misses = sorted(miss for scaling in _measured(page) for miss in scaling.misses())
+    bar = max(max(fit, 1 / fit) for fit in [*fits, *misses])
+    body = []
+    for model, n in product(MODELS, GPUS):
+        times = [seconds(model, n, TOKENS, N_SOURCES, H100, schedule) for schedule in ("sublayer", "block")]
+        cells = [Estimate(time, time / bar, time * bar, 0).text(_duration) for time in times]
+        sent = model.blocks * max(received(model, n, N_SOURCES)) if n > 1 else 0
+        body.append(
+            [model.name, str(n), *cells, *(f"{x / 1e9:,.0f}" for x in (sent, memory(model, n, TOKENS, N_SOURCES)))]
+        )
+    across = f", and of one width by another {misses[0]:.2f} to {misses[-1]:.2f} times" if misses else ""
+    note = (
+        f"**Computed, not measured**: SparseGPT with {TOKENS:,} tokens of {N_SOURCES} sources. The rates are assumed, "
+        "as no GPU was at hand: 40 % of an H100's peak in bfloat16, 30 % of that in float32, 40 GB/s into each rank. "
+        "Reading and writing the model come on top, and an H100 holds 80 GB. In brackets the time divided and times "
+        f"{bar:.1f}, the greatest misfit of the formulas where they were tried on a CPU: the busiest of 2 and 4 ranks "
+        f"took {fits[0]:.2f} to {fits[-1]:.2f} times the CPU seconds computed from one rank's{across}."
+    )
+    head = ["model", "GPUs", "time, `sublayer`", "time, `block`", "GB received by the busiest", "GB of memory on each"]
+    return Table(head, body, note, 1)
 
 
 def _measured(page: Page) -> list[Scaling]:

@@ -36,7 +36,7 @@ def start(place, tiny):
 
     def started(n, *arguments, module="crosscal", more=()):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        full = [*arguments, "--model", tiny] if "--model" not in arguments else arguments
+        full = [*arguments, "--model", tiny] if {"--model", "verify"}.isdisjoint(arguments) else arguments
         return torchrun(n, module, *full, more=more, cwd=place, env=environment, **pipes)
 
     return started
@@ -108,6 +108,16 @@ def test_a_dry_run_tells_the_memory_of_each_rank(start):
     assert status == 0, err
     assert json.loads(out)["estimate"]["ranks"] == 2
     assert "on each of 2 processes" in json.loads(out)["estimate"]["text"]
+
+
+@pytest.mark.slow
+def test_what_ranks_made_is_verified_by_as_many(start, halved):
+    status, out, err = finished(start(2, "verify", str(halved[0])))
+    assert status == 0, err
+    assert "the same bytes" in out
+    status, _, err = finished(start(1, "verify", str(halved[0])))
+    assert status == 2
+    assert err.count("torchrun --nproc-per-node 2 -m crosscal verify") == 1
 
 
 @pytest.mark.slow

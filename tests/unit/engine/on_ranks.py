@@ -10,13 +10,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
 
+from crosscal.calibration.gram import InputSums
 from crosscal.calibration.statistics import InputStats
+from crosscal.engine import driver
 from crosscal.engine.driver import compress
 from crosscal.engine.ranks import join, leave, ranks
 from crosscal.methods.allocation import Owl
 from crosscal.types import Grid, LowRank, NofM, PerGroup, Unstructured
-from tests.unit.families import random_windows, tiny_model
+from tests.unit.families import VOCAB, random_windows, tiny_model
 
 HALF, EIGHTS = Unstructured(0.5), PerGroup(8)
 TEXT = {"a": random_windows(9), "b": random_windows(5, seed=1)}
@@ -38,6 +41,34 @@ CASES = {
     "whole": ("hrm_text", "sparsegpt", HALF, {}),
     "data-free": ("llama", "magnitude", HALF, {"calibration": None, "weights": None}),
 }
+
+
+WIDE = {"hidden_size": 384, "intermediate_size": 512, "num_hidden_layers": 2}
+
+
+def counted() -> dict:
+    """Bytes that each rank receives and holds for a model wide enough for half sums, with one key head for each query.
+
+    Held are the hidden states before a block, and the sums of one block.
+    """
+    held, enter, end = {"states": 0, "sums": 0}, driver.open_streams, InputSums.stats
+
+    def entered(*arguments):
+        streams = enter(*arguments)
+        held["states"] = sum(batch.hidden.nbytes for batch in streams.batches)
+        return streams
+
+    def ended(self):
+        stats = end(self)
+        held["sums"] += sum(part.gram.nbytes for part in stats.values())
+        return stats
+
+    driver.open_streams, InputSums.stats = entered, ended
+    sizes = dict(vocab_size=VOCAB, num_attention_heads=4, max_position_embeddings=32, **WIDE)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).eval().requires_grad_(False)
+    compress(model, "sparsegpt", HALF, calibration=TEXT, weights=MIX, progress=False)
+    driver.open_streams, InputSums.stats = enter, end
+    return held | {"sums": held["sums"] // WIDE["num_hidden_layers"]}
 
 
 def random_stats(d_in: int = 4) -> InputStats:
@@ -66,6 +97,9 @@ def main(folder: str, *cases: str) -> None:
         layers = [vars(layer) for layer in report.layers]
         told = {"received": here.received - before, "layers": layers}
         Path(f"{place}.json").write_text(json.dumps(told))
+    before = here.received
+    told = counted() | {"received": here.received - before}
+    Path(f"{folder}/counted-{here.rank}.json").write_text(json.dumps(told))
     assert os.environ["WORLD_SIZE"] == str(here.world)
     leave()
     assert ranks().world == 1

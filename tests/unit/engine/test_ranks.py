@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from crosscal.engine.ranks import Ranks, floats_sent, owners, ranks
+from crosscal_book.numbers.ranks import llama, received
 from tests.unit.engine import on_ranks
 
 ROOT = Path(__file__).parents[3]
@@ -87,6 +88,20 @@ def test_ranks_make_the_same_bytes_again(made, case):
         first, second = ((made[name] / f"{case}-{rank}.safetensors").read_bytes() for name in (2, "again"))
         assert first == second
         assert told(made[2], case, rank) == told(made["again"], case, rank)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", WORLDS)
+def test_bytes_counted_are_those_of_the_formula(made, n):
+    sizes = on_ranks.WIDE
+    model = llama("wide", sizes["num_hidden_layers"], sizes["hidden_size"], sizes["intermediate_size"], 384)
+    n_sources, computed = len(on_ranks.TEXT), received(model, n, len(on_ranks.TEXT), itemsize=4)
+    for rank in range(n):
+        found = told(made[n], "counted", rank)
+        assert found["received"] == model.blocks * computed[rank]
+        own = Ranks(rank, n).share(on_ranks.TEXT)
+        assert found["states"] == 4 * model.hidden * sum(part.numel() for part in own.values())
+        assert found["sums"] == 4 * n_sources * sum(group.d_in**2 for group in model.groups)
 
 
 def test_one_process_sends_nothing():

@@ -9,6 +9,7 @@ import pytest
 
 from crosscal_book.chapters.costs import CHAPTER
 from crosscal_book.claims import FAILS, HOLDS, OPEN
+from crosscal_book.numbers import ranks
 from crosscal_book.numbers.scaling import LLAMA_7B, LLAMA_70B, Scaling, Shape, _work, read_scaling
 from tests.unit.crosscal_book.chapters.made_up_grids import Made, study
 
@@ -147,6 +148,48 @@ def test_computed_times_are_marked_as_such(tmp_path):
     assert "2 [2, 2]" in str(page_of(tmp_path, []).table("rates"))
     machine(tmp_path / "b" / "benchmarks" / "scaling", widths=(256,))
     assert "one width" in str(page_of(tmp_path / "b", []).table("larger-models"))
+
+
+def trial(folder, twice_as_slow=1.0):
+    """A stored trial in which two ranks take what is computed from one, or more."""
+    sizes, points = {"hidden": 512, "intermediate": 1408, "blocks": 2}, []
+    one = ranks.llama("trial", 2, 512, 1408, 512)
+    loads = [sum(group.cost for group in groups) for groups in ranks.owned(one, 2)]
+    two = [twice_as_slow * (10 / 2 + 4 * load / sum(loads)) for load in loads]
+    for schedule in ("sublayer", "block"):
+        points.append({"ranks": 1, "schedule": schedule, "cpu_seconds": [14.0], "solve_seconds": [4.0]})
+        points.append({"ranks": 2, "schedule": schedule, "cpu_seconds": two, "solve_seconds": [2.0, 2.0]})
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps({"shape": sizes, "points": points}))
+
+
+def test_several_gpus_are_computed_and_tried(tmp_path):
+    assert "No trial of several ranks is stored" in str(page_of(tmp_path, []).table("many-gpus"))
+    trial(tmp_path / "benchmarks" / "ranks", twice_as_slow=2.0)
+    text = str(page_of(tmp_path, []).table("many-gpus"))
+    assert "**Computed, not measured**" in text
+    assert "times 2.0" in text
+    assert "took 2.00 to 2.00 times" in text
+    assert text.count("\n|") >= 3 * len(ranks.MODELS)
+
+
+def test_models_for_several_gpus_have_the_published_sizes():
+    """Weights in linear layers of blocks, of 8.0, 70.6, 405.9 and 235.1 billion in all."""
+    sizes = [model.blocks * model.weights for model in ranks.MODELS]
+    assert sizes == pytest.approx([6.979e9, 68.45e9, 401.6e9, 233.6e9], rel=2e-3)
+
+
+def test_ranks_divide_forward_passes_and_owners_share_solutions():
+    fast, model = ranks.Rates(1.0, 1e30, 1e30), ranks.MODELS[0]
+    one, eight = (ranks.seconds(model, n, 1000, 2, fast, "sublayer") for n in (1, 8))
+    assert eight == pytest.approx(one / 8)
+    slow = ranks.Rates(1e30, 1.0, 1e30)
+    one, eight = (ranks.seconds(model, n, 1000, 2, slow, "sublayer") for n in (1, 8))
+    assert eight == pytest.approx(one)
+    assert ranks.seconds(model, 8, 1000, 2, slow, "block") == pytest.approx(
+        model.blocks * max(group.solution(2) for group in model.groups)
+    )
+    assert ranks.received(model, 1, 2) == [0]
 
 
 def test_an_unfinished_measurement_is_used_as_far_as_it_goes(tmp_path):
