@@ -5,6 +5,7 @@ memory to spare it keeps the file's pages there by itself. What blocks hand on b
 is in a file of its own for each micro-batch, beside that of the block it enters.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
 from crosscal.engine.batches import MicroBatch, _Output
 from crosscal.engine.streams import PROBE_TOKENS, Streams
@@ -82,21 +86,21 @@ class _StoredStreams(Streams):
         shared = [dict(mapping) for mapping in batch.shared]
         if batch.carried or any(shared):
             path = self._more(index, number)
-            torch.save({"carried": [(*key, leaf) for key, leaf in batch.carried.items()], "shared": shared}, path)
+            _save_tree([[(*key, leaf) for key, leaf in batch.carried.items()], shared], path)
             TensorFile.flush_path(path)
 
     def _recall(self, batch: MicroBatch, number: str) -> None:
         """Read what `_remember` wrote for the block that comes next."""
         path = self._more(self.index, number)
         if path.exists():
-            more = torch.load(path, map_location=batch.tokens.device, weights_only=True)
-            batch.carried = {_Output(block, place): leaf for block, place, leaf in more["carried"]}
-            for mapping, entries in zip(batch.shared, more["shared"], strict=True):
+            carried, shared = _load_tree(path, batch.tokens.device)
+            batch.carried = {_Output(block, place): leaf for block, place, leaf in carried}
+            for mapping, entries in zip(batch.shared, shared, strict=True):
                 mapping.update(entries)
 
     def _more(self, index: int, number: str) -> Path:
         path = self._path(index)
-        return path.with_name(f"{path.stem}-{number}.pt")
+        return path.with_name(f"{path.stem}-{number}.safetensors")
 
 
 @dataclass
@@ -129,6 +133,31 @@ class _StoredBatch(MicroBatch):
 
     def advance(self) -> None:
         """Leave it to the streams, which change files for all micro-batches."""
+
+
+def _save_tree(tree: Any, path: Path) -> None:
+    """Write nested lists, tuples and mappings of tensors and plain values as safetensors, their form in the metadata.
+
+    Raises `InputError` for values of another kind.
+    """
+    leaves, form = tree_flatten(tree)
+    tensors = {str(n): leaf.clone(memory_format=torch.contiguous_format) for n, leaf in enumerate(leaves)
+               if isinstance(leaf, Tensor)}  # fmt: skip
+    try:
+        plain = json.dumps([None if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+        save_file(tensors, path, {"form": treespec_dumps(form), "plain": plain})
+    except (TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"a block hands on what cannot be kept in a file ({error}); use load_model, compress and save_model"
+        ) from None
+
+
+def _load_tree(path: Path, device: torch.device) -> Any:
+    """Read what `_save_tree` wrote."""
+    with safe_open(path, "pt", device=str(device)) as file:
+        told, tensors = file.metadata(), {int(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    leaves = [tensors.get(n, leaf) for n, leaf in enumerate(json.loads(told["plain"]))]
+    return tree_unflatten(leaves, treespec_loads(told["form"]))
 
 
 def _write_state(file: TensorFile, name: str, states: Tensor) -> None:

@@ -9,9 +9,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors import safe_open
 
 import crosscal
 from crosscal.disk import compress_folder, journal
+from crosscal.disk.states import _load_tree, _save_tree
 from crosscal.engine import driver
 from crosscal.errors import InputError
 from crosscal.output.tensorfile import TensorFile
@@ -212,3 +215,19 @@ def test_a_damaged_journal_is_no_journal(dense, tmp_path, monkeypatch):
         assert not journal.Journal(Place(tmp_path / "out")).done
     sparsegpt(dense, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_blocks_hand_on_is_kept_without_pickle(tmp_path):
+    tree = [
+        [(0, (1, 2), torch.arange(3)), (1, 0, None)],
+        [{3: torch.ones(2, 2).T, "k": (torch.zeros(1), True, 2.5)}, {}],
+    ]
+    _save_tree(tree, tmp_path / "more.safetensors")
+    with safe_open(tmp_path / "more.safetensors", "pt") as file:
+        assert len(file.keys()) == 3
+    carried, shared = _load_tree(tmp_path / "more.safetensors", torch.device("cpu"))
+    assert carried[1] == (1, 0, None)
+    assert (carried[0][:2], carried[0][2].tolist()) == ((0, (1, 2)), [0, 1, 2])
+    assert (list(shared[0]), shared[0]["k"][1:], shared[1]) == ([3, "k"], (True, 2.5), {})
+    with pytest.raises(InputError, match="cannot be kept in a file"):
+        _save_tree([{1, 2}], tmp_path / "set.safetensors")
