@@ -97,7 +97,7 @@ def test_an_error_is_said_once(start, place):
     status, _, err = finished(start(2, *COMPRESS, "--output", "notes.jsonl"))
     assert status != 0
     assert err.count("notes.jsonl exists already") == 1
-    status, _, err = finished(start(2, "report", "--output", "page.html"))
+    status, _, err = finished(start(2, "report", "--domain", "notes.jsonl", "--output", "page.html"))
     assert status != 0
     assert err.count("start crosscal report without it") == 1
 
@@ -116,7 +116,7 @@ def test_what_ranks_made_is_verified_by_as_many(start, halved):
     assert status == 0, err
     assert "the same bytes" in out
     status, _, err = finished(start(1, "verify", str(halved[0])))
-    assert status == 2
+    assert status != 0
     assert err.count("torchrun --nproc-per-node 2 -m crosscal verify") == 1
 
 
