@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig
 
 from crosscal.errors import InputError
-from crosscal.machine import estimate, facts, samples, this_machine
+from crosscal.machine import estimate, estimates, facts, samples, this_machine
 from crosscal.methods.registry import find_method
 from crosscal.models import decoder_blocks, linear_layers
 from crosscal.types import LowRank, Unstructured, parse_target
@@ -94,6 +94,18 @@ def test_what_takes_longer_is_estimated_to_take_longer(hasty):
     assert not seconds(method="dpruner").streamed
     assert usual.streamed
     assert seconds(streamed=False).memory_bytes > usual.memory_bytes
+
+
+def test_gradients_of_every_source_are_counted(hasty):
+    def work(method, n_sources):
+        return estimate(small(), method, HALF, n_windows=1, length=4, n_sources=n_sources).work_bytes
+
+    linear = 4 * (4 * 256 * 256 + 3 * 256 * 688)
+    fisher, sparsegpt, dpruner = (work(name, 7) - work(name, 4) for name in ("fisher", "sparsegpt", "dpruner"))
+    assert fisher - sparsegpt == pytest.approx(3 * 4 * linear * estimates._SLACK, rel=1e-3)
+    assert dpruner <= sparsegpt  # gradients of the domain alone
+    # With few sources, what takes most are the mix, the scores and their copy.
+    assert work("fisher", 1) == work("fisher", 3) - (work("sparsegpt", 3) - work("sparsegpt", 1))
 
 
 def test_unknown_methods_and_devices_get_a_sentence():

@@ -125,6 +125,9 @@ class _Work:
         passing = once * self.number * (self.shape.hidden + sum(sum(group.d_outs) for group in groups))
         widened = 0 if on_gpu or self.diagonal_only else 4 * once * sum({group.d_in for group in groups})
         moments = self.solver.gradients + (self.solver.term is not None)
+        moments *= 1 if self.solver.domain_last else self.n_sources
+        if self.solver.masks is not None:  # the mix, the scores, and a copy of these in which the best are kept
+            moments = max(moments, 3)
         return int(_SLACK * (waiting + passing + widened + 4 * gram + solution + 4 * moments * self.shape.linear))
 
 

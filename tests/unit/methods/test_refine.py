@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from crosscal.calibration import InputStats
-from crosscal.calibration.statistics import WeightGradient
+from crosscal.calibration.statistics import WeightGradient, mix_gradients
 from crosscal.errors import InputError
 from crosscal.methods.alps import METHOD as ALPS
 from crosscal.methods.alps import alps
 from crosscal.methods.anchor import dense_aims
 from crosscal.methods.compose import anchored
 from crosscal.methods.fisher import METHOD as FISHER
-from crosscal.methods.fisher import fisher, whole_model_masks
+from crosscal.methods.fisher import fisher, loss_increase, whole_model_masks
 from crosscal.methods.refine import least_squares, swap
 from crosscal.methods.registry import METHODS, Evidence
 from crosscal.methods.sparsegpt import sparsegpt
@@ -170,3 +170,23 @@ def test_fisher_equals_the_oracle(kind):
     torch.testing.assert_close(
         alone.double(), oracle.sweep_on_mask(weight, ~drop, stats.gram, 0.05), rtol=2e-3, atol=2e-3
     )
+
+
+def test_fisher_keeps_the_best_of_each_group():
+    weight, stats = layer("real-like")
+    gradient = WeightGradient(weight.roll(1, 0).square(), n_windows=4)
+    kept = fisher(weight, stats, gradient, NofM(2, 4)) != 0
+    groups = (gradient.square * weight.square()).unflatten(1, (-1, 4))
+    best = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, groups.topk(2).indices, True)
+    assert torch.equal(kept, best.flatten(1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_scores_mix_as_the_sources_do(share):
+    weight, _ = layer()
+    parts = {"a": WeightGradient(weight.roll(1, 0).square(), 4), "b": WeightGradient(weight.roll(2, 1).square(), 2)}
+    mixed = loss_increase(weight, mix_gradients(parts, {"a": share, "b": 1 - share}))
+    alone = {name: loss_increase(weight, part).double() for name, part in parts.items()}
+    torch.testing.assert_close(mixed.double(), share * alone["a"] + (1 - share) * alone["b"], rtol=1e-6, atol=0)
+    if share in (0, 1):
+        assert torch.equal(mixed, loss_increase(weight, parts["a" if share else "b"]))
