@@ -51,7 +51,7 @@ def usage(pattern: str, grid: str, architecture: int) -> Usage:
     import triton.backends.nvidia
     from triton.backends.compiler import GPUTarget
 
-    from crosscal.methods.kernels import _PANEL, _ROWS
+    from crosscal.methods.kernels import _PANEL, _REGISTERS, _ROWS
     from crosscal.methods.kernels.sweep_triton import sweep_block_kernel as kernel
 
     chosen = dict.fromkeys(("KEEP", "LEVELS", "GROUPED", "SYMMETRIC"), False) | dict.fromkeys(("N", "M", "FIT"), 0)
@@ -60,7 +60,7 @@ def usage(pattern: str, grid: str, architecture: int) -> Usage:
     pointers = {"keep": "*u8", "group_of": "*i64"} | dict.fromkeys([*names[:4], "steps", "zeros"], "*fp32")
     signature = {name: "constexpr" if name in chosen else pointers.get(name, "i32") for name in names}
     source = triton.compiler.ASTSource(kernel, signature, {(names.index(n),): value for n, value in chosen.items()})
-    options = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
+    options = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True, "maxnreg": _REGISTERS}
     binary = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     tools = Path(triton.backends.nvidia.__file__).parent / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

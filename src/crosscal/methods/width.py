@@ -123,6 +123,6 @@ METHOD = Method(
     cost=(1.0, 2.0),
     label="Width",
     source="an2024",
-    style=("#6B4C9A", "d"),
+    style=("#6B4C9A", "$W$"),
     place=120,
 )

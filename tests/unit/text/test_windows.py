@@ -146,7 +146,7 @@ def test_requests_that_cannot_be_met(notes, tokenizer, changes, sentence):
 def test_an_unknown_source_and_a_missing_file(tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"no text source 'wikipeda'; did you mean 'wikipedia'\?"):
         draw("wikipeda", tokenizer)
-    with pytest.raises(InputError, match=r"there is no file .*none.txt; give the path"):
+    with pytest.raises(InputError, match=r"there is no file .*; give the path"):
         draw(str(tmp_path / "none.txt"), tokenizer)
 
 

@@ -46,8 +46,8 @@ class _BlockRule:
     tensor_scale: Tensor | None = None
 
 
-_PANEL, _ROWS = 16, 32
-"""Columns of a register tile; rows of a program."""
+_PANEL, _ROWS, _REGISTERS = 16, 32, 255
+"""Columns of a register tile, rows of a program, and registers of a thread, without which some variants spill."""
 
 
 def _supports(rule: _BlockRule, block: int) -> bool:
@@ -154,6 +154,7 @@ def _sweep_block(
             num_warps=1,
             num_stages=1,
             enable_fp_fusion=True,
+            maxnreg=_REGISTERS,
         )
     return losses
 
